@@ -1,0 +1,61 @@
+# losslab's commands. Each is one that a reader could type; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+BIN := .venv/bin
+EXPERIMENT ?= experiments/cnn.yaml
+DATA ?=
+ARGS ?=
+OPTIONS = $(if $(DATA),--data.root $(DATA)) $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup fit sweep-gamma sweep-architecture runs test test-fast test-slow bench lint format clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1|\2/' | column -t -s '|'
+	@echo "  EXPERIMENT=experiments/mlp.yaml   DATA=folder with MNIST/raw/   ARGS='--trainer.max_epochs 1'"
+
+setup: .venv/ready  ## make .venv and install losslab with its pinned dependencies
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "losslab needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[track,dev]'
+	@touch $@
+
+fit: setup  ## train one experiment, then test it once
+	$(BIN)/losslab fit --config $(EXPERIMENT) $(OPTIONS)
+	$(BIN)/losslab test --run runs/$(basename $(notdir $(EXPERIMENT))) $(if $(DATA),--data.root $(DATA))
+
+sweep-gamma: setup  ## the main job: what does focal's gamma do to each digit's precision and recall?
+	$(BIN)/losslab sweep --config sweeps/gamma.yaml $(OPTIONS)
+
+sweep-architecture: setup  ## search over four networks, gamma and the learning rate
+	$(BIN)/losslab sweep --config sweeps/architecture.yaml $(OPTIONS)
+
+runs: setup  ## list the runs and their headline numbers
+	$(BIN)/losslab runs
+
+test: setup  ## all tests but the slow ones (under 10 minutes on 2 cores)
+	$(BIN)/pytest -m 'not slow' $(ARGS)
+
+test-fast: setup  ## the quickest tests (under 60 seconds)
+	$(BIN)/pytest -m 'not slow' tests/data tests/losses tests/metrics tests/report $(ARGS)
+
+test-slow: setup  ## the slow tests
+	$(BIN)/pytest -m slow $(ARGS)
+
+bench: setup  ## measure losslab's speed against the conventional way
+	$(BIN)/python tests/benchmarks/epoch.py
+
+lint: setup  ## formatting, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup  ## put the formatting right
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## delete .venv and caches; runs/ and data/ stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

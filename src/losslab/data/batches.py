@@ -1,0 +1,114 @@
+"""Batches cut from tensors on the device: no per-image Python, no DataLoader workers."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from losslab.data.labelled_images import LabelledImages
+
+
+class EpochOrder:
+    """A new order of the images for every epoch, a function of (seed, epoch) and of nothing else.
+
+    Lightning calls `set_epoch` before each epoch, as on any sampler. Under several processes, rank r of W takes every
+    W-th image of the common order, so that the batches of all ranks together are those of one process with a W times
+    larger batch; up to W - 1 images sit out an epoch so that all ranks take equally many steps.
+
+    Args:
+        size: number of images, N >= 1.
+        seed: a run's seed, >= 0.
+        rank, world_size: this process among all.
+    """
+
+    def __init__(self, size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        self.size, self.seed, self.rank, self.world_size = size, seed, rank, world_size
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.size // self.world_size
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def indices(self) -> Tensor:
+        """The epoch's order for this rank: (len(self),) int64, on CPU."""
+        # The 1 keeps this stream apart from those of label_noise, long_tail and class_ranks, [seed, 1..3].
+        order = np.random.default_rng([self.seed, self.epoch, 1]).permutation(self.size)
+        return torch.from_numpy(order[: len(self) * self.world_size][self.rank :: self.world_size].copy())
+
+    def batch_seed(self, batch: int) -> int:
+        """A 63-bit seed for what is random inside batch number `batch` of this epoch on this rank."""
+        state = np.random.SeedSequence([self.seed, self.epoch, self.rank, batch + 1]).generate_state(1, np.uint64)
+        return int(state[0] >> np.uint64(1))
+
+
+class EvaluationBatches:
+    """A split as it lies, cut into (images (B, *image_shape) float32, labels (B,) int64) on its device.
+
+    Args:
+        split: the images, already on the device.
+        batch_size: B >= 1; the last batch may be smaller.
+        scale: turns uint8 pixels into the network's floats.
+    """
+
+    def __init__(self, split: LabelledImages, batch_size: int, scale: Callable[[Tensor], Tensor]) -> None:
+        self.split, self.batch_size, self.scale = split, batch_size, scale
+
+    def __len__(self) -> int:
+        return -(-len(self.split.labels) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        images, labels = self.split
+        for start in range(0, len(labels), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            yield self.scale(images[part]), labels[part]
+
+
+class TrainingBatches:
+    """A split in a new order each epoch, cut into batches as EvaluationBatches does; resumable within an epoch.
+
+    Args:
+        split, batch_size, scale: see EvaluationBatches.
+        order: the order of the images. Lightning finds it under the name `sampler` and tells it the epoch.
+        augment: called as augment(images, seed) on each float batch, or None.
+    """
+
+    def __init__(
+        self,
+        split: LabelledImages,
+        batch_size: int,
+        scale: Callable[[Tensor], Tensor],
+        order: EpochOrder,
+        augment: Callable[[Tensor, int], Tensor] | None = None,
+    ) -> None:
+        self.split, self.batch_size, self.scale = split, batch_size, scale
+        self.sampler, self.augment = order, augment
+        self._state = {"epoch": order.epoch, "batches_done": 0}
+        self._resume: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        images, labels = self.split
+        resume, self._resume = self._resume, {}
+        # A state from an epoch that was over, or from another one, does not concern this epoch.
+        first = resume["batches_done"] % len(self) if resume.get("epoch") == self.sampler.epoch else 0
+        order = self.sampler.indices().to(images.device)
+        for number in range(first, len(self)):
+            chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
+            batch = self.scale(images[chosen])
+            if self.augment is not None:
+                batch = self.augment(batch, self.sampler.batch_seed(number))
+            self._state = {"epoch": self.sampler.epoch, "batches_done": number + 1}
+            yield batch, labels[chosen]
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of the epoch last cut into batches, and how many of them have been handed out."""
+        return dict(self._state)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on behind the batch at which `state_dict` was taken."""
+        self._state, self._resume = dict(state), dict(state)

@@ -1,0 +1,233 @@
+"""The abstract data module: a user's own data set is one subclass with two methods."""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from losslab.data.augmentation import Augmentation
+from losslab.data.batches import EpochOrder, EvaluationBatches, TrainingBatches
+from losslab.data.label_noise import label_noise
+from losslab.data.labelled_images import LabelledImages
+from losslab.data.long_tail import long_tail
+from losslab.errors import UserError
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Small labelled images, held as uint8 tensors on the Trainer's device.
+
+    A subclass sets `data_name`, `class_names` and `image_shape`, and loads images in `load_train` and `load_test`;
+    what is done with them is settled here. The order of events, each with its own seed:
+
+    1. *Validation* is carved out of the training images, stratified by class, by `split_seed`: it stays as balanced
+       as the data and keeps its labels.
+    2. *Long tail* (`imbalance`) and then *label noise* (`label_noise`) act on the remaining training images only.
+    3. Every epoch has its own order, a function of (`seed`, epoch).
+
+    The test images are loaded by `setup("test")` and by nothing else.
+
+    Args:
+        root: the folder of the image files; None for the subclass's own default.
+        batch_size: images a training step, on each device; >= 1.
+        eval_batch_size: images a step where nothing is trained; >= 1. It changes speed and memory, no result.
+        val_size: images of the validation split; None for `default_val_size`, else a tenth.
+        split_seed: which images are validation; the same for every run that shall be compared.
+        seed: the run's seed: order of the images, augmentation, which images a long tail keeps, which labels are
+            wrong. On the command line it is `seed_everything`.
+        imbalance: smallest over largest class, in (0, 1], falling exponentially in between; None leaves the classes
+            as they are. The largest class holds as many images as the smallest has to give.
+        permute_ranks: which class is how frequent: False, class 0 is the largest and the last one the smallest;
+            True, a permutation drawn by `seed`.
+        label_noise: share of training labels replaced by another class, in [0, 1).
+        augmentation: random changes of the training images, or None.
+
+    Raises:
+        UserError: an argument is out of its range; from `setup`: a split does not fit the data, or a class is empty.
+    """
+
+    data_name: str
+    """What the records and headings call these images."""
+    class_names: tuple[str, ...]
+    """The name of each class, unique; metric keys and tables use them."""
+    image_shape: tuple[int, int, int]
+    """(channels, height, width)"""
+    pixel_mean: float = 0.5
+    """Mean of the pixels as numbers in [0, 1]; subtracted before the network."""
+    pixel_std: float = 0.5
+    """Their standard deviation; divided by before the network."""
+    default_val_size: int | None = None
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        batch_size: int = 256,
+        eval_batch_size: int = 500,
+        val_size: int | None = None,
+        split_seed: int = 0,
+        seed: int = 0,
+        imbalance: float | None = None,
+        permute_ranks: bool = False,
+        label_noise: float = 0.0,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, allowed in (
+            ("batch_size", batch_size, batch_size >= 1),
+            ("eval_batch_size", eval_batch_size, eval_batch_size >= 1),
+            ("val_size", val_size, val_size is None or val_size >= 1),
+            ("split_seed", split_seed, split_seed >= 0),
+            ("seed", seed, seed >= 0),
+        ):
+            if not allowed:
+                raise UserError(f"data.{name} must be >= {0 if 'seed' in name else 1}, got {value}.")
+        if imbalance is not None and not 0 < imbalance <= 1:
+            raise UserError(f"data.imbalance must be in (0, 1] or null, got {imbalance}.")
+        if not 0 <= label_noise < 1:
+            raise UserError(f"data.label_noise must be in [0, 1), got {label_noise}.")
+        self.root = None if root is None else Path(root)
+        self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
+        self.split_seed, self.seed = split_seed, seed
+        self.imbalance, self.permute_ranks, self.label_noise = imbalance, permute_ranks, label_noise
+        self.augmentation = augmentation
+        self.hashes: dict[str, str] = {}
+        """SHA-256 of what was loaded: `train` and `test` images, and `split`, the training and validation part."""
+        self._splits: dict[str, LabelledImages] = {}
+
+    @abstractmethod
+    def load_train(self) -> LabelledImages:
+        """The images to train and validate on: uint8 (N, *image_shape), labels (N,) int64 in 0..C-1."""
+
+    @abstractmethod
+    def load_test(self) -> LabelledImages:
+        """The images to test on, in the same form. Read for a test only."""
+
+    @property
+    def num_classes(self) -> int:
+        """C"""
+        return len(self.class_names)
+
+    @property
+    def class_counts(self) -> Tensor:
+        """Images of each class in the training part, by the labels as trained: (C,) int64 on CPU, all >= 1."""
+        return torch.bincount(self._splits["train"].labels.cpu(), minlength=self.num_classes)
+
+    @property
+    def class_ranks(self) -> list[int]:
+        """Where each class stands under `imbalance`: 0 for the largest, C - 1 for the smallest."""
+        if not self.permute_ranks:
+            return list(range(self.num_classes))
+        return [int(rank) for rank in np.random.default_rng([self.seed, 3]).permutation(self.num_classes)]
+
+    def setup(self, stage: str) -> None:
+        """Load what `stage` ("fit", "validate", "test" or "predict") needs, once, and move it to the device."""
+        self._check_names()
+        if stage == "test":
+            if "test" not in self._splits:
+                test = self.load_test()
+                test.check("test", self.image_shape, self.num_classes)
+                self.hashes["test"] = test.fingerprint()
+                self._splits["test"] = test
+        elif "train" not in self._splits:
+            images = self.load_train()
+            images.check("training", self.image_shape, self.num_classes)
+            self._split(images)
+        if self.trainer is not None:
+            device = self.trainer.strategy.root_device
+            self._splits = {name: split.to(device) for name, split in self._splits.items()}
+
+    def _check_names(self) -> None:
+        names = self.class_names
+        if len(names) < 2 or len(set(names)) < len(names) or any(name == "macro" or "/" in name for name in names):
+            raise UserError(
+                "class_names must be two or more different names, none of them 'macro' or with a '/', "
+                f"because metric keys are made of them; got {names}."
+            )
+
+    def _split(self, images: LabelledImages) -> None:
+        from sklearn.model_selection import train_test_split  # imported here: it takes 2 s, and most commands need none
+
+        total, classes = len(images.labels), self.num_classes
+        counts = torch.bincount(images.labels, minlength=classes)
+        if counts.min() < 2:
+            few = ", ".join(self.class_names[c] for c in torch.nonzero(counts < 2).flatten().tolist())
+            raise UserError(
+                f"every class needs two or more training images, one to train and one to validate on; "
+                f"of {self.data_name}'s {total:,} images there are fewer for: {few}."
+            )
+        val_size = self.val_size or self.default_val_size or total // 10
+        if not classes <= val_size <= total - classes:
+            raise UserError(
+                f"data.val_size must be in {classes}..{total - classes:,} for {total:,} images of {classes} classes, "
+                f"got {val_size:,}."
+            )
+        train_index, val_index = train_test_split(
+            np.arange(total), test_size=val_size, stratify=images.labels.numpy(), random_state=self.split_seed
+        )
+        train_index = torch.from_numpy(np.sort(train_index))
+        val_index = torch.from_numpy(np.sort(val_index))
+        if self.imbalance is not None:
+            labels = images.labels[train_index]
+            kept = long_tail(labels, classes, self.imbalance, self.class_ranks, self.seed)
+            train_index = train_index[kept]
+        train = images.take(train_index)
+        if self.label_noise:
+            train = train._replace(labels=label_noise(train.labels, classes, self.label_noise, self.seed))
+        empty = torch.nonzero(torch.bincount(train.labels, minlength=classes) == 0).flatten().tolist()
+        if empty:
+            raise UserError(
+                f"no training image is left of class {', '.join(self.class_names[c] for c in empty)}: "
+                f"lower data.val_size ({val_size:,}) or data.label_noise ({self.label_noise})."
+            )
+        split = hashlib.sha256(train_index.numpy().data)
+        split.update(train.labels.numpy().data)
+        split.update(val_index.numpy().data)
+        self.hashes |= {"train": images.fingerprint(), "split": split.hexdigest()}
+        self._splits |= {"train": train, "val": images.take(val_index)}
+
+    def split(self, name: str) -> LabelledImages:
+        """The `name` ("train", "val" or "test") split, as `setup` left it on the device."""
+        return self._splits[name]
+
+    def train_dataloader(self) -> TrainingBatches:
+        """Shuffled, augmented batches of the training part; under several processes, this rank's share."""
+        train = self._splits["train"]
+        rank, world_size = self._rank_and_world_size()
+        order = EpochOrder(len(train.labels), self.seed, rank, world_size)
+        if not len(order):
+            raise UserError(f"{len(train.labels)} training images are too few for {world_size} processes.")
+        return TrainingBatches(train, self.batch_size, self._scale, order, self._augment if self.augmentation else None)
+
+    def evaluation_dataloader(self, split: str) -> EvaluationBatches:
+        """The "train", "val" or "test" split as it lies, without augmentation: every image once over all ranks."""
+        rank, world_size = self._rank_and_world_size()
+        return EvaluationBatches(
+            self._splits[split].take(slice(rank, None, world_size)), self.eval_batch_size, self._scale
+        )
+
+    def val_dataloader(self) -> EvaluationBatches:
+        """The validation split."""
+        return self.evaluation_dataloader("val")
+
+    def test_dataloader(self) -> EvaluationBatches:
+        """The test split."""
+        return self.evaluation_dataloader("test")
+
+    def predict_dataloader(self) -> EvaluationBatches:
+        """The validation split: prediction is no reason to read the test images."""
+        return self.evaluation_dataloader("val")
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _scale(self, images: Tensor) -> Tensor:
+        return images.float().sub_(255 * self.pixel_mean).div_(255 * self.pixel_std)
+
+    def _augment(self, images: Tensor, seed: int) -> Tensor:
+        assert self.augmentation is not None
+        outside = (self.augmentation.background / 255 - self.pixel_mean) / self.pixel_std
+        return self.augmentation(images, seed, outside)
