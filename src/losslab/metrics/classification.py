@@ -1,0 +1,58 @@
+"""Precision and recall of each class, their means, accuracy and calibration, from logits and labels."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_f1_score,
+    multiclass_precision,
+    multiclass_recall,
+)
+
+ECE_BINS = 15
+"""Bins of equal width for the expected calibration error, as in Guo et al. 2017 (arXiv:1706.04599)."""
+
+
+def classification_metrics(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, Tensor]:
+    """Measure the most probable class against the labels, over a whole split.
+
+    A class that is never predicted has precision 0; a class without an example has recall 0; either has F1 0. The
+    macro means are over the classes that occur among the labels or the predictions, as scikit-learn's are.
+
+    Args:
+        logits: (N, C) floating, N >= 1.
+        labels: (N,) int64 in 0..C-1.
+        class_names: C names, in the order of the labels.
+
+    Returns:
+        0-dim tensors in [0, 1], by the keys of `metric_keys`.
+    """
+    classes = len(class_names)
+    probabilities = logits.softmax(dim=1)
+    # torchmetrics has a bin of its own for a confidence of exactly 1; it belongs to the last one.
+    probabilities = probabilities.clamp(max=1 - torch.finfo(probabilities.dtype).eps)
+    # argmax once: torchmetrics would take it again in every function
+    predicted = logits.argmax(dim=1)
+    precision = multiclass_precision(predicted, labels, classes, average="none", validate_args=False)
+    recall = multiclass_recall(predicted, labels, classes, average="none", validate_args=False)
+    metrics = {
+        "acc": multiclass_accuracy(predicted, labels, classes, average="micro", validate_args=False),
+        "ece": multiclass_calibration_error(
+            probabilities, labels, classes, n_bins=ECE_BINS, norm="l1", validate_args=False
+        ),
+        "precision/macro": multiclass_precision(predicted, labels, classes, average="macro", validate_args=False),
+        "recall/macro": multiclass_recall(predicted, labels, classes, average="macro", validate_args=False),
+        "f1/macro": multiclass_f1_score(predicted, labels, classes, average="macro", validate_args=False),
+    }
+    metrics |= {f"precision/{name}": precision[c] for c, name in enumerate(class_names)}
+    metrics |= {f"recall/{name}": recall[c] for c, name in enumerate(class_names)}
+    return metrics
+
+
+def metric_keys(class_names: Sequence[str]) -> list[str]:
+    """The keys of `classification_metrics`, without the split's prefix ("val/" or "test/")."""
+    per_class = [f"{metric}/{name}" for metric in ("precision", "recall") for name in class_names]
+    return ["acc", "ece", "precision/macro", "recall/macro", "f1/macro", *per_class]
