@@ -1,0 +1,58 @@
+"""The convolutional network: small and fast."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from losslab.losses import Loss
+from losslab.models.classifier import Classifier
+
+
+class CNN(Classifier):
+    """Three convolutions with batch norm, the first two with max pooling, dropout and a linear layer.
+
+    On 28 x 28: 5 x 5 to 24 x 24, pooled to 12 x 12; 3 x 3 to 10 x 10, pooled to 5 x 5; 3 x 3 to 3 x 3. Without
+    padding, and with the pooling before the normalisation (the same maximum for a quarter of the work), because time
+    goes to the large images.
+
+    Args:
+        widths: channels of the three convolutions.
+        dropout: share of the features dropped before the last layer in training, in [0, 1).
+        num_classes, image_shape, loss, optimizer, lr_scheduler, evaluate_train: see Classifier. Height and width must
+            be at least 20.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (16, 32, 64),
+        dropout: float = 0.1,
+        num_classes: int = 10,
+        image_shape: tuple[int, int, int] = (1, 28, 28),
+        loss: Loss | nn.Module | None = None,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        evaluate_train: Literal["last_epoch", "every_epoch"] = "last_epoch",
+    ) -> None:
+        super().__init__(num_classes, image_shape, loss, optimizer, lr_scheduler, evaluate_train)
+        channels, height, width = image_shape
+        if len(widths) != 3 or any(w < 1 for w in widths) or not 0 <= dropout < 1:
+            raise ValueError(f"widths must be three numbers >= 1 and dropout in [0, 1), got {widths} and {dropout}")
+        if min(height, width) < 20:
+            raise ValueError(f"CNN needs images of 20 x 20 pixels or more, got {image_shape}")
+        first, second, third = widths
+        features = third * math.prod(((size - 4) // 2 - 2) // 2 - 2 for size in (height, width))
+        self.network = nn.Sequential(
+            *[nn.Conv2d(channels, first, 5, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(first), nn.ReLU()],
+            *[nn.Conv2d(first, second, 3, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(second), nn.ReLU()],
+            *[nn.Conv2d(second, third, 3, bias=False), nn.BatchNorm2d(third), nn.ReLU()],
+            *[nn.Flatten(), nn.Dropout(dropout), nn.Linear(features, num_classes)],
+        )
+        # Twice as fast on CPU, and what tensor cores want.
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
