@@ -1,0 +1,97 @@
+"""The command line: names the commands, imports a room only when one of its commands is called."""
+
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "fit": "train an experiment, or continue one",
+    "validate": "evaluate a run on the validation split",
+    "test": "evaluate a run on the test split; every call is noted in runs/test_reads.jsonl",
+    "predict": "write a run's logits for the validation split",
+    "sweep": "run or continue a study: one training for each setting and seed",
+    "runs": "list the runs with their headline numbers",
+}
+
+HELP = """\
+losslab: what does the loss function do to each class's precision and recall?
+
+usage: losslab COMMAND [arguments]
+
+{commands}
+
+losslab COMMAND --help tells what a command takes. Begin with:
+
+  losslab fit --config experiments/cnn.yaml
+  losslab test --run runs/cnn
+  losslab sweep --config sweeps/gamma.yaml
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the words after `losslab`; None takes the process's own.
+
+    Returns:
+        The exit status: 0; 1 if the training failed; 2 for a mistake in the arguments, the files or the folders, told
+        in one line; 130 after Ctrl-C and 143 after SIGTERM, with everything finished kept.
+    """
+    command, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
+    if command in ("-h", "--help", "help"):
+        print(HELP.format(commands="\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())))
+        return 0
+    if command == "--version":
+        from losslab import __version__
+
+        print(f"losslab {__version__}")
+        return 0
+    if command not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(command, COMMANDS, 1)
+        hint = f"; did you mean {near[0]}?" if near else f". The commands are {', '.join(COMMANDS)}."
+        print(f"losslab: error: unknown command {command!r}{hint}", file=sys.stderr)
+        return 2
+    return _run(command, rest)
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    from losslab.errors import UserError
+
+    try:
+        _call(command, arguments)
+    except UserError as error:
+        print(f"losslab {command}: error: {error}", file=sys.stderr)
+        from losslab.models import NonFiniteLossError
+
+        return 1 if isinstance(error, NonFiniteLossError) else 2
+    except KeyboardInterrupt:
+        print(f"losslab {command}: stopped", file=sys.stderr)
+        return 130
+    except BaseException as error:
+        exit_code = getattr(error, "exit_code", None)  # of run.interruption.Interrupted
+        if exit_code is None:
+            raise
+        print(f"losslab {command}: stopped; the same command with --ckpt_path last continues it", file=sys.stderr)
+        return int(exit_code)
+    return 0
+
+
+def _call(command: str, arguments: list[str]) -> None:
+    if command == "fit":
+        from losslab.run.fit import fit_command
+
+        fit_command(arguments)
+    elif command == "sweep":
+        from losslab.sweep.command import sweep_command
+
+        sweep_command(arguments)
+    elif command == "runs":
+        from losslab.report.runs_list import runs_command
+
+        runs_command(arguments)
+    else:
+        from losslab.run.evaluate import evaluate_command
+
+        evaluate_command(command, arguments)  # type: ignore[arg-type]

@@ -1,0 +1,184 @@
+"""LightningCLI as losslab uses it: it parses and builds; what is done with the parts is written in run/ and sweep/."""
+
+import argparse
+import copy
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jsonargparse import Namespace
+from lightning.fabric.utilities.seed import seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+import losslab.losses  # noqa: F401  classes are known by their short names once they are imported
+from losslab.data import ImageDataModule
+from losslab.errors import UserError
+from losslab.models import Classifier
+from losslab.run.config import Config
+from losslab.run.experiment_file import merge_files
+from losslab.run.parse_message import one_line
+
+_log = logging.getLogger("losslab")
+
+TRAINER_DEFAULTS = {
+    "devices": 1,
+    "logger": False,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 1,
+}
+
+DESCRIPTION = """\
+An experiment is a model, the data and a Trainer. Begin with a file and change single values:
+
+  losslab fit --config experiments/cnn.yaml --model.loss FocalLoss --model.loss.gamma 2
+
+A class is given by its short name, or as my_module.MyClass if it is one's own; what it takes:
+
+  losslab fit --model.help CNN        losslab fit --data.help MNISTDataModule
+"""
+
+
+class Built(NamedTuple):
+    """What a configuration builds."""
+
+    trainer: Trainer
+    model: LightningModule
+    data: ImageDataModule
+
+
+class CommandLine(LightningCLI):
+    """Parses an experiment, and builds its parts when asked to.
+
+    Args:
+        tokens: the command line after the command's name. `--config FILE`s are laid over each other first.
+        prog: how the command is called, for the help.
+        options: further options, as (name, help); each takes one value and is found in `config` under its name.
+
+    Raises:
+        UserError: a name or a value that does not fit, in one line with the nearest valid name. No data is read.
+    """
+
+    def __init__(self, tokens: Sequence[str], prog: str, options: Sequence[tuple[str, str]] = ()) -> None:
+        self._options = options
+        own_modules_are_found()
+        super().__init__(
+            Classifier,
+            ImageDataModule,
+            save_config_callback=None,
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_kwargs={
+                "prog": prog,
+                "description": DESCRIPTION,
+                "formatter_class": argparse.RawDescriptionHelpFormatter,
+                "exit_on_error": False,
+                "allow_abbrev": False,
+            },
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=list(tokens),
+            run=False,
+            auto_configure_optimizers=False,
+        )
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--seed_everything", type=int, default=0, help="The run's seed: weights, order, dropout.")
+        for name, text in self._options:
+            parser.add_argument(f"--{name}", type=str | None, help=text)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+        parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+        parser.link_arguments("data.image_shape", "model.init_args.image_shape", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        tokens, notices = merge_files(args)
+        for part, example in (("model", "CNN"), ("data", "MNISTDataModule")):
+            given = any(token.startswith((f"--{part}", "--config", "-h", "--help")) for token in tokens)
+            if not given:
+                raise UserError(f"no {part} is given: add --config experiments/cnn.yaml, or --{part} {example}.")
+        self.config = self._checked(lambda: parser.parse_args(tokens))
+        for notice in notices:
+            _log.warning("NOTICE: %s", notice)
+
+    def parse_config(self, config: Config) -> None:
+        """Take a whole configuration, as `resolved` returns it or with objects still to be completed."""
+        self.config = self._checked(lambda: self.parser.parse_object(config))
+
+    def _checked(self, parse: Any) -> Namespace:
+        try:
+            self._resolved: Config | None = None
+            return parse()
+        except argparse.ArgumentError as error:
+            raise UserError(one_line(str(error), self.parser.get_defaults().keys())) from None
+
+    def resolved(self) -> Config:
+        """The whole configuration as plain values: every argument of every object, links left out."""
+        if self._resolved is None:
+            text = self.parser.dump(self.config, skip_none=False, skip_validation=True, format="json")
+            not_config = {"config", *(name for name, _ in self._options)}
+            self._resolved = {key: value for key, value in json.loads(text).items() if key not in not_config}
+        return copy.deepcopy(self._resolved)
+
+    def _set_seed(self) -> None:
+        """Seeded in `build`, not while parsing."""
+
+    def instantiate_classes(self) -> None:
+        """Built in `build`, not while parsing."""
+
+    def build(
+        self, callbacks: Sequence[Callback] = (), logger_arguments: Config | None = None, **trainer: Any
+    ) -> Built:
+        """Seed, and construct data, model and Trainer anew.
+
+        Args:
+            callbacks: added to the configured ones.
+            logger_arguments: given to each configured logger that has such an argument and no value for it.
+            trainer: values that replace configured arguments of the Trainer.
+
+        Raises:
+            UserError: a constructor refuses its arguments.
+        """
+        seed_everything(self.config.seed_everything, workers=True, verbose=False)
+        self.__dict__.pop("config_dump", None)  # LightningCLI keeps the first configuration that it dumped
+        config = self.config.clone()
+        _complete_loggers(config, logger_arguments or {})
+        try:
+            parts = self.parser.instantiate_classes(config)
+            arguments = {**parts.trainer.as_dict(), **trainer}
+            own = arguments["callbacks"] or []
+            arguments["callbacks"] = [*(own if isinstance(own, list) else [own]), *callbacks]
+            # True stands for Lightning's default logger; losslab writes its own records.
+            arguments["logger"] = False if arguments["logger"] in (None, True) else arguments["logger"]
+            return Built(self.trainer_class(**arguments), parts.model, parts.data)
+        except (ValueError, TypeError, ModuleNotFoundError) as error:
+            raise UserError(one_line(str(error), ())) from error
+
+
+def option_value(tokens: Sequence[str], name: str) -> str | None:
+    """The value of `--name` among tokens that are not parsed yet; the last one, if there are several."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(f"--{name}")
+    return parser.parse_known_args(list(tokens))[0].__dict__[name]
+
+
+def own_modules_are_found() -> None:
+    """Let `--model.loss my_module.MyLoss` find a module in the folder in which the command is called."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+        importlib.invalidate_caches()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+
+def _complete_loggers(config: Namespace, arguments: Config) -> None:
+    loggers = config.trainer.logger
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        if isinstance(logger, Namespace):
+            for name, value in arguments.items():
+                if name in logger.init_args and logger.init_args[name] in (None, ".", False):
+                    logger.init_args[name] = value

@@ -1,0 +1,166 @@
+"""Fit: train a configured experiment, or continue one, and record it."""
+
+import contextlib
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+
+from losslab.errors import UserError
+from losslab.run.command_line import Built, CommandLine, option_value
+from losslab.run.config import Config, differences
+from losslab.run.interruption import Interrupted, Interruption
+from losslab.run.provenance import provenance, utc_now
+from losslab.run.records import Records
+from losslab.run.run_folder import RUNS, RunFolder, find_run, new_run_path
+from losslab.run.trackers import finish_trackers, tracker_arguments
+
+OPTIONS = (
+    ("name", "The runs' folder under runs/; by default the experiment file's name."),
+    ("run", "Continue this run: its folder, or runs/NAME for the newest there."),
+    ("ckpt_path", "'last' continues the newest unfinished run of this name where it stopped."),
+)
+
+
+def fit_command(tokens: list[str]) -> None:
+    """`losslab fit`: parse, then fit a new run or continue an unfinished one, and say where it is."""
+    named = option_value(tokens, "run")
+    folder = find_run(named, finished=False) if named else None
+    if folder is not None:
+        tokens = ["--config", str(folder.config_file), *tokens]
+    command_line = CommandLine(tokens, "losslab fit", OPTIONS)
+    config, options = command_line.resolved(), command_line.config
+    name = options.name or _name_of(option_value(tokens, "config"), config)
+    if options.ckpt_path is not None:
+        folder = folder or _run_of_checkpoint(options.ckpt_path, name)
+    if folder is not None:
+        changed = differences(folder.config(), config)
+        if changed:
+            raise UserError(
+                f"{folder.path} was started with another configuration ({'; '.join(changed)}). "
+                "Continue it without these changes, or start a new run without --ckpt_path."
+            )
+        if folder.manifest().get("status") == "finished":
+            print(f"{folder.path} is finished already.")
+            return
+        print(f"Continuing {folder.path}")
+    path = folder.path if folder else new_run_path(name, config)
+    fitted = fit(command_line, folder or path, True, trackers=tracker_arguments(path, name, path.name, "fit"))
+    finish_trackers(fitted.trainer)
+    metrics, seconds = fitted.metrics, fitted.folder.manifest()["seconds"]
+    print(
+        f"{path}: validation accuracy {metrics['val/acc']:.4f}, macro precision "
+        f"{metrics['val/precision/macro']:.4f}, macro recall {metrics['val/recall/macro']:.4f}, {seconds:.0f} s"
+    )
+
+
+def _name_of(experiment: str | None, config: Config) -> str:
+    return Path(experiment).stem if experiment else str(config["model"]["class_path"].rsplit(".", 1)[-1]).lower()
+
+
+def _run_of_checkpoint(checkpoint: str, name: str) -> RunFolder:
+    """The run to continue from: a fit goes on where it stopped, so from a last.ckpt in its run folder only."""
+    if checkpoint == "last":
+        return find_run(RUNS / name, finished=False)
+    path = Path(checkpoint)
+    folder = RunFolder(path.parent.parent)
+    if path.name != "last.ckpt" or path.parent != folder.checkpoints or not folder.config_file.is_file():
+        raise UserError(
+            f"ckpt_path must be 'last', or checkpoints/last.ckpt in a run folder, for a fit; got {checkpoint!r}."
+        )
+    folder.checkpoint("last")
+    return folder
+
+
+class Fit(NamedTuple):
+    """A finished fit: the run's folder, all metrics after the last epoch, and the Trainer, its trackers still open."""
+
+    folder: RunFolder
+    metrics: dict[str, float]
+    trainer: Trainer
+
+
+def fit(
+    command_line: CommandLine,
+    where: RunFolder | Path,
+    progress: bool,
+    callbacks: Sequence[Callback] = (),
+    trackers: Config | None = None,
+) -> Fit:
+    """Train the experiment that `command_line` has parsed.
+
+    Args:
+        command_line: holds the configuration.
+        where: a path for a new run's folder, or the folder of an unfinished run to continue.
+        progress: show the Trainer's progress bar and summary.
+        callbacks: added to the Trainer's.
+        trackers: what configured loggers are told, see run/trackers.py. The caller closes them, when the result that
+            they shall hear of is on disk; after an exception they are closed here.
+
+    Raises:
+        UserError: the configuration, the data or the folder are unfit: before anything is trained or written.
+        NonFiniteLossError: the loss became NaN or infinite. The epochs before are on disk.
+        Interrupted: a signal asked to stop. last.ckpt is at the last finished batch.
+    """
+    config = command_line.resolved()
+    path = where.path if isinstance(where, RunFolder) else where
+    folder = RunFolder(path)
+    records, interruption = Records(folder), Interruption(folder)
+    bar = (
+        [RichProgressBar(refresh_rate=10)] if progress and config["trainer"]["enable_progress_bar"] is not False else []
+    )
+    checkpoint = ModelCheckpoint(
+        folder.checkpoints, "best", "val/f1/macro", mode="max", save_last=True, save_on_train_epoch_end=True,
+        auto_insert_metric_name=False, enable_version_counter=False,
+    )  # fmt: skip
+    trainer, _, data = built = command_line.build(
+        [*callbacks, *bar, interruption, records, checkpoint],
+        trackers,
+        default_root_dir=str(path),
+        enable_progress_bar=bool(bar),
+        enable_model_summary=bool(bar),
+    )
+    data.prepare_data()
+    data.setup("fit")
+    if isinstance(where, RunFolder):
+        last = folder.checkpoints / "last.ckpt"
+        manifest = folder.manifest()
+    else:
+        folder, last = RunFolder.create(path, config), None
+        manifest = provenance(config, data)
+    manifest |= {"device": str(trainer.strategy.root_device), "status": "running"}
+    if trainer.is_global_zero:
+        folder.write_manifest(manifest)
+    _fit_recorded(built, folder, manifest, interruption, last if last and last.is_file() else None)
+    return Fit(folder, {key: float(value) for key, value in trainer.callback_metrics.items()}, trainer)
+
+
+def _fit_recorded(
+    built: Built, folder: RunFolder, manifest: dict[str, Any], interruption: Interruption, last: Path | None
+) -> None:
+    """Run the Trainer, and let the manifest say how it ended."""
+    trainer, model, data = built
+    started, before = time.monotonic(), manifest.get("seconds", 0.0)
+    try:
+        with interruption, warnings.catch_warnings():
+            # What lies in the folder of a continued run is meant to be there.
+            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+            trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
+        manifest["status"] = "finished"
+    except (Interrupted, KeyboardInterrupt, SystemExit):
+        manifest["status"] = "interrupted"
+        raise
+    except BaseException as error:
+        manifest |= {"status": "failed", "failure": f"{type(error).__name__}: {error}"}
+        raise
+    finally:
+        if manifest["status"] != "finished":
+            finish_trackers(trainer)
+        manifest |= {"ended_at": utc_now(), "seconds": round(before + time.monotonic() - started, 3)}
+        if trainer.is_global_zero:
+            with contextlib.suppress(OSError):  # a full disk must not hide the error that it caused
+                folder.write_manifest(manifest)

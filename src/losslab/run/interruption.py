@@ -1,0 +1,57 @@
+"""Ctrl-C and SIGTERM: finish the batch, save, and go."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from losslab.run.run_folder import RunFolder
+
+
+class Interrupted(BaseException):
+    """The fit was stopped from outside; what it had done is saved. Not an Exception: nothing should recover from it.
+
+    Args:
+        signal_number: SIGINT or SIGTERM.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.exit_code = 128 + signal_number
+
+
+class Interruption(Callback):
+    """On the first SIGINT or SIGTERM, ends the batch, writes last.ckpt at that batch, and raises Interrupted.
+
+    A second Ctrl-C stops at once. Use it as a context around the fit: it holds the signals' handlers.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self._received: int | None = None
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._former[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None:
+            raise KeyboardInterrupt
+        self._received = number
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._received is not None:
+            trainer.save_checkpoint(self.folder.checkpoints / "last.ckpt")
+            raise Interrupted(self._received)

@@ -1,0 +1,63 @@
+"""Where a run came from: code, versions, data, configuration, device."""
+
+import datetime
+import functools
+import importlib.metadata
+import platform
+import subprocess
+from typing import Any
+
+from losslab.data import ImageDataModule
+from losslab.run.config import SEED, Config, config_hash
+
+PACKAGES = ("losslab", "torch", "lightning", "torchmetrics", "optuna", "jsonargparse", "numpy", "scikit-learn")
+
+
+def provenance(config: Config, data: ImageDataModule) -> dict[str, Any]:
+    """What a manifest records before training starts.
+
+    Returns:
+        git commit and whether files differed from it, versions, data name, SHA-256 of images, split and
+        configuration, seed, precision.
+    """
+    return {
+        "started_at": utc_now(),
+        **git_state(),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "data_name": data.data_name,
+        "hashes": {"config": config_hash(config), **data.hashes},
+        "class_counts": dict(zip(data.class_names, data.class_counts.tolist(), strict=True)),
+        "seed": config[SEED],
+        "precision": config["trainer"]["precision"] or "32-true",
+    }
+
+
+def utc_now() -> str:
+    """The time, as 2026-01-31T12:00:00+00:00."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@functools.cache  # once a process: a sweep has one state of the code
+def git_state() -> dict[str, Any]:
+    """The commit of the folder in which the command runs, None outside a repository."""
+    commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    return {"git_commit": commit, "git_dirty": None if status is None else bool(status)}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    installed = {}
+    for package in PACKAGES:
+        try:
+            installed[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return installed

@@ -1,0 +1,67 @@
+"""What a fit leaves behind while it runs: metrics.csv, the random state, and the validation predictions."""
+
+import csv
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from losslab.models import Classifier
+from losslab.run.run_folder import RunFolder, write_whole
+
+
+class Records(Checkpoint):
+    """Writes one row of metrics.csv an epoch, and keeps the random state in the checkpoint.
+
+    It is a Checkpoint because Lightning calls those last, behind the model's own end of epoch, and in the order given:
+    the row is on disk before the checkpoint that says the epoch is over. After a kill between the two, the epoch is
+    trained again and its row replaced, so that every epoch stands there once.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, Any]] = []
+        self._random_state: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.folder.metrics_file.exists():
+            with self.folder.metrics_file.open(newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < trainer.current_epoch]
+        if self._random_state is not None:
+            torch.set_rng_state(self._random_state["cpu"])
+            if torch.cuda.is_available() and self._random_state["cuda"]:
+                torch.cuda.set_rng_state_all(self._random_state["cuda"])
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        metrics = {key: f"{float(value):.8g}" for key, value in trainer.callback_metrics.items()}
+        self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics})
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        table = io.StringIO()
+        writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_whole(self.folder.metrics_file, table.getvalue())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and isinstance(pl_module, Classifier) and pl_module.evaluated is not None:
+            write_predictions(self.folder.predictions_file, pl_module.evaluated)
+
+    def state_dict(self) -> dict[str, Any]:
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._random_state = state_dict
+
+
+def write_predictions(path: Any, evaluated: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Write logits (N, C) float32 and labels (N,) int64 of a split, in its order."""
+    logits, labels = evaluated
+    content = io.BytesIO()
+    np.savez(content, logits=logits.float().numpy(), labels=labels.numpy())
+    write_whole(path, content.getvalue())

@@ -1,0 +1,113 @@
+"""A run's folder: its files, how it is made, and how it is found again."""
+
+import datetime
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from losslab.errors import UserError
+from losslab.run.config import Config, config_hash
+from losslab.run.experiment_file import read_yaml
+
+RUNS = Path("runs")
+"""Everything that a command writes lies here, under the folder in which it is called."""
+
+
+class RunFolder:
+    """`path`/config.yaml, manifest.json, metrics.csv, predictions.npz and checkpoints/{best,last}.ckpt."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.yaml"
+        self.manifest_file = path / "manifest.json"
+        self.metrics_file = path / "metrics.csv"
+        self.predictions_file = path / "predictions.npz"
+        self.checkpoints = path / "checkpoints"
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> "RunFolder":
+        """Make the folder, which must not exist yet, and write the configuration into it, once.
+
+        Raises:
+            UserError: it exists, or cannot be written.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+            folder = cls(path)
+            folder.config_file.write_text(yaml.safe_dump(config, sort_keys=False))
+        except FileExistsError:
+            raise UserError(f"the run folder {path} exists already; give another --name or wait a second.") from None
+        except OSError as error:
+            raise UserError(f"cannot write the run folder {path}: {error.strerror}.") from None
+        return folder
+
+    def config(self) -> Config:
+        """The run's whole configuration."""
+        return read_yaml(self.config_file)
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest, or {} where there is none or it is not whole."""
+        try:
+            content = json.loads(self.manifest_file.read_text())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        """Replace the manifest, at once."""
+        write_whole(self.manifest_file, json.dumps(manifest, indent=2) + "\n")
+
+    def checkpoint(self, which: str) -> Path:
+        """The "last" or "best" checkpoint.
+
+        Raises:
+            UserError: it is not there.
+        """
+        path = self.checkpoints / f"{which}.ckpt"
+        if not path.is_file():
+            raise UserError(
+                f"{self.path} has no {path.name}: the run was stopped before its first epoch ended, "
+                "or its study kept the best trial's checkpoints only."
+            )
+        return path
+
+
+def new_run_path(name: str, config: Config) -> Path:
+    """runs/NAME/UTC time-six digits of the configuration's hash"""
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
+    return RUNS / name / f"{now}-{config_hash(config)[:6]}"
+
+
+def find_run(where: str | Path, finished: bool) -> RunFolder:
+    """The run that `where` names: its folder, or a folder of runs, of which it takes the newest (`finished`) one.
+
+    Raises:
+        UserError: there is none.
+    """
+    where = Path(where)
+    if (where / "config.yaml").is_file():
+        return RunFolder(where)
+    runs = [RunFolder(file.parent) for file in sorted(where.glob("*/config.yaml"))]
+    chosen = [run for run in runs if not finished or run.manifest().get("status") == "finished"]
+    if chosen:
+        return chosen[-1]
+    others = ", ".join(sorted(str(folder) for folder in RUNS.glob("*") if folder.is_dir())) or "none yet"
+    what = f"{len(runs)} run(s), none of them finished" if runs else "no run"
+    raise UserError(f"there is {what} in {where}. Runs are in: {others}. `losslab runs` lists them.")
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name and move it into place, so that it is never half there."""
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if isinstance(content, bytes):
+            staging.write_bytes(content)
+        else:
+            staging.write_text(content)
+        os.replace(staging, path)
+    finally:
+        staging.unlink(missing_ok=True)

@@ -1,0 +1,41 @@
+"""W&B, TensorBoard and the like: chosen in the configuration, completed here, closed when a run is over."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import WandbLogger
+
+
+def tracker_arguments(folder: Path, group: str, name: str, job_type: str) -> dict[str, Any]:
+    """What a configured logger is told if its own configuration does not say: where, and what this run is called.
+
+    Every run is a W&B run of its own, also within one process. Without a key W&B works offline, without a question;
+    `wandb sync` uploads later.
+    """
+    arguments: dict[str, Any] = {
+        "save_dir": str(folder),
+        "name": name,
+        "group": group,
+        "job_type": job_type,
+        "project": "losslab",
+        "reinit": "create_new",
+    }
+    if not _wandb_has_key():
+        arguments["offline"] = True
+    return arguments
+
+
+def _wandb_has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    return file.is_file() and "wandb" in file.read_text(errors="ignore")
+
+
+def finish_trackers(trainer: Trainer) -> None:
+    """Close what stays open after a fit: Lightning leaves W&B's run to the process's end."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
