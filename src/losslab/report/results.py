@@ -1,0 +1,50 @@
+"""A study's results: one file for each setting and seed, written exactly once."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+Result = dict[str, Any]
+"""setting (arm, values), label, setting_hash, seed, metrics (by key, after the last epoch), data_name, seconds, ..."""
+
+
+def result_path(study_folder: Path, setting_hash: str, seed: int) -> Path:
+    """results/<setting's hash>/<seed>.json"""
+    return study_folder / "results" / setting_hash / f"{seed}.json"
+
+
+def read_result(path: Path) -> Result | None:
+    """The result, or None where there is none or the file is not whole."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and "metrics" in content else None
+
+
+def write_result(path: Path, result: Result) -> bool:
+    """Write a result unless there is one: whole, under another name, then linked, which fails if the name is taken.
+
+    Returns:
+        Whether this was the first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with staging.open("w") as file:
+            json.dump(result, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(staging, path)
+    except FileExistsError:
+        return False
+    finally:
+        staging.unlink(missing_ok=True)
+    return True
+
+
+def read_results(study_folder: Path) -> list[Result]:
+    """All whole results of a study, ordered by setting and seed."""
+    found = (read_result(path) for path in sorted(study_folder.glob("results/*/*.json")))
+    return sorted((r for r in found if r is not None), key=lambda r: (r["order"], r["label"], r["seed"]))

@@ -1,0 +1,137 @@
+"""`losslab sweep`: check everything, say what it will take, run, and show what came out."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import NoReturn
+
+from losslab.data import ImageDataModule
+from losslab.errors import UserError
+from losslab.report.results import read_results
+from losslab.report.study_summary import show_summary
+from losslab.run.command_line import CommandLine
+from losslab.run.config import SEED, Config, differences
+from losslab.run.experiment_file import read_yaml
+from losslab.run.run_folder import RUNS, write_whole
+from losslab.sweep.best_file import write_best
+from losslab.sweep.display import Display
+from losslab.sweep.setting import corner_settings, grid_settings, take_setting
+from losslab.sweep.study import Study
+from losslab.sweep.study_file import StudyFile, read_study
+
+MAY_CHANGE = ("study.trials", "study.keep", "study.storage")
+"""Keys of a study file that may change between two calls: a search may be given more trials."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def sweep_command(tokens: list[str]) -> None:
+    """Run or continue the study of a file; what is not an option of the sweep changes the experiment, as in `fit`."""
+    parser = _Parser(
+        prog="losslab sweep",
+        allow_abbrev=False,
+        description="Run or continue a study. Ctrl-C or a kill loses no finished result: the same command goes on.",
+        epilog="All other options change the experiment, as in `losslab fit`: --data.root DIR --trainer.max_epochs 2",
+    )
+    parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="the study file, sweeps/gamma.yaml")
+    parser.add_argument("--name", help="the study's folder under runs/; by default the study file's name")
+    parser.add_argument("--seeds", type=int, nargs="+", help="replaces the file's seeds")
+    parser.add_argument("--trials", type=int, help="replaces the file's number of trials, for a search")
+    parser.add_argument("--storage", help="replaces the file's storage: 'journal' or a database URL")
+    parser.add_argument("--keep", choices=["best", "all"], help="replaces which checkpoints the file keeps")
+    options, changes = parser.parse_known_args(tokens)
+    given = {key: getattr(options, key) for key in ("seeds", "trials", "storage", "keep")}
+    given = {key: value for key, value in given.items() if value is not None}
+    study_file = read_study(options.config, given)
+    command_line = CommandLine(["--config", study_file.experiment, *changes], "losslab sweep")
+    folder = RUNS / (options.name or options.config.stem)
+    run_study(study_file, read_yaml(options.config) | given, folder, command_line)
+
+
+def run_study(study_file: StudyFile, content: Config, folder: Path, command_line: CommandLine) -> None:
+    """Run what is left of a study and summarise it.
+
+    Args:
+        study_file: the checked study.
+        content: the same as plain values, for the study's record.
+        folder: runs/<study>.
+        command_line: has parsed the experiment that the study starts from.
+
+    Raises:
+        UserError: a setting, the data or the folder are unfit, or the folder holds another study: before any training.
+    """
+    base = command_line.resolved()
+    data, parameters = _check_settings(study_file, command_line, base)
+    record = {"study": content, "experiment": base, "data": {"name": data.data_name, **data.hashes}}
+    _same_study(folder, record)
+    study = Study(study_file, folder, command_line, base)
+    done = len(read_results(folder))
+    _announce(study, study_file, folder, done, parameters, data)
+    with Display(study.total_trainings(), done) as display:
+        study.run(display)
+    for label, reason in study.failures():
+        print(f"{label} failed: {reason}")
+    results = read_results(folder)
+    if not results:
+        raise UserError(f"no training of {folder} succeeded; the reasons are above.")
+    summary = show_summary(results, study_file, folder)
+    write_best(folder, study, summary)
+
+
+def _check_settings(study: StudyFile, command_line: CommandLine, base: Config) -> tuple[ImageDataModule, int]:
+    """Parse and build every setting of a grid, or the corners of a search; read and check the data once.
+
+    Returns:
+        The data as the experiment has them, and the parameters of the largest model.
+    """
+    command_line.parse_config({**base, SEED: study.seeds[0]})
+    data = command_line.build().data
+    largest = 0
+    for setting in grid_settings(study) if study.grid else corner_settings(study):
+        try:
+            take_setting(command_line, study, base, setting, study.seeds[0])
+            model = command_line.build().model
+        except UserError as error:
+            raise UserError(f"setting {setting.label(len(study.arms) > 1)}: {error}") from error
+        largest = max(largest, sum(parameter.numel() for parameter in model.parameters()))
+    data.prepare_data()
+    data.setup("fit")
+    return data, largest
+
+
+def _same_study(folder: Path, record: Config) -> None:
+    """Keep what the study is, or refuse to mix another one into its folder."""
+    file = folder / "study.json"
+    record = json.loads(json.dumps(record))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            write_whole(file, json.dumps(record, indent=1) + "\n")
+            return
+        former = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot use the study folder {folder}: {error}. Mend it, or give another --name.") from None
+    changed = [
+        line
+        for line in differences(former, record)
+        if not line.startswith(tuple(f"{key}:" for key in MAY_CHANGE))
+        and not line.startswith(("experiment.data.init_args.root", "experiment.trainer.logger"))
+    ]
+    if changed:
+        raise UserError(f"{folder} holds a study that differs: {'; '.join(changed)}. Give this one another --name.")
+
+
+def _announce(study: Study, file: StudyFile, folder: Path, done: int, parameters: int, data: ImageDataModule) -> None:
+    total = study.total_trainings()
+    kind = f"{len(grid_settings(file))} settings" if file.grid else f"{file.trials} trials"
+    # Logits and labels, records of about 60 kB; a checkpoint holds weights and Adam's two moments, best and last.
+    kept = total if file.keep == "all" else 2 * len(file.seeds)
+    predictions = len(data.split("val").labels) * (4 * data.num_classes + 8)
+    megabytes = (total * (predictions + 60_000) + kept * 2 * 12 * parameters) / 1e6
+    print(
+        f"Study {folder.name} on {data.data_name}: {kind} x {len(file.seeds)} seeds = {total} trainings, {done} of "
+        f"them done; up to {megabytes:.0f} MB in {folder}. Ctrl-C stops; the same command goes on."
+    )

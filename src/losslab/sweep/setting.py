@@ -1,0 +1,113 @@
+"""A setting: one arm with one value for each varied path, and the configuration that it stands for."""
+
+import copy
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import Trial
+
+from losslab.run.command_line import CommandLine
+from losslab.run.config import Config, config_hash, set_value
+from losslab.sweep.study_file import StudyFile
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Args: the arm's label, and values by path in the configuration."""
+
+    arm: str
+    values: dict[str, Any]
+
+    def label(self, several_arms: bool) -> str:
+        """Such as "gamma=2", with the arm in front if there are several."""
+        names = short_names(self.values)
+        parts = [self.arm] if several_arms or not self.values else []
+        for path, value in self.values.items():
+            parts.append(f"{names[path]}={value:.4g}" if isinstance(value, float) else f"{names[path]}={value}")
+        return " ".join(parts)
+
+    def config(self, study: StudyFile, base: Config) -> Config:
+        """The configuration, with the arm's objects and the values put in place; still to be completed by parsing."""
+        config = copy.deepcopy(base)
+        for path, value in study.arms[self.arm].items():
+            set_value(config, path, copy.deepcopy(value))
+        for path, value in self.values.items():
+            set_value(config, path, value)
+        return config
+
+
+def short_names(paths: Any) -> dict[str, str]:
+    """The last word of each path, or the whole path where two end alike."""
+    last = [path.rsplit(".", 1)[-1] for path in paths]
+    return {path: word if last.count(word) == 1 else path for path, word in zip(paths, last, strict=True)}
+
+
+def grid_settings(study: StudyFile) -> list[Setting]:
+    """Every combination of the grid's values, for every arm."""
+    combinations = list(itertools.product(*study.grid.values()))
+    return [Setting(arm, dict(zip(study.grid, values, strict=True))) for arm in study.arms for values in combinations]
+
+
+def corner_settings(study: StudyFile) -> list[Setting]:
+    """For each arm of a search, the lowest and the highest values: what to check before the first trial."""
+    corners = []
+    for arm in study.arms:
+        space = {**study.space, **study.arm_space.get(arm, {})}
+        for end in (0, 1):
+            corners.append(Setting(arm, {path: _end(distribution, end) for path, distribution in space.items()}))
+    return corners
+
+
+def _end(distribution: BaseDistribution, end: int) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[-end]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return (distribution.low, distribution.high)[end]
+
+
+def parameters(setting: Setting) -> dict[str, Any]:
+    """The setting as Optuna's parameters."""
+    return {"arm": setting.arm, **setting.values}
+
+
+def setting_of(params: dict[str, Any]) -> Setting:
+    """The setting that Optuna's parameters stand for."""
+    arm = params["arm"]
+    return Setting(arm, {name.removeprefix(f"{arm}: "): value for name, value in params.items() if name != "arm"})
+
+
+def suggest(study: StudyFile, trial: Trial) -> Setting:
+    """Ask the trial for a setting: first the arm, then the values that this arm has."""
+    arm = trial.suggest_categorical("arm", list(study.arms))
+    if study.grid:
+        return Setting(arm, {path: trial.suggest_categorical(path, values) for path, values in study.grid.items()})
+    values = {path: _suggest(trial, path, distribution) for path, distribution in study.space.items()}
+    for path, distribution in study.arm_space.get(arm, {}).items():
+        # Named after the arm too: another arm may search the same path elsewhere.
+        values[path] = _suggest(trial, f"{arm}: {path}", distribution)
+    return Setting(arm, values)
+
+
+def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(
+            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+
+
+def take_setting(command_line: CommandLine, study: StudyFile, base: Config, setting: Setting, seed: int) -> str:
+    """Let `command_line` hold the setting's configuration with this seed.
+
+    Returns:
+        The setting's identity: twelve digits of the hash of the resolved configuration without its seed.
+    """
+    config = setting.config(study, base)
+    config["seed_everything"] = seed
+    command_line.parse_config(config)
+    return config_hash(command_line.resolved(), with_seed=False)[:12]

@@ -1,0 +1,168 @@
+"""The study's loop: ask Optuna for a setting, train it at each seed, tell; and take up what a dead process left."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock
+from lightning.pytorch import Callback
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from losslab.errors import UserError
+from losslab.report.results import read_result, result_path
+from losslab.run.command_line import CommandLine
+from losslab.run.config import Config
+from losslab.sweep.display import Display
+from losslab.sweep.journal import repair_journal
+from losslab.sweep.owner import is_dead, this_process
+from losslab.sweep.setting import Setting, grid_settings, parameters, setting_of, suggest, take_setting
+from losslab.sweep.study_file import StudyFile, pruner_of, sampler_of
+from losslab.sweep.training import Pruning, drop_checkpoints, train
+
+MAX_RETRY = 3
+"""How often a setting whose process died is run again before it counts as failed."""
+
+
+class Study:
+    """A study in its folder: what Optuna knows of it, and the loop that finishes it.
+
+    Args:
+        study: the study file.
+        folder: runs/<study>.
+        command_line: parses and builds the settings.
+        base: the resolved experiment that the settings start from.
+    """
+
+    def __init__(self, study: StudyFile, folder: Path, command_line: CommandLine, base: Config) -> None:
+        self.file, self.folder, self.command_line, self.base = study, folder, command_line, base
+        self._lock = FileLock(folder / "lock")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with self._lock:
+            self.optuna = optuna.create_study(
+                study_name=folder.name,
+                storage=self._storage(),
+                direction=study.direction,
+                sampler=sampler_of(study),
+                pruner=pruner_of(study),
+                load_if_exists=True,
+            )
+            if study.grid:
+                # A process may have died in the middle of this: what is queued is not queued again.
+                queued = [trial.user_attrs.get("queued") for trial in self._trials()]
+                for setting in grid_settings(study):
+                    if parameters(setting) not in queued:
+                        self.optuna.enqueue_trial(parameters(setting), {"queued": parameters(setting)})
+
+    def _storage(self) -> Any:
+        if self.file.storage != "journal":
+            return self.file.storage
+        journal = self.folder / "journal.log"
+        repair_journal(journal)
+        return JournalStorage(JournalFileBackend(str(journal)))
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.optuna.get_trials(deepcopy=False, states=states or None)
+
+    def total_trainings(self) -> int:
+        """Trainings that the study has; a search prunes some of them."""
+        settings = len(grid_settings(self.file)) if self.file.grid else self.file.trials or 0
+        return settings * len(self.file.seeds)
+
+    def run(self, display: Display) -> None:
+        """Run settings until none is left to do."""
+        while (trial := self._ask()) is not None:
+            self._run_trial(trial, display)
+            self._keep_best(display)
+        self._keep_best(display)
+
+    def _ask(self) -> Trial | None:
+        """The next trial, marked as this process's; None when all are done or in other processes' hands."""
+        with self._lock:
+            self._take_up_lost()
+            waiting = self._trials(TrialState.WAITING)
+            if not waiting and (self.file.grid or self._spent() >= (self.file.trials or 0)):
+                return None
+            trial = self.optuna.ask()
+            trial.set_user_attr("owner", this_process())
+            return trial
+
+    def _spent(self) -> int:
+        """Trials that count: all but those whose process was lost, since their settings are queued again."""
+        return sum(trial.state != TrialState.FAIL or "failure" in trial.user_attrs for trial in self._trials())
+
+    def _take_up_lost(self) -> None:
+        """Queue again what belongs to a process that is gone. The seeds that it had finished have their results."""
+        for trial in self._trials(TrialState.RUNNING):
+            if is_dead(trial.user_attrs.get("owner")):
+                self.optuna.tell(trial.number, state=TrialState.FAIL)
+                queued = trial.user_attrs.get("queued") or trial.params
+                if queued:  # else it died before it had a setting
+                    retries = trial.user_attrs.get("retries", 0) + 1
+                    self.optuna.enqueue_trial(queued, {"queued": queued, "retries": retries})
+
+    def _run_trial(self, trial: Trial, display: Display) -> None:
+        """Train one setting at every seed, and tell Optuna the mean, or why there is none."""
+        setting = suggest(self.file, trial)
+        label = self._label(setting)
+        try:
+            if trial.user_attrs.get("retries", 0) > MAX_RETRY:
+                raise RuntimeError(f"its process died {MAX_RETRY + 1} times")
+            values = [
+                self._train_at(trial, setting, label, seed, first=number == 0, display=display)
+                for number, seed in enumerate(self.file.seeds)
+            ]
+        except optuna.TrialPruned as pruned:
+            display.line(f"{label}: {pruned}")
+            self.optuna.tell(trial, state=TrialState.PRUNED)
+        except OSError as error:
+            # A full or vanished disk would fail every trial that is left: stop, and let the same command go on later.
+            raise UserError(f"cannot write to {self.folder}: {error}. The same command continues the study.") from error
+        except Exception as error:  # whatever a setting does to a training, the others go on
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            trial.set_user_attr("failure", reason)
+            display.line(f"{label}: failed: {reason}")
+            self.optuna.tell(trial, state=TrialState.FAIL)
+        else:
+            self.optuna.tell(trial, sum(values) / len(values))
+
+    def _train_at(self, trial: Trial, setting: Setting, label: str, seed: int, first: bool, display: Display) -> float:
+        """The monitored metric of `setting` at `seed`, from its result if there is one."""
+        setting_hash = take_setting(self.command_line, self.file, self.base, setting, seed)
+        trial.set_user_attr("setting_hash", setting_hash)
+        result = read_result(result_path(self.folder, setting_hash, seed))
+        if result is None:
+            callbacks: list[Callback] = [display.training(label, seed)]
+            if first and self.file.pruner is not None:
+                callbacks.append(Pruning(trial, self.file.monitor))
+            order = self._order(trial.number, setting)
+            result = train(self.command_line, self.folder, setting, setting_hash, seed, order, label, callbacks)
+            value = result["metrics"][self.file.monitor]
+            display.training_ended(f"{label} seed={seed}: {self.file.monitor} {value:.4f} ({result['seconds']:.0f} s)")
+        return result["metrics"][self.file.monitor]
+
+    def _label(self, setting: Setting) -> str:
+        return setting.label(several_arms=len(self.file.arms) > 1)
+
+    def _order(self, number: int, setting: Setting) -> int:
+        """The place of a setting in tables: a grid's own order, else the order of the search."""
+        return grid_settings(self.file).index(setting) if self.file.grid else number
+
+    def best(self) -> FrozenTrial | None:
+        """The finished trial with the best mean, or None."""
+        finished = self._trials(TrialState.COMPLETE)
+        sign = 1 if self.file.direction == "maximize" else -1
+        return max(finished, key=lambda trial: sign * float(trial.value), default=None)  # type: ignore[arg-type]
+
+    def failures(self) -> list[tuple[str, str]]:
+        """Label and reason of each failed setting."""
+        failed = [trial for trial in self._trials(TrialState.FAIL) if "failure" in trial.user_attrs]
+        return [(self._label(setting_of(trial.params)), trial.user_attrs["failure"]) for trial in failed]
+
+    def _keep_best(self, display: Display) -> None:
+        best = self.best()
+        if best is not None:
+            display.best = f"{best.value:.4f} ({self._label(setting_of(best.params))})"
+            if self.file.keep == "best":
+                drop_checkpoints(self.folder, best.user_attrs.get("setting_hash"))

@@ -1,0 +1,131 @@
+"""The study file: what is varied, what is measured, and against what it is compared."""
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonargparse
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+
+from losslab.errors import UserError
+from losslab.run.experiment_file import read_yaml
+from losslab.run.parse_message import one_line
+
+
+@dataclass
+class StudyFile:
+    """A study, as its YAML file states it; the fields are the file's keys.
+
+    Args:
+        experiment: the experiment file that every setting starts from, relative to the study file.
+        arms: a label for each variant, and what it puts in place, by path in the configuration: whole objects,
+            `model.init_args.loss: {class_path: ..., init_args: ...}`. Replaced, never merged. At least one.
+        grid: path -> list of values: a finite study, every combination for every arm, once.
+        space: path -> an Optuna distribution by its class path: a search. Either grid or space.
+        arm_space: label -> the same, for that arm only.
+        trials: how many settings a search tries.
+        seeds: each setting is trained once with each of them.
+        monitor: the metric after the last epoch whose mean over the seeds is the objective; a validation metric.
+        direction: whether more of it is better.
+        sampler: of a search; by default Optuna's TPE, seeded with 0.
+        pruner: stops a setting within its first seed, step = epoch; by default nothing is pruned.
+        baseline: the setting to compare with: `arm`, and the value of each path in `grid`.
+        family: the validation metrics that are compared with the baseline's; their number times that of the other
+            settings is the number of comparisons that intervals account for.
+        storage: "journal", a file in the study's folder, or a database URL for Optuna.
+        keep: "best" deletes the checkpoints of all but the best setting; "all" keeps them.
+    """
+
+    experiment: str
+    arms: dict[str, dict[str, Any]]
+    seeds: list[int]
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    space: dict[str, BaseDistribution] = field(default_factory=dict)
+    arm_space: dict[str, dict[str, BaseDistribution]] = field(default_factory=dict)
+    trials: int | None = None
+    monitor: str = "val/f1/macro"
+    direction: Literal["maximize", "minimize"] = "maximize"
+    sampler: BaseSampler | None = None
+    pruner: BasePruner | None = None
+    baseline: dict[str, Any] | None = None
+    family: list[str] = field(default_factory=lambda: ["val/precision/macro", "val/recall/macro"])
+    storage: str = "journal"
+    keep: Literal["best", "all"] = "best"
+
+
+def read_study(path: Path, changes: dict[str, Any]) -> StudyFile:
+    """Read and check a study file.
+
+    Args:
+        path: the YAML file.
+        changes: keys given on the command line, which replace the file's.
+
+    Raises:
+        UserError: a key, a type or a combination is wrong; in one line.
+    """
+    content = read_yaml(path) | changes
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    # Overrides and grid values are plain configuration: they are not to be taken for objects yet.
+    plain: set[str | int] = {"arms", "grid"}
+    parser.add_class_arguments(StudyFile, skip=plain)
+    try:
+        parsed = parser.parse_object({key: value for key, value in content.items() if key not in plain})
+        objects = parser.instantiate_classes(parsed)
+    except (argparse.ArgumentError, ValueError) as error:
+        raise UserError(f"{path}: {one_line(str(error), [*parser.get_defaults().keys(), *map(str, plain)])}") from None
+    study = StudyFile(**objects.as_dict(), arms=content.get("arms", {}), grid=content.get("grid") or {})
+    study.experiment = str(path.parent / study.experiment)
+    _check(study, path)
+    return study
+
+
+def _check(study: StudyFile, path: Path) -> None:
+    def require(condition: bool, message: str) -> None:
+        if not condition:
+            raise UserError(f"{path}: {message}")
+
+    arms = study.arms
+    require(
+        isinstance(arms, dict) and bool(arms) and all(isinstance(part, dict) for part in arms.values()),
+        f"arms must map one label or more to overrides by path, got {arms!r}.",
+    )
+    require(bool(study.grid) != bool(study.space or study.arm_space), "give either grid (finite) or space (searched).")
+    for key, values in study.grid.items():
+        plain = isinstance(values, list) and all(v is None or isinstance(v, str | int | float) for v in values)
+        require(plain and bool(values), f"grid.{key} must be a list of numbers, strings or null, got {values!r}.")
+    if study.grid:
+        require(study.trials is None, "trials is for a search; a grid has as many as it has combinations.")
+    else:
+        require(study.trials is not None and study.trials >= 1, f"trials must be >= 1, got {study.trials}.")
+    unknown = set(study.arm_space) - set(arms)
+    require(not unknown, f"arm_space names {', '.join(sorted(unknown))}; the arms are {', '.join(arms)}.")
+    seeds = study.seeds
+    require(
+        bool(seeds) and len(set(seeds)) == len(seeds) and min(seeds) >= 0,
+        f"seeds must be one or more different numbers >= 0, got {seeds}.",
+    )
+    require(study.monitor.startswith("val/"), f"monitor must be a validation metric, got {study.monitor!r}.")
+    require(all(key.startswith("val/") for key in study.family), f"family must be val/ metrics, got {study.family}.")
+    if study.baseline is not None:
+        expected = {"arm", *study.grid}
+        require(bool(study.grid), "a baseline is a point of a grid; a search has none.")
+        require(
+            set(study.baseline) == expected
+            and study.baseline["arm"] in arms
+            and all(study.baseline[key] in values for key, values in study.grid.items()),
+            f"baseline must give {', '.join(sorted(expected))}, each one of the study's values, got {study.baseline}.",
+        )
+
+
+def sampler_of(study: StudyFile) -> BaseSampler:
+    """The study's sampler."""
+    return study.sampler or optuna.samplers.TPESampler(seed=0)
+
+
+def pruner_of(study: StudyFile) -> BasePruner:
+    """The study's pruner; Optuna's own default would prune unasked."""
+    return study.pruner or optuna.pruners.NopPruner()
