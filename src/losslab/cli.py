@@ -73,7 +73,8 @@ def _run(command: str, arguments: list[str]) -> int:
         exit_code = getattr(error, "exit_code", None)  # of run.interruption.Interrupted
         if exit_code is None:
             raise
-        print(f"losslab {command}: stopped; the same command with --ckpt_path last continues it", file=sys.stderr)
+        again = "the same command" if command == "sweep" else "the same command with --ckpt_path last"
+        print(f"losslab {command}: stopped; {again} goes on from here", file=sys.stderr)
         return int(exit_code)
     return 0
 

@@ -97,6 +97,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self.hashes: dict[str, str] = {}
         """SHA-256 of what was loaded: `train` and `test` images, and `split`, the training and validation part."""
         self._splits: dict[str, LabelledImages] = {}
+        self._batches: TrainingBatches | None = None
+        self._position: dict[str, int] = {}
 
     @abstractmethod
     def load_train(self) -> LabelledImages:
@@ -200,7 +202,22 @@ class ImageDataModule(LightningDataModule, ABC):
         order = EpochOrder(len(train.labels), self.seed, rank, world_size)
         if not len(order):
             raise UserError(f"{len(train.labels)} training images are too few for {world_size} processes.")
-        return TrainingBatches(train, self.batch_size, self._scale, order, self._augment if self.augmentation else None)
+        augment = self._augment if self.augmentation else None
+        self._batches = TrainingBatches(train, self.batch_size, self._scale, order, augment)
+        self._batches.load_state_dict(self._position)
+        return self._batches
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the epoch stands, for a checkpoint.
+
+        Lightning would ask the loader itself, but restores it only if nobody has counted its batches before, as a
+        schedule over all steps does.
+        """
+        return self._batches.state_dict() if self._batches is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Let the next training loader go on from there."""
+        self._position = state_dict
 
     def evaluation_dataloader(self, split: str) -> EvaluationBatches:
         """The "train", "val" or "test" split as it lies, without augmentation: every image once over all ranks."""

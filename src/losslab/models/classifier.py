@@ -106,7 +106,10 @@ class Classifier(LightningModule, ABC):
     # Training: nothing in the step waits for the device.
 
     def on_train_start(self) -> None:
-        # What a checkpoint brought of an epoch is still on CPU.
+        # configure_optimizers' question for the number of steps makes Lightning build the loader too early, before it has
+        # the checkpoint's state of it: without this, a fit that goes on within an epoch would see its images again.
+        self.trainer.fit_loop._load_combined_loader_states()
+        # What the checkpoint brought of the epoch is still on CPU.
         self._losses, self._correct = ([x.to(self.device) for x in part] for part in (self._losses, self._correct))
 
     def on_train_epoch_start(self) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from losslab.run.run_folder import write_whole
+
 if TYPE_CHECKING:
     from losslab.report.study_summary import SettingResults
 
@@ -57,9 +59,6 @@ def write_precision_recall(path: Path, settings: Sequence["SettingResults"], hea
     figure.update_layout(
         title=heading, template="plotly_white", height=230 * rows + 120, legend={"orientation": "h", "y": -0.12}
     )
-    # Imported late, with the run room it belongs to: this room reads what that one writes.
-    from losslab.run.run_folder import write_whole
-
     write_whole(path, figure.to_html(include_plotlyjs=True, div_id="precision-recall"))
     return True
 

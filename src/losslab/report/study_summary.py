@@ -15,6 +15,7 @@ from rich.table import Table
 from losslab.report.paired import Difference, paired_difference
 from losslab.report.precision_recall_figure import write_precision_recall
 from losslab.report.results import Result
+from losslab.run.run_folder import write_whole
 
 
 class Comparison(Protocol):
@@ -153,8 +154,6 @@ def _points(difference: Difference) -> str:
 
 def _write_csv(path: Path, summary: Summary, heading: str) -> None:
     """A comment line, then one row a setting: mean and sd of every validation metric."""
-    from losslab.run.run_folder import write_whole
-
     keys = [key for key in summary.settings[0].values if key.startswith(("val/", "train/"))]
     table = io.StringIO()
     table.write(f"# {heading}\n")
@@ -181,12 +180,14 @@ def _print_headline(console: Console, summary: Summary) -> None:
 
 
 def _print_each_class(console: Console, summary: Summary, metric: str) -> None:
-    """One row a class, one column a setting; of many settings, the best eight."""
+    """One row a class, one column a setting; of more than six settings, the best three."""
     prefix = f"val/{metric}/"
     settings = summary.settings
-    if len(settings) > 8:
-        settings = sorted(settings, key=lambda s: -s.mean_sd("val/f1/macro")[0])[:8]
-    table = Table(metric, *(setting.label for setting in settings), box=box.SIMPLE_HEAD, title=f"{metric}, %")
+    title = f"{metric}, %"
+    if len(settings) > 6:
+        settings = sorted(settings, key=lambda setting: -setting.mean_sd("val/f1/macro")[0])[:3]
+        title += ", of the three settings with the best macro F1"
+    table = Table("class", *(setting.label for setting in settings), box=box.SIMPLE_HEAD, title=title)
     for key in summary.settings[0].values:
         if key.startswith(prefix) and key != f"{prefix}macro":
             table.add_row(key.removeprefix(prefix), *(_percent(*setting.mean_sd(key)) for setting in settings))

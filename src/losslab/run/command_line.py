@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +66,8 @@ class CommandLine(LightningCLI):
 
     def __init__(self, tokens: Sequence[str], prog: str, options: Sequence[tuple[str, str]] = ()) -> None:
         self._options = options
-        own_modules_are_found()
+        _find_own_modules()
+        _silence_upstream()
         super().__init__(
             Classifier,
             ImageDataModule,
@@ -166,13 +168,21 @@ def option_value(tokens: Sequence[str], name: str) -> str | None:
     return parser.parse_known_args(list(tokens))[0].__dict__[name]
 
 
-def own_modules_are_found() -> None:
+def _find_own_modules() -> None:
     """Let `--model.loss my_module.MyLoss` find a module in the folder in which the command is called."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
         importlib.invalidate_caches()
+
+
+def _silence_upstream() -> None:
+    """Lightning's advertisements, and warnings about its own code that a user cannot act upon."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # Lightning 2.6 asks torch's tree type in a way that torch 2.15 deprecates.
+    warnings.filterwarnings(
+        "ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning, r"lightning\.pytorch\.utilities\._pytree"
+    )
 
 
 def _complete_loggers(config: Namespace, arguments: Config) -> None:

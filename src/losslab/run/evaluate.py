@@ -1,12 +1,14 @@
 """Validate, test and predict with a finished run: nothing but the run's folder is needed."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 from losslab.errors import UserError
 from losslab.run.command_line import CommandLine, option_value
 from losslab.run.config import config_hash, differences
+from losslab.run.metrics_table import print_metrics
 from losslab.run.provenance import git_state, utc_now
 from losslab.run.records import write_predictions
 from losslab.run.run_folder import RUNS, RunFolder, find_run, write_whole
@@ -21,8 +23,6 @@ OPTIONS = (
 
 def evaluate_command(stage: Stage, tokens: list[str]) -> None:
     """`losslab validate`, `test` and `predict`: evaluate a run and write into its subfolder of that name."""
-    from losslab.report.tables import print_metrics  # the report room is below this one: only for what a user sees
-
     folder, metrics = evaluate(stage, tokens)
     print_metrics(metrics)
     print(f"Written to {folder}")
@@ -59,10 +59,13 @@ def evaluate(stage: Stage, tokens: list[str]) -> tuple[Path, dict[str, float]]:
     if stage == "test":
         _note_test_read(config, folder)
     arguments: dict[str, Any] = {"datamodule": data, "ckpt_path": checkpoint, "weights_only": True}
-    if stage == "predict":
-        trainer.predict(model, return_predictions=False, **arguments)
-    else:
-        getattr(trainer, stage)(model, verbose=False, **arguments)
+    with warnings.catch_warnings():
+        # The checkpoint also knows the callbacks of the fit, which an evaluation does not need.
+        warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`")
+        if stage == "predict":
+            trainer.predict(model, return_predictions=False, **arguments)
+        else:
+            getattr(trainer, stage)(model, verbose=False, **arguments)
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     out = folder.path / (stage if checkpoint.stem == "last" else f"{stage}-{checkpoint.stem}")
     if trainer.is_global_zero:

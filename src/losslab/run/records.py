@@ -13,6 +13,10 @@ from losslab.models import Classifier
 from losslab.run.run_folder import RunFolder, write_whole
 
 
+FIRST_COLUMNS = ("epoch", "step", "train/loss", "train/acc_running", "train/acc")
+"""There from the first row on, so that a row once written stays as it is; `train/acc` comes with the last epoch."""
+
+
 class Records(Checkpoint):
     """Writes one row of metrics.csv an epoch, and keeps the random state in the checkpoint.
 
@@ -40,7 +44,7 @@ class Records(Checkpoint):
             return
         metrics = {key: f"{float(value):.8g}" for key, value in trainer.callback_metrics.items()}
         self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics})
-        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        columns = list(dict.fromkeys([*FIRST_COLUMNS, *(key for row in self.rows for key in row)]))
         table = io.StringIO()
         writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
         writer.writeheader()

@@ -22,7 +22,8 @@ class Pruning(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._trial.report(float(trainer.callback_metrics[self._monitor]), trainer.current_epoch)
-        if self._trial.should_prune():
+        unfinished = trainer.current_epoch + 1 < (trainer.max_epochs or 0)
+        if unfinished and self._trial.should_prune():
             raise optuna.TrialPruned(f"pruned after epoch {trainer.current_epoch}")
 
 

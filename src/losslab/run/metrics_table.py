@@ -1,4 +1,4 @@
-"""Tables on the terminal."""
+"""One split's metrics as a table on the terminal."""
 
 from rich.console import Console
 from rich.table import Table
