@@ -14,6 +14,9 @@ from losslab.report.results import read_results
 from losslab.run.run_folder import RUNS, RunFolder
 
 
+COLUMNS = ("run", "status", "data", "model", "loss", "epochs", "val acc", "val F1", "test acc", "seconds")
+
+
 def runs_command(tokens: list[str]) -> None:
     """Print a line for each run and for each study under runs/."""
     parser = argparse.ArgumentParser(prog="losslab runs", description="List runs and studies under runs/.")
@@ -24,9 +27,12 @@ def runs_command(tokens: list[str]) -> None:
         print(f"Nothing in {RUNS}/ yet. Begin with: losslab fit --config experiments/cnn.yaml")
         return
     console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 200  # nobody wants a file or a pipe to be cut at 80 columns
     if folders:
-        columns = ("run", "status", "data", "model", "loss", "epochs", "val acc", "val F1", "test acc", "seconds")
-        table = Table(*columns, box=box.SIMPLE_HEAD)
+        table = Table(box=box.SIMPLE_HEAD)
+        for column in COLUMNS:
+            table.add_column(column, no_wrap=True)
         for folder in folders:
             table.add_row(*_row(folder))
         console.print(table)

@@ -1,0 +1,294 @@
+"""A study is finished exactly once, whatever happens to the process that runs it."""
+
+import csv
+import json
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import background
+import optuna
+import pytest
+import torch
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from losslab.cli import main
+from losslab.metrics import metric_keys
+from losslab.report.results import read_results
+
+STUDY = """\
+experiment: tiny.yaml
+arms:
+  focal:
+    model.init_args.loss: {class_path: losslab.losses.FocalLoss}
+grid:
+  model.init_args.loss.init_args.gamma: [0, 1, 2]
+seeds: [0, 1]
+baseline: {arm: focal, model.init_args.loss.init_args.gamma: 0}
+family: [val/recall/macro, val/f1/macro]
+"""
+
+SEARCH = """\
+experiment: tiny.yaml
+arms:
+  narrow: {model.init_args.hidden: [4]}
+  wide: {model.init_args.hidden: [32]}
+space:
+  model.init_args.loss.init_args.gamma:
+    class_path: optuna.distributions.FloatDistribution
+    init_args: {low: 0.0, high: 5.0}
+arm_space:
+  wide:
+    model.init_args.dropout:
+      class_path: optuna.distributions.FloatDistribution
+      init_args: {low: 0.0, high: 0.5}
+trials: 6
+seeds: [0, 1]
+pruner:
+  class_path: optuna.pruners.MedianPruner
+  init_args: {n_startup_trials: 1, n_warmup_steps: 0}
+"""
+
+
+@pytest.fixture
+def study(tiny_mlp: list[str], own_folder: Path) -> list[str]:
+    (own_folder / "gamma.yaml").write_text(STUDY)
+    return ["sweep", "--config", "gamma.yaml"]
+
+
+def trials(name: str) -> list[optuna.trial.FrozenTrial]:
+    storage = JournalStorage(JournalFileBackend(f"runs/{name}/journal.log"))
+    return optuna.load_study(study_name=name, storage=storage).trials
+
+
+def planned_and_done(name: str) -> Counter[tuple[float, int]]:
+    gamma = "model.init_args.loss.init_args.gamma"
+    return Counter((r["setting"]["values"][gamma], r["seed"]) for r in read_results(Path("runs", name)))
+
+
+PLANNED = Counter((gamma, seed) for gamma in (0, 1, 2) for seed in (0, 1))
+
+
+def comparable(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    kept = ("label", "setting", "setting_hash", "order", "seed", "metrics")
+    return [{key: result[key] for key in kept} for result in results]
+
+
+def test_a_grid_trains_every_setting_at_every_seed(study: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(study) == 0
+    printed = capsys.readouterr().out
+    assert "3 settings x 2 seeds = 6 trainings, 0 of them done; up to" in printed
+    assert "mean and sd over 2 seeds, at one learning rate" in printed
+    assert planned_and_done("gamma") == PLANNED
+    assert [trial.state for trial in trials("gamma")] == [TrialState.COMPLETE] * 3
+
+    folder = Path("runs/gamma")
+    results = read_results(folder)
+    digits = tuple("0123456789")
+    for result in results:
+        assert {"val/loss", "train/acc", *(f"val/{key}" for key in metric_keys(digits))} <= set(result["metrics"])
+    first = next(trial for trial in trials("gamma") if trial.number == 0)
+    assert first.value == pytest.approx(sum(r["metrics"]["val/f1/macro"] for r in results[:2]) / 2)
+
+    lines = (folder / "summary.csv").read_text().splitlines()
+    assert lines[0] == "# gamma: validation split of tiny-digits, mean and sd over 2 seeds, at one learning rate"
+    table = list(csv.DictReader(lines[1:]))
+    assert [row["setting"] for row in table] == ["gamma=0", "gamma=1", "gamma=2"]
+    recalls = [result["metrics"]["val/recall/3"] for result in results[2:4]]
+    assert float(table[1]["val/recall/3 mean"]) == pytest.approx(sum(recalls) / 2, abs=1e-6)
+    assert float(table[1]["val/recall/3 sd"]) == pytest.approx(abs(recalls[0] - recalls[1]) / 2**0.5, abs=1e-6)
+
+    page = (folder / "precision_recall.html").read_text()
+    assert all(f"class {digit}" in page for digit in digits)
+    assert 'src="http' not in page
+
+    best = yaml.safe_load((folder / "best.yaml").read_text())
+    assert best["model"]["init_args"]["loss"]["init_args"]["gamma"] in (0, 1, 2)
+    assert main(["fit", "--config", "runs/gamma/best.yaml"]) == 0
+
+
+def test_the_same_seed_is_the_same_split_and_start_for_every_setting(study: list[str]) -> None:
+    assert main(study) == 0
+    by_seed = {seed: [r for r in read_results(Path("runs/gamma")) if r["seed"] == seed] for seed in (0, 1)}
+    assert {len({r["hashes"]["split"] for r in results}) for results in by_seed.values()} == {1}
+
+
+def test_a_second_call_trains_nothing_again(study: list[str]) -> None:
+    assert main(study) == 0
+    files = {file: file.stat().st_mtime_ns for file in Path("runs/gamma/results").rglob("*.json")}
+    assert main(study) == 0
+    assert {file: file.stat().st_mtime_ns for file in Path("runs/gamma/results").rglob("*.json")} == files
+    assert len(trials("gamma")) == 3
+
+
+def test_only_the_best_settings_checkpoints_stay(study: list[str]) -> None:
+    assert main(study) == 0
+    best = max(trials("gamma"), key=lambda trial: trial.value or 0.0)
+    kept = {path.parts[-4] for path in Path("runs/gamma/runs").rglob("last.ckpt")}
+    assert kept == {best.user_attrs["setting_hash"]}
+    assert main([*study, "--name", "all", "--keep", "all"]) == 0
+    assert len(list(Path("runs/all/runs").rglob("last.ckpt"))) == 6
+
+
+@pytest.mark.parametrize("moment", [0, 1, 3])
+def test_a_killed_sweep_ends_with_exactly_the_planned_results(study: list[str], own_folder: Path, moment: int) -> None:
+    """kill -9 in the middle of a training, after `moment` results; then the same command."""
+    longer = [*study, "--trainer.max_epochs", "6"]
+    assert main([*longer, "--name", "undisturbed"]) == 0
+    process = background.start(own_folder, longer)
+
+    def training_after_results() -> bool:
+        results = len(list(Path("runs/gamma/results").glob("*/*.json")))
+        checkpoints = len(list(Path("runs/gamma/runs").glob("*/*/checkpoints/last.ckpt")))
+        started = len(list(Path("runs/gamma/runs").glob("*/*/metrics.csv")))
+        return results == moment and started == moment + 1 and checkpoints >= 1
+
+    background.wait_for(training_after_results, process)
+    assert background.stop(process, signal.SIGKILL) == -signal.SIGKILL
+    done = {file: file.stat().st_mtime_ns for file in Path("runs/gamma/results").rglob("*.json")}
+    assert len(done) < 6
+    assert TrialState.RUNNING in [trial.state for trial in trials("gamma")]
+
+    assert main(longer) == 0
+    assert planned_and_done("gamma") == PLANNED
+    assert {file: file.stat().st_mtime_ns for file in done} == done
+    ours, theirs = read_results(Path("runs/gamma")), read_results(Path("runs/undisturbed"))
+    assert comparable(ours) == comparable(theirs)
+    states = Counter(trial.state for trial in trials("gamma"))
+    assert states == {TrialState.COMPLETE: 3, TrialState.FAIL: 1}  # the lost one, queued again
+
+
+def test_ctrl_c_stops_a_sweep_and_the_same_command_goes_on(study: list[str], own_folder: Path) -> None:
+    longer = [*study, "--trainer.max_epochs", "6"]
+    process = background.start(own_folder, longer)
+    background.wait_for(lambda: bool(list(Path("runs/gamma/runs").glob("*/*/metrics.csv"))), process)
+    assert background.stop(process, signal.SIGINT) == 130
+    assert "the same command goes on from here" in Path("output.txt").read_text()
+    assert main(longer) == 0
+    assert planned_and_done("gamma") == PLANNED
+
+
+def test_a_torn_journal_is_mended(study: list[str]) -> None:
+    assert main(study) == 0
+    journal = Path("runs/gamma/journal.log")
+    journal.write_bytes(journal.read_bytes()[:-7])
+    assert main(study) == 0
+    assert planned_and_done("gamma") == PLANNED
+    assert journal.with_name("journal.log.torn").exists()
+
+
+def test_a_setting_that_fails_is_recorded_and_the_study_goes_on(
+    study: list[str], own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (own_folder / "fragile_loss.py").write_text(
+        "from losslab.losses import FocalLoss\n"
+        "class Fragile(FocalLoss):\n"
+        "    def forward(self, logits, target):\n"
+        "        if self.gamma == 1:\n"
+        "            raise RuntimeError('out of memory (simulated)')\n"
+        "        return super().forward(logits, target) * (float('nan') if self.gamma == 2 else 1)\n"
+    )
+    (own_folder / "gamma.yaml").write_text(STUDY.replace("losslab.losses.FocalLoss", "fragile_loss.Fragile"))
+    assert main(study) == 0
+    assert [trial.state for trial in trials("gamma")] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL]
+    reasons = [trial.user_attrs.get("failure", "") for trial in trials("gamma")]
+    assert "RuntimeError: out of memory (simulated)" in reasons[1]
+    assert "NonFiniteLossError" in reasons[2]
+    assert "epoch 0, step 0" in reasons[2]
+    assert "gamma=1 failed: RuntimeError: out of memory (simulated)" in capsys.readouterr().out
+    assert main(study) == 0  # failures are not tried again
+    assert len(trials("gamma")) == 3
+
+
+def test_a_search_asks_conditionally_and_prunes_in_the_first_seed(tiny_mlp: list[str], own_folder: Path) -> None:
+    (own_folder / "search.yaml").write_text(SEARCH)
+    search = ["sweep", "--config", "search.yaml", "--trainer.max_epochs", "3"]
+    assert main(search) == 0
+    found = trials("search")
+    assert len(found) == 6
+    assert {trial.state for trial in found} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert TrialState.PRUNED in {trial.state for trial in found}
+    for trial in found:
+        assert ("wide: model.init_args.dropout" in trial.params) == (trial.params["arm"] == "wide")
+        if trial.state == TrialState.PRUNED:
+            assert max(trial.intermediate_values) < 2  # not after the last epoch
+    seeds = Counter(result["setting_hash"] for result in read_results(Path("runs/search")))
+    complete = [trial.user_attrs["setting_hash"] for trial in found if trial.state == TrialState.COMPLETE]
+    assert seeds == dict.fromkeys(complete, 2)
+    assert main([*search, "--trials", "7"]) == 0  # a search may be given more trials
+    assert len(trials("search")) == 7
+    assert yaml.safe_load(Path("runs/search/best.yaml").read_text())["model"]["class_path"] == "losslab.models.MLP"
+
+
+def test_another_study_in_the_same_folder_is_refused(study: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(study) == 0
+    assert main([*study, "--trainer.max_epochs", "3"]) == 2
+    assert "experiment.trainer.max_epochs: 2 -> 3" in capsys.readouterr().err
+    Path("gamma.yaml").write_text(STUDY.replace("[0, 1, 2]", "[0, 1, 3]"))
+    assert main(study) == 2
+    assert "study.grid.model.init_args.loss.init_args.gamma" in capsys.readouterr().err
+    assert main([*study, "--name", "other"]) == 0
+
+
+def test_a_sweep_never_loads_the_test_images(study: list[str], own_folder: Path) -> None:
+    (own_folder / "guarded_digits.py").write_text(
+        "from tiny_digits import TinyDigits\n"
+        "class GuardedDigits(TinyDigits):\n"
+        "    def load_test(self):\n"
+        "        raise AssertionError('the test images were read')\n"
+    )
+    assert main([*study, "--data", "guarded_digits.GuardedDigits"]) == 0
+    assert planned_and_done("gamma") == PLANNED
+    assert not Path("runs/test_reads.jsonl").exists()
+    assert main(["fit", "--config", "tiny.yaml", "--data", "guarded_digits.GuardedDigits"]) == 0
+    with pytest.raises(AssertionError, match="the test images were read"):
+        main(["test", "--run", "runs/tiny"])  # so the guard does guard
+
+
+@pytest.mark.parametrize("name", ["gamma", "architecture"])
+def test_the_shipped_studies_run(name: str, repository: Path) -> None:
+    """Two epochs on 200 real digits; the architectures with one trial an arm on average."""
+    study = ["sweep", "--config", str(repository / "sweeps" / f"{name}.yaml"), "--data", "tiny_digits.TinyDigits"]
+    trials_option = ["--trials", "4", "--seeds", "0"] if name == "architecture" else ["--seeds", "0"]
+    assert main([*study, *trials_option, "--trainer.max_epochs", "2"]) == 0
+    assert len(trials(name)) == {"gamma": 6, "architecture": 4}[name]
+    assert main(["fit", "--config", f"runs/{name}/best.yaml", "--trainer.enable_progress_bar", "false"]) == 0
+    assert main(["test", "--run", "runs/best"]) == 0
+    (checkpoint,) = Path("runs/best").glob("*/checkpoints/last.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("grid:", "gird:"), "unknown key 'gird"),
+        (("seeds: [0, 1]", "seeds: [0, 0]"), "seeds must be one or more different numbers"),
+        (("seeds: [0, 1]", "seeds: two"), "seeds must be"),
+        (("val/f1/macro]", "test/acc]"), "family must be val/ metrics"),
+        (("FocalLoss", "FocaLoss"), "unknown class 'losslab.losses.FocaLoss'; did you mean FocalLoss?"),
+        (("[0, 1, 2]", "[0, 1, -2]"), "setting gamma=-2: gamma must be >= 0 and finite, got -2.0"),
+        (("init_args.gamma", "init_args.gama"), "FocalLoss has no argument 'gama'; did you mean gamma?"),
+        (("gamma: 0}", "gamma: 7}"), "baseline must give"),
+        (("tiny.yaml", "tinny.yaml"), "cannot read tinny.yaml: No such file or directory. Did you mean tiny.yaml?"),
+    ],
+)
+def test_a_wrong_study_file_is_told_before_the_first_trial(
+    study: list[str], change: tuple[str, str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("gamma.yaml").write_text(STUDY.replace(*change))
+    assert main(study) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not Path("runs/gamma/results").exists()
+
+
+def test_study_record_holds_data_and_experiment(study: list[str]) -> None:
+    assert main(study) == 0
+    record = json.loads(Path("runs/gamma/study.json").read_text())
+    assert record["data"]["name"] == "tiny-digits"
+    assert record["experiment"]["trainer"]["max_epochs"] == 2
