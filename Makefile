@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 EXPERIMENT ?= experiments/cnn.yaml
+NAME ?= $(basename $(notdir $(EXPERIMENT)))
 DATA ?=
 ARGS ?=
 OPTIONS = $(if $(DATA),--data.root $(DATA)) $(ARGS)
@@ -13,7 +14,7 @@ OPTIONS = $(if $(DATA),--data.root $(DATA)) $(ARGS)
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1|\2/' | column -t -s '|'
-	@echo "  EXPERIMENT=experiments/mlp.yaml   DATA=folder with MNIST/raw/   ARGS='--trainer.max_epochs 1'"
+	@echo "  EXPERIMENT=experiments/mlp.yaml  DATA=folder that holds MNIST/raw/  ARGS='--trainer.max_epochs 1'  NAME=run"
 
 setup: .venv/ready  ## make .venv and install losslab with its pinned dependencies
 
@@ -24,8 +25,8 @@ setup: .venv/ready  ## make .venv and install losslab with its pinned dependenci
 	@touch $@
 
 fit: setup  ## train one experiment, then test it once
-	$(BIN)/losslab fit --config $(EXPERIMENT) $(OPTIONS)
-	$(BIN)/losslab test --run runs/$(basename $(notdir $(EXPERIMENT))) $(if $(DATA),--data.root $(DATA))
+	$(BIN)/losslab fit --config $(EXPERIMENT) $(OPTIONS) --name $(NAME)
+	$(BIN)/losslab test --run runs/$(NAME) $(if $(DATA),--data.root $(DATA))
 
 sweep-gamma: setup  ## the main job: what does focal's gamma do to each digit's precision and recall?
 	$(BIN)/losslab sweep --config sweeps/gamma.yaml $(OPTIONS)

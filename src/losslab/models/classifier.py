@@ -2,12 +2,13 @@
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from losslab.losses import CrossEntropyLoss, Loss
@@ -42,7 +43,7 @@ class Classifier(LightningModule, ABC):
         self,
         num_classes: int,
         image_shape: tuple[int, int, int],
-        loss: Loss | nn.Module | None,
+        loss: Loss | Callable[[Tensor, Tensor], Tensor] | None,
         optimizer: OptimizerCallable | None,
         lr_scheduler: LRSchedulerCallable | None,
         evaluate_train: Literal["last_epoch", "every_epoch"],
@@ -106,10 +107,10 @@ class Classifier(LightningModule, ABC):
     # Training: nothing in the step waits for the device.
 
     def on_train_start(self) -> None:
-        # configure_optimizers' question for the number of steps makes Lightning build the loader too early, before it has
-        # the checkpoint's state of it: without this, a fit that goes on within an epoch would see its images again.
-        self.trainer.fit_loop._load_combined_loader_states()
-        # What the checkpoint brought of the epoch is still on CPU.
+        # A checkpoint brought the epoch so far. Was that the whole epoch, Lightning goes on with the next one.
+        if len(self._sizes) >= self.trainer.num_training_batches:
+            self.on_train_epoch_start()
+        # What the checkpoint brought is still on CPU.
         self._losses, self._correct = ([x.to(self.device) for x in part] for part in (self._losses, self._correct))
 
     def on_train_epoch_start(self) -> None:

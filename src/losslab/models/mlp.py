@@ -1,7 +1,7 @@
 """The multi-layer perceptron."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -31,7 +31,7 @@ class MLP(Classifier):
         dropout: float = 0.0,
         num_classes: int = 10,
         image_shape: tuple[int, int, int] = (1, 28, 28),
-        loss: Loss | nn.Module | None = None,
+        loss: Loss | Callable[[Tensor, Tensor], Tensor] | None = None,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         evaluate_train: Literal["last_epoch", "every_epoch"] = "last_epoch",

@@ -1,6 +1,6 @@
 """A CNN of depthwise separable convolutions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -32,7 +32,7 @@ class SeparableCNN(Classifier):
         dropout: float = 0.1,
         num_classes: int = 10,
         image_shape: tuple[int, int, int] = (1, 28, 28),
-        loss: Loss | nn.Module | None = None,
+        loss: Loss | Callable[[Tensor, Tensor], Tensor] | None = None,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         evaluate_train: Literal["last_epoch", "every_epoch"] = "last_epoch",

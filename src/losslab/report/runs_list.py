@@ -6,13 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from losslab.report.results import read_results
+from losslab.report.terminal import console, dense_table
 from losslab.run.run_folder import RUNS, RunFolder
-
 
 COLUMNS = ("run", "status", "data", "model", "loss", "epochs", "val acc", "val F1", "test acc", "seconds")
 
@@ -26,18 +22,14 @@ def runs_command(tokens: list[str]) -> None:
     if not folders and not studies:
         print(f"Nothing in {RUNS}/ yet. Begin with: losslab fit --config experiments/cnn.yaml")
         return
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 200  # nobody wants a file or a pipe to be cut at 80 columns
+    out = console()
     if folders:
-        table = Table(box=box.SIMPLE_HEAD)
-        for column in COLUMNS:
-            table.add_column(column, no_wrap=True)
+        table = dense_table(*COLUMNS)
         for folder in folders:
             table.add_row(*_row(folder))
-        console.print(table)
+        out.print(table)
     for study in studies:
-        console.print(f"study {study}: {len(read_results(study))} results", highlight=False)
+        out.print(f"study {study}: {len(read_results(study))} results", highlight=False)
 
 
 def _row(folder: RunFolder) -> list[str]:

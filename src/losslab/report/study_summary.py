@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from losslab.report.paired import Difference, paired_difference
 from losslab.report.precision_recall_figure import write_precision_recall
 from losslab.report.results import Result
+from losslab.report.terminal import console, dense_table
 from losslab.run.run_folder import write_whole
 
 
@@ -113,17 +112,17 @@ def show_summary(results: Sequence[Result], study: Comparison, folder: Path) -> 
     summary = summarise(results, study)
     heading = _heading(results, study, folder.name)
     _write_csv(folder / "summary.csv", summary, heading)
-    console = Console(soft_wrap=True)
-    console.print(f"\n{heading}", highlight=False)
-    _print_headline(console, summary)
+    out = console()
+    out.print(f"\n{heading}", highlight=False)
+    _print_headline(out, summary)
     for metric in ("precision", "recall"):
-        _print_each_class(console, summary, metric)
+        _print_each_class(out, summary, metric)
     if summary.baseline is not None:
-        _print_differences(console, summary, study)
-    console.print(summary.sentence, highlight=False)
+        _print_differences(out, summary, study)
+    out.print(summary.sentence, highlight=False)
     figure = folder / "precision_recall.html"
     drawn = write_precision_recall(figure, summary.settings, heading)
-    console.print(f"{folder / 'summary.csv'}{f', {figure}' if drawn else ''}", highlight=False)
+    out.print(f"{folder / 'summary.csv'}{f', {figure}' if drawn else ''}", highlight=False)
     return summary
 
 
@@ -165,21 +164,16 @@ def _write_csv(path: Path, summary: Summary, heading: str) -> None:
     write_whole(path, table.getvalue())
 
 
-def _print_headline(console: Console, summary: Summary) -> None:
-    columns = {
-        "precision/macro": "macro precision",
-        "recall/macro": "macro recall",
-        "f1/macro": "macro F1",
-        "ece": "ECE",
-    }
-    table = Table("setting", "n", *columns.values(), box=box.SIMPLE_HEAD, title="%")
+def _print_headline(out: Console, summary: Summary) -> None:
+    columns = {"precision/macro": "precision", "recall/macro": "recall", "f1/macro": "F1", "ece": "ECE"}
+    table = dense_table("setting", "n", *columns.values(), title="macro means, %")
     for setting in summary.settings:
         cells = [_percent(*setting.mean_sd(f"val/{key}")) for key in columns]
         table.add_row(setting.label, str(len(setting.seeds)), *cells)
-    console.print(table)
+    out.print(table)
 
 
-def _print_each_class(console: Console, summary: Summary, metric: str) -> None:
+def _print_each_class(out: Console, summary: Summary, metric: str) -> None:
     """One row a class, one column a setting; of more than six settings, the best three."""
     prefix = f"val/{metric}/"
     settings = summary.settings
@@ -187,21 +181,21 @@ def _print_each_class(console: Console, summary: Summary, metric: str) -> None:
     if len(settings) > 6:
         settings = sorted(settings, key=lambda setting: -setting.mean_sd("val/f1/macro")[0])[:3]
         title += ", of the three settings with the best macro F1"
-    table = Table("class", *(setting.label for setting in settings), box=box.SIMPLE_HEAD, title=title)
+    table = dense_table("class", *(setting.label for setting in settings), title=title)
     for key in summary.settings[0].values:
         if key.startswith(prefix) and key != f"{prefix}macro":
             table.add_row(key.removeprefix(prefix), *(_percent(*setting.mean_sd(key)) for setting in settings))
-    console.print(table)
+    out.print(table)
 
 
-def _print_differences(console: Console, summary: Summary, study: Comparison) -> None:
+def _print_differences(out: Console, summary: Summary, study: Comparison) -> None:
     baseline = summary.baseline
     assert baseline is not None
     size = family_size(summary.settings, study)
     title = f"minus {baseline.label}, in points; 95 % intervals for all {size} comparisons together"
-    table = Table("setting", *(key.removeprefix("val/") for key in study.family), box=box.SIMPLE_HEAD, title=title)
+    table = dense_table("setting", *(key.removeprefix("val/") for key in study.family), title=title)
     for setting in summary.settings:
         if setting is not baseline and setting.seeds == baseline.seeds:
             cells = (paired_difference(setting.values[key], baseline.values[key], size) for key in study.family)
             table.add_row(setting.label, *map(_points, cells))
-    console.print(table)
+    out.print(table)

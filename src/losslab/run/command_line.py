@@ -28,6 +28,7 @@ _log = logging.getLogger("losslab")
 
 TRAINER_DEFAULTS = {
     "devices": 1,
+    "max_epochs": 3,
     "logger": False,
     "num_sanity_val_steps": 0,
     "log_every_n_steps": 1,
@@ -75,6 +76,7 @@ class CommandLine(LightningCLI):
             trainer_defaults=TRAINER_DEFAULTS,
             parser_kwargs={
                 "prog": prog,
+                "usage": f"{prog} [--config FILE ...] [options]",
                 "description": DESCRIPTION,
                 "formatter_class": argparse.RawDescriptionHelpFormatter,
                 "exit_on_error": False,
@@ -100,8 +102,8 @@ class CommandLine(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         tokens, notices = merge_files(args)
         for part, example in (("model", "CNN"), ("data", "MNISTDataModule")):
-            given = any(token.startswith((f"--{part}", "--config", "-h", "--help")) for token in tokens)
-            if not given:
+            asks_for_help = any(token == "-h" or token.partition("=")[0].endswith("help") for token in tokens)
+            if not asks_for_help and not any(token.startswith((f"--{part}", "--config")) for token in tokens):
                 raise UserError(f"no {part} is given: add --config experiments/cnn.yaml, or --{part} {example}.")
         self.config = self._checked(lambda: parser.parse_args(tokens))
         for notice in notices:

@@ -52,6 +52,7 @@ class Interruption(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._received is not None:
+        # Behind an epoch's last batch Lightning would go on with the next epoch, and leave out this one's validation.
+        if self._received is not None and not trainer.is_last_batch:
             trainer.save_checkpoint(self.folder.checkpoints / "last.ckpt")
             raise Interrupted(self._received)

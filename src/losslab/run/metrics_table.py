@@ -14,7 +14,7 @@ def print_metrics(metrics: dict[str, float]) -> None:
         return
     prefix = next(iter(metrics)).split("/")[0]
     values = {key.removeprefix(f"{prefix}/"): value for key, value in metrics.items()}
-    console = Console()
+    console = Console(soft_wrap=True)
     headline = ("acc", "precision/macro", "recall/macro", "f1/macro", "ece", "loss")
     console.print("  ".join(f"{key} {values[key]:.4f}" for key in headline if key in values))
     table = Table("class", "precision", "recall", title=f"{prefix}: each class")

@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import Checkpoint
 from losslab.models import Classifier
 from losslab.run.run_folder import RunFolder, write_whole
 
-
 FIRST_COLUMNS = ("epoch", "step", "train/loss", "train/acc_running", "train/acc")
 """There from the first row on, so that a row once written stays as it is; `train/acc` comes with the last epoch."""
 
