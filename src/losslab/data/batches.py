@@ -69,6 +69,8 @@ class EvaluationBatches:
 class TrainingBatches:
     """A split in a new order each epoch, cut into batches as EvaluationBatches does; resumable within an epoch.
 
+    A last batch of a single image is left out of its epoch: batch norm cannot be trained on one.
+
     Args:
         split, batch_size, scale: see EvaluationBatches.
         order: the order of the images. Lightning finds it under the name `sampler` and tells it the epoch.
@@ -89,7 +91,8 @@ class TrainingBatches:
         self._resume: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return -(-len(self.sampler) // self.batch_size)
+        full, rest = divmod(len(self.sampler), self.batch_size)
+        return full + (rest > 1 or not full)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         images, labels = self.split

@@ -92,7 +92,8 @@ class Classifier(LightningModule, ABC):
         else:
             optimizer = self.make_optimizer(self.parameters())
         if self.make_lr_scheduler is None:
-            has_momentum = any(key in optimizer.defaults for key in ("betas", "momentum"))
+            # Where there is momentum (or Adam's beta 1), it goes from 0.95 to 0.85 and back, against the learning rate.
+            has_momentum = "betas" in optimizer.defaults or optimizer.defaults.get("momentum", 0.0) > 0
             one_cycle = torch.optim.lr_scheduler.OneCycleLR(
                 optimizer,
                 max_lr=[group["lr"] for group in optimizer.param_groups],

@@ -1,0 +1,63 @@
+"""What identifies a configuration, and where two differ."""
+
+import pytest
+
+from losslab.run.config import config_hash, differences, set_value
+
+CONFIG = {
+    "seed_everything": 0,
+    "model": {"class_path": "CNN", "init_args": {"loss": {"class_path": "Focal", "init_args": {"gamma": 2.0}}}},
+    "data": {"init_args": {"root": None, "batch_size": 8, "eval_batch_size": 5}},
+    "trainer": {"max_epochs": 3, "logger": False, "callbacks": None},
+}
+
+
+def changed(path: str, value: object) -> dict:
+    import copy
+
+    config = copy.deepcopy(CONFIG)
+    set_value(config, path, value)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("data.init_args.root", "elsewhere"),
+        ("data.init_args.eval_batch_size", 9),
+        ("trainer.logger", {"class_path": "WandbLogger", "init_args": {"project": "x"}}),
+    ],
+)
+def test_what_changes_no_result_does_not_count(path: str, value: object) -> None:
+    assert config_hash(changed(path, value)) == config_hash(CONFIG)
+    assert differences(CONFIG, changed(path, value)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("model.init_args.loss.init_args.gamma", 1.0), ("data.init_args.batch_size", 9), ("trainer.max_epochs", 4)],
+)
+def test_everything_else_counts(path: str, value: object) -> None:
+    assert config_hash(changed(path, value)) != config_hash(CONFIG)
+    (line,) = differences(CONFIG, changed(path, value))
+    assert line.startswith(f"{path}: ")
+    assert line.endswith(f"-> {value}")
+
+
+def test_the_seed_is_left_out_on_demand_only() -> None:
+    other = changed("seed_everything", 1)
+    assert config_hash(other) != config_hash(CONFIG)
+    assert config_hash(other, with_seed=False) == config_hash(CONFIG, with_seed=False)
+
+
+def test_the_order_of_keys_does_not_count() -> None:
+    assert config_hash(dict(reversed(CONFIG.items()))) == config_hash(CONFIG)
+
+
+def test_a_whole_object_is_replaced_not_merged() -> None:
+    config = changed("model.init_args.loss", {"class_path": "Dice"})
+    assert config["model"]["init_args"]["loss"] == {"class_path": "Dice"}
+    assert differences(CONFIG, config) == [
+        "model.init_args.loss.class_path: Focal -> Dice",
+        "model.init_args.loss.init_args.gamma: 2.0 -> (absent)",
+    ]
