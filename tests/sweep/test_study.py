@@ -162,6 +162,25 @@ def test_a_killed_sweep_ends_with_exactly_the_planned_results(study: list[str], 
     assert states == {TrialState.COMPLETE: 3, TrialState.FAIL: 1}  # the lost one, queued again
 
 
+def test_a_process_that_dies_while_it_takes_up_a_lost_trial(
+    study: list[str], own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longer = [*study, "--trainer.max_epochs", "6"]
+    process = background.start(own_folder, longer)
+    background.wait_for(lambda: bool(list(Path("runs/gamma/runs").glob("*/*/metrics.csv"))), process)
+    background.stop(process, signal.SIGKILL)
+
+    def dies(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "tell", dies)
+        assert main(longer) == 130
+    assert main(longer) == 0
+    assert planned_and_done("gamma") == PLANNED
+    assert Counter(trial.state for trial in trials("gamma")) == {TrialState.COMPLETE: 3, TrialState.FAIL: 1}
+
+
 def test_ctrl_c_stops_a_sweep_and_the_same_command_goes_on(study: list[str], own_folder: Path) -> None:
     longer = [*study, "--trainer.max_epochs", "6"]
     process = background.start(own_folder, longer)

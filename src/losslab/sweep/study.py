@@ -93,14 +93,19 @@ class Study:
         return sum(trial.state != TrialState.FAIL or "failure" in trial.user_attrs for trial in self._trials())
 
     def _take_up_lost(self) -> None:
-        """Queue again what belongs to a process that is gone. The seeds that it had finished have their results."""
+        """Queue again what belongs to a process that is gone. The seeds that it had finished have their results.
+
+        First queued, then told as failed: a process that dies in between leaves it to the next one, which sees by
+        `retry_of` what is queued already.
+        """
+        retried = {trial.user_attrs.get("retry_of") for trial in self._trials()}
         for trial in self._trials(TrialState.RUNNING):
             if is_dead(trial.user_attrs.get("owner")):
-                self.optuna.tell(trial.number, state=TrialState.FAIL)
                 queued = trial.user_attrs.get("queued") or trial.params
-                if queued:  # else it died before it had a setting
+                if queued and trial.number not in retried:  # without parameters it died before it had a setting
                     retries = trial.user_attrs.get("retries", 0) + 1
-                    self.optuna.enqueue_trial(queued, {"queued": queued, "retries": retries})
+                    self.optuna.enqueue_trial(queued, {"queued": queued, "retries": retries, "retry_of": trial.number})
+                self.optuna.tell(trial.number, state=TrialState.FAIL)
 
     def _run_trial(self, trial: Trial, display: Display) -> None:
         """Train one setting at every seed, and tell Optuna the mean, or why there is none."""
