@@ -10,7 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 
-REAL_MNIST = os.environ.get("MNIST_DIR")
+REAL_MNIST = os.environ.get("MNIST_DIR") or None
 REPOSITORY = Path(__file__).parents[1]
 
 

@@ -14,7 +14,8 @@ class EpochOrder:
 
     Lightning calls `set_epoch` before each epoch, as on any sampler. Under several processes, rank r of W takes every
     W-th image of the common order, so that the batches of all ranks together are those of one process with a W times
-    larger batch; up to W - 1 images sit out an epoch so that all ranks take equally many steps.
+    larger batch (but for an epoch's last one); up to W - 1 images sit out an epoch so that all ranks take equally many
+    steps.
 
     Args:
         size: number of images, N >= 1.

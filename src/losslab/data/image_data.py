@@ -76,15 +76,11 @@ class ImageDataModule(LightningDataModule, ABC):
         augmentation: Augmentation | None = None,
     ) -> None:
         super().__init__()
-        for name, value, allowed in (
-            ("batch_size", batch_size, batch_size >= 1),
-            ("eval_batch_size", eval_batch_size, eval_batch_size >= 1),
-            ("val_size", val_size, val_size is None or val_size >= 1),
-            ("split_seed", split_seed, split_seed >= 0),
-            ("seed", seed, seed >= 0),
-        ):
-            if not allowed:
-                raise UserError(f"data.{name} must be >= {0 if 'seed' in name else 1}, got {value}.")
+        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "val_size": val_size}
+        for name, number in {**sizes, "split_seed": split_seed, "seed": seed}.items():
+            low = 1 if name in sizes else 0
+            if number is not None and not low <= number < 2**32:  # the range of scikit-learn's seeds
+                raise UserError(f"data.{name} must be {f'>= {low}' if number < low else '< 2^32'}, got {number}.")
         if imbalance is not None and not 0 < imbalance <= 1:
             raise UserError(f"data.imbalance must be in (0, 1] or null, got {imbalance}.")
         if not 0 <= label_noise < 1:
@@ -179,17 +175,19 @@ class ImageDataModule(LightningDataModule, ABC):
         train = images.take(train_index)
         if self.label_noise:
             train = train._replace(labels=label_noise(train.labels, classes, self.label_noise, self.seed))
-        empty = torch.nonzero(torch.bincount(train.labels, minlength=classes) == 0).flatten().tolist()
-        if empty:
-            raise UserError(
-                f"no training image is left of class {', '.join(self.class_names[c] for c in empty)}: "
-                f"lower data.val_size ({val_size:,}) or data.label_noise ({self.label_noise})."
-            )
+        val = images.take(val_index)
+        for part, chosen, remedy in (("training", train, "lower"), ("validation", val, "raise")):
+            empty = torch.nonzero(torch.bincount(chosen.labels, minlength=classes) == 0).flatten().tolist()
+            if empty:
+                raise UserError(
+                    f"no {part} image is left of class {', '.join(self.class_names[c] for c in empty)}: "
+                    f"{remedy} data.val_size ({val_size:,}) or change data.label_noise ({self.label_noise})."
+                )
         split = hashlib.sha256(train_index.numpy().data)
         split.update(train.labels.numpy().data)
         split.update(val_index.numpy().data)
         self.hashes |= {"train": images.fingerprint(), "split": split.hexdigest()}
-        self._splits |= {"train": train, "val": images.take(val_index)}
+        self._splits |= {"train": train, "val": val}
 
     def split(self, name: str) -> LabelledImages:
         """The `name` ("train", "val" or "test") split, as `setup` left it on the device."""

@@ -1,0 +1,67 @@
+from itertools import pairwise, permutations
+
+import pytest
+import torch
+
+from losslab.data.long_tail import long_tail
+
+
+def labels_with(counts: list[int]) -> torch.Tensor:
+    """Labels of so many images of each class, in a mixed order."""
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    return labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+
+
+@pytest.mark.parametrize("imbalance", [0.5, 0.1, 0.01])
+@pytest.mark.parametrize("num_classes", [2, 3, 10])
+def test_class_sizes_fall_exponentially_from_largest_to_smallest(num_classes, imbalance):
+    labels = labels_with([1000 + 10 * c for c in range(num_classes)])
+    kept = long_tail(labels, num_classes, imbalance, list(range(num_classes)), seed=0)
+    sizes = torch.bincount(labels[kept], minlength=num_classes).tolist()
+    assert sizes == [round(1000 * imbalance ** (r / (num_classes - 1))) for r in range(num_classes)]
+    assert sizes[-1] / sizes[0] == pytest.approx(imbalance)
+    if num_classes > 2:
+        ratio = imbalance ** (1 / (num_classes - 1))
+        assert all(after / before == pytest.approx(ratio, rel=0.05) for before, after in pairwise(sizes))
+
+
+def test_imbalance_1_makes_every_class_as_large_as_the_smallest():
+    labels = labels_with([30, 20, 25])
+    kept = long_tail(labels, 3, 1.0, [0, 1, 2], seed=0)
+    assert torch.bincount(labels[kept]).tolist() == [20, 20, 20]
+
+
+def test_imbalance_1_keeps_every_image_of_balanced_classes():
+    assert long_tail(labels_with([20, 20]), 2, 1.0, [1, 0], seed=0).tolist() == list(range(40))
+
+
+def test_ranks_say_which_class_has_which_size_and_never_the_total():
+    labels = labels_with([100, 130, 170])
+    for ranks in permutations(range(3)):
+        kept = long_tail(labels, 3, 0.04, list(ranks), seed=0)
+        assert torch.bincount(labels[kept]).tolist() == [[100, 20, 4][rank] for rank in ranks]
+
+
+def test_no_class_is_ever_emptied():
+    labels = labels_with([10, 10, 10])
+    assert torch.bincount(labels[long_tail(labels, 3, 0.001, [0, 1, 2], seed=0)]).tolist() == [10, 1, 1]
+
+
+def test_kept_images_are_ascending_positions_each_once_and_the_seed_chooses_them():
+    labels = labels_with([100, 100, 100])
+    before = labels.clone()
+    kept = [long_tail(labels, 3, 0.1, [0, 1, 2], seed) for seed in (5, 5, 6)]
+    assert all(index.dtype == torch.int64 and (index.diff() > 0).all() for index in kept)
+    assert torch.equal(kept[0], kept[1])
+    assert not torch.equal(kept[0], kept[2])
+    assert torch.equal(labels, before)
+
+
+def test_every_image_of_a_class_has_the_same_chance_to_stay():
+    labels = torch.arange(40) % 2
+    stays = torch.zeros(40)
+    for seed in range(400):
+        stays[long_tail(labels, 2, 0.25, [0, 1], seed)] += 1
+    assert (stays[0::2] == 400).all()  # class 0 is the largest and keeps all its 20
+    # Class 1 keeps 5 of 20: binomial(400, 1/4), mean 100, standard deviation 8.7.
+    assert (stays[1::2] - 100).abs().max() < 4.5 * 8.7
