@@ -1,6 +1,7 @@
 """Fit: train a configured experiment, or continue one, and record it."""
 
 import contextlib
+import signal
 import time
 import warnings
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from losslab.errors import UserError
 from losslab.run.command_line import Built, CommandLine, option_value
@@ -151,6 +153,9 @@ def _fit_recorded(
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
             trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
         manifest["status"] = "finished"
+    except SIGTERMException:  # Lightning's own, at the end of an epoch; its exit status would be 0
+        manifest["status"] = "interrupted"
+        raise Interrupted(signal.SIGTERM) from None
     except (Interrupted, KeyboardInterrupt, SystemExit):
         manifest["status"] = "interrupted"
         raise
