@@ -6,9 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from losslab.losses import CrossEntropyLoss, DiceLoss, FocalLoss, Loss
+from losslab.losses import (
+    CrossEntropyLoss,
+    DiceLoss,
+    FocalLoss,
+    GeneralizedCrossEntropyLoss,
+    Loss,
+    PolyLoss,
+    TverskyLoss,
+)
 
-LOSSES = (CrossEntropyLoss, FocalLoss, DiceLoss)
+LOSSES = (CrossEntropyLoss, FocalLoss, PolyLoss, GeneralizedCrossEntropyLoss, DiceLoss, TverskyLoss)
 NAN, INF = math.nan, math.inf
 
 every_loss = pytest.mark.parametrize("loss_class", LOSSES)

@@ -6,9 +6,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, vmap
 
-from losslab.losses import CrossEntropyLoss, FocalLoss, PointwiseLoss
+from losslab.losses import (
+    CrossEntropyLoss,
+    FocalLoss,
+    GeneralizedCrossEntropyLoss,
+    LDAMLoss,
+    LogitAdjustedLoss,
+    PointwiseLoss,
+    PolyLoss,
+)
 
 CLASSES = 5
+COUNTS = torch.tensor([900, 30, 300, 10, 100])
 WEIGHTS = torch.tensor([0.5, 2.0, 0.25, 1.0, 3.0], dtype=torch.float64)
 MARGINS = (8, 17, 20, 37, 50, 89, 104, 1e3, 1e4, 6e4)
 GAMMAS = (0, 0.1, 0.5, 0.9, 1, 1.5, 2, 5)
@@ -25,7 +34,25 @@ class AbsoluteError(PointwiseLoss):
         return 1 - logits.softmax(dim=1)
 
 
-every_loss = pytest.mark.parametrize("loss_class", [CrossEntropyLoss, FocalLoss, AbsoluteError])
+class LogitAdjustedOnCounts(LogitAdjustedLoss):
+    """Logit adjustment that knows its frequencies, as after a model's setup."""
+
+    def __init__(self, **arguments) -> None:
+        super().__init__(**arguments)
+        self.set_class_counts(COUNTS)
+
+
+class LDAMOnCounts(LDAMLoss):
+    """LDAM that knows its frequencies; with another scale than 1."""
+
+    def __init__(self, **arguments) -> None:
+        super().__init__(scale=1.7, **arguments)
+        self.set_class_counts(COUNTS)
+
+
+SYMMETRIC = [CrossEntropyLoss, FocalLoss, PolyLoss, GeneralizedCrossEntropyLoss, AbsoluteError]
+every_symmetric_loss = pytest.mark.parametrize("loss_class", SYMMETRIC)
+every_loss = pytest.mark.parametrize("loss_class", [*SYMMETRIC, LogitAdjustedOnCounts, LDAMOnCounts])
 every_reduction = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 
 
@@ -122,7 +149,7 @@ def test_adding_a_number_to_all_logits_of_an_image_changes_nothing(loss_class, s
         torch.testing.assert_close(gradient.sum(dim=1), torch.zeros(6).double(), rtol=0, atol=1e-14)
 
 
-@every_loss
+@every_symmetric_loss
 def test_the_order_of_classes_and_images_is_no_matter(loss_class, logits, labels, probabilities):
     classes, images = torch.tensor([3, 0, 4, 1, 2]), torch.tensor([5, 2, 0, 1, 4, 3])
     loss = loss_class(reduction="none", class_weights=WEIGHTS.tolist(), label_smoothing=0.1)
@@ -143,8 +170,16 @@ def test_first_and_second_derivatives_are_those_of_the_values(loss_class, satura
         assert torch.autograd.gradgradcheck(lambda z, t=target: loss(z, t), at)
 
 
+AT_EXTREMES = [
+    CrossEntropyLoss("none"),
+    *(FocalLoss(gamma, "none") for gamma in GAMMAS),
+    *(PolyLoss(epsilon, "none") for epsilon in (-1, 0.5, 2)),
+    *(GeneralizedCrossEntropyLoss(q, "none") for q in (0.01, 0.7, 1)),
+]
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("loss", [CrossEntropyLoss("none"), *(FocalLoss(g, "none") for g in GAMMAS)], ids=repr)
+@pytest.mark.parametrize("loss", AT_EXTREMES, ids=repr)
 @pytest.mark.parametrize("kind", ["label", "one-hot", "soft"])
 def test_extreme_logits_give_finite_loss_gradient_and_hessian(dtype, loss, kind):
     """Class 0 is above (first half) or below (second half) two others by each margin; 0 is the target."""
@@ -164,10 +199,11 @@ def test_extreme_logits_give_finite_loss_gradient_and_hessian(dtype, loss, kind)
 
     right, wrong = gradient[: len(MARGINS)], gradient[len(MARGINS) :]
     if kind != "soft":
-        assert (value[: len(MARGINS)] < 1e-3).all()
-        assert right.abs().max() < 1e-2
-        assert (wrong[:, 0] <= -0.99).all()  # a hopeless image keeps pulling
-        assert (wrong[:, 1:].sum(dim=1) >= 0.99).all()
+        assert (value[: len(MARGINS)] < 3e-3).all()
+        assert right.abs().max() < 2e-2
+        if not isinstance(loss, GeneralizedCrossEntropyLoss):  # which lets go of hopeless images on purpose
+            assert (wrong[:, 0] <= -0.99).all()  # a hopeless image keeps pulling
+            assert (wrong[:, 1:].sum(dim=1) >= 0.99).all()
 
 
 @pytest.mark.parametrize("loss", [CrossEntropyLoss("none"), *(FocalLoss(g, "none") for g in GAMMAS)], ids=repr)

@@ -3,10 +3,30 @@
 Letters: N images, C classes; z logits, p = softmax(z), t the label, p_t = p[t].
 """
 
+from losslab.losses.compound import CompoundLoss
 from losslab.losses.cross_entropy import CrossEntropyLoss
 from losslab.losses.dice import DiceLoss
 from losslab.losses.focal import FocalLoss
+from losslab.losses.generalized_cross_entropy import GeneralizedCrossEntropyLoss
+from losslab.losses.ldam import LDAMLoss
+from losslab.losses.logit_adjusted import LogitAdjustedLoss
 from losslab.losses.loss import Loss
+from losslab.losses.overlap import OverlapLoss
 from losslab.losses.pointwise import PointwiseLoss
+from losslab.losses.poly import PolyLoss
+from losslab.losses.tversky import TverskyLoss
 
-__all__ = ["CrossEntropyLoss", "DiceLoss", "FocalLoss", "Loss", "PointwiseLoss"]
+__all__ = [
+    "CompoundLoss",
+    "CrossEntropyLoss",
+    "DiceLoss",
+    "FocalLoss",
+    "GeneralizedCrossEntropyLoss",
+    "LDAMLoss",
+    "LogitAdjustedLoss",
+    "Loss",
+    "OverlapLoss",
+    "PointwiseLoss",
+    "PolyLoss",
+    "TverskyLoss",
+]

@@ -3,9 +3,9 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from losslab.losses import log_probabilities
 from losslab.losses.loss import ClassWeights, Reduction
 from losslab.losses.pointwise import PointwiseLoss
 
@@ -18,10 +18,6 @@ class FocalLoss(PointwiseLoss):
     acts on all classes alike, so at the optimum the order of the classes' probabilities, and with it precision and
     recall of the most probable class, stay as they are; confidence falls. What gamma does to a real training is what
     `make sweep-gamma` shows.
-
-    With the margin d = z_t - log sum_{k != t} exp z_k one has p_t = sigmoid(d), hence log p_t = logsigmoid(d) and
-    log(1 - p_t) = logsigmoid(-d): no difference 1 - p_t that rounds to zero, no power of zero with an infinite
-    derivative.
 
     Args:
         gamma: >= 0.
@@ -46,17 +42,11 @@ class FocalLoss(PointwiseLoss):
         return f"gamma={self.gamma.item():g}"
 
     def of_label(self, logits: Tensor, label: Tensor) -> Tensor:
-        is_label = label.unsqueeze(1) == torch.arange(logits.shape[1], device=logits.device)
-        # The lowest finite number, not -inf: with all other logits at -inf the margin must not become inf - inf.
-        others = logits.masked_fill(is_label, torch.finfo(logits.dtype).min).logsumexp(dim=1)
-        margin = logits.gather(1, label.unsqueeze(1)).squeeze(1) - others
-        return -torch.exp(self.gamma * F.logsigmoid(-margin)) * F.logsigmoid(margin)
+        return self._focal(*log_probabilities.of_label(logits, label))
 
     def of_every_class(self, logits: Tensor) -> Tensor:
-        log_p = F.log_softmax(logits, dim=1)
-        top = logits.argmax(dim=1, keepdim=True)
-        is_top = top == torch.arange(logits.shape[1], device=logits.device)
-        # 1 - p_k loses digits only where p_k > 1/2, which is the largest class: there, the others' sum.
-        others = log_p.masked_fill(is_top, torch.finfo(logits.dtype).min).logsumexp(dim=1, keepdim=True)
-        log_1_minus_p = torch.where(is_top, others, torch.log1p(-log_p.exp().masked_fill(is_top, 0.0)))
+        return self._focal(*log_probabilities.of_every_class(logits))
+
+    def _focal(self, log_p: Tensor, log_1_minus_p: Tensor) -> Tensor:
+        # The power as an exponential: its derivative at 1 - p = 0 is finite for every gamma.
         return -torch.exp(self.gamma * log_1_minus_p) * log_p

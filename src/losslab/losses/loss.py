@@ -67,6 +67,21 @@ class Loss(nn.Module, ABC):
             self.set_class_counts(counts)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    def required_class_counts(self, num_classes: int) -> Tensor:
+        """The class counts, (C,) int64, for a loss that cannot do without.
+
+        Raises:
+            ValueError: they are missing, or are not C.
+        """
+        if self.class_counts is None:
+            raise ValueError(
+                f"{type(self).__name__} needs the classes' frequencies: call set_class_counts first "
+                "(losslab's models do so before training)"
+            )
+        if len(self.class_counts) != num_classes:
+            raise ValueError(f"class counts must be {num_classes} numbers, one a class, got {len(self.class_counts)}")
+        return self.class_counts
+
     @abstractmethod
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss itself.

@@ -1,0 +1,48 @@
+"""Generalised cross-entropy: between cross-entropy and the mean absolute error."""
+
+import torch
+from torch import Tensor
+
+from losslab.losses import log_probabilities
+from losslab.losses.loss import ClassWeights, Reduction
+from losslab.losses.pointwise import PointwiseLoss
+
+
+class GeneralizedCrossEntropyLoss(PointwiseLoss):
+    """l(z, t) = (1 - p_t^q) / q, in [0, 1/q) (Zhang & Sabuncu 2018, arXiv:1805.07836, equation 6).
+
+    q -> 0 is cross-entropy, q = 1 is 1 - p_t, half the mean absolute error. The gradient is that of cross-entropy
+    times p_t^q: images with a wrong label, whose p_t is small, lose their pull, and so do hard and rare ones. Use it
+    under label noise; under imbalance it gives up the recall of rare classes.
+
+    Args:
+        q: in (0, 1].
+        reduction, class_weights, label_smoothing: see PointwiseLoss.
+    """
+
+    q: Tensor
+
+    def __init__(
+        self,
+        q: float = 0.7,
+        reduction: Reduction = "mean",
+        class_weights: ClassWeights = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(reduction, class_weights, label_smoothing)
+        if not 0 < q <= 1:
+            raise ValueError(f"q must be in (0, 1], got {q}")
+        self.register_buffer("q", torch.tensor(float(q)), persistent=False)
+
+    def extra_repr(self) -> str:
+        return f"q={self.q.item():g}"
+
+    def of_label(self, logits: Tensor, label: Tensor) -> Tensor:
+        return self._generalized(log_probabilities.of_label(logits, label)[0])
+
+    def of_every_class(self, logits: Tensor) -> Tensor:
+        return self._generalized(log_probabilities.of_every_class(logits)[0])
+
+    def _generalized(self, log_p: Tensor) -> Tensor:
+        # expm1, because 1 - p^q loses its digits where q log p is small.
+        return -torch.expm1(self.q * log_p) / self.q

@@ -1,0 +1,66 @@
+"""LDAM: a larger margin for rarer classes."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from losslab.losses import log_probabilities
+from losslab.losses.loss import ClassWeights, Reduction
+from losslab.losses.pointwise import PointwiseLoss
+
+
+class LDAMLoss(PointwiseLoss):
+    """l(z, t) = -log softmax(s (z - m_t onehot(t)))_t, with m_c = max_margin (n_min / n_c)^(1/4).
+
+    Label-distribution-aware margins (Cao et al. 2019, arXiv:1906.07413, equations 9 and 12): the label's logit must
+    lead by a margin that is largest for the rarest class, so that its few images are separated from more than
+    themselves. It raises the recall of rare classes. max_margin = 0 and scale = 1 is cross-entropy.
+
+    The paper's s = 30 belongs to a last layer with normalised weights and features, whose logits are cosines. losslab's
+    networks have ordinary logits, hence the default of 1.
+
+    It needs the classes' frequencies (`set_class_counts`; losslab's models give them before training).
+
+    Args:
+        max_margin: the margin of the rarest class, >= 0.
+        scale: s > 0.
+        reduction, class_weights, label_smoothing: see PointwiseLoss.
+    """
+
+    max_margin: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        max_margin: float = 0.5,
+        scale: float = 1.0,
+        reduction: Reduction = "mean",
+        class_weights: ClassWeights = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(reduction, class_weights, label_smoothing)
+        if not 0 <= max_margin < math.inf:
+            raise ValueError(f"max_margin must be >= 0 and finite, got {max_margin}")
+        if not 0 < scale < math.inf:
+            raise ValueError(f"scale must be > 0 and finite, got {scale}")
+        self.register_buffer("max_margin", torch.tensor(float(max_margin)), persistent=False)
+        self.register_buffer("scale", torch.tensor(float(scale)), persistent=False)
+
+    def extra_repr(self) -> str:
+        return f"max_margin={self.max_margin.item():g}, scale={self.scale.item():g}"
+
+    def of_label(self, logits: Tensor, label: Tensor) -> Tensor:
+        return self._with_margin(*log_probabilities.of_label(self.scale * logits, label), self._margins(logits)[label])
+
+    def of_every_class(self, logits: Tensor) -> Tensor:
+        return self._with_margin(*log_probabilities.of_every_class(self.scale * logits), self._margins(logits))
+
+    def _margins(self, logits: Tensor) -> Tensor:
+        counts = self.required_class_counts(logits.shape[1]).to(logits.dtype)
+        return self.max_margin * (counts.min() / counts) ** 0.25
+
+    def _with_margin(self, log_p: Tensor, log_1_minus_p: Tensor, margin: Tensor) -> Tensor:
+        # Lowering a class's logit by m lowers its log-odds log p - log(1 - p) by m.
+        return -F.logsigmoid(log_p - log_1_minus_p - self.scale * margin)

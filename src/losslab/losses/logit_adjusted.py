@@ -1,0 +1,53 @@
+"""Logit adjustment: cross-entropy that expects each class as often as it occurs."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from losslab.losses.loss import ClassWeights, Reduction
+from losslab.losses.pointwise import PointwiseLoss
+
+
+class LogitAdjustedLoss(PointwiseLoss):
+    """l(z, t) = -log softmax(z + tau log pi)_t, pi the classes' shares of the training images.
+
+    Menon et al. 2021 (arXiv:2007.07314, equation 10). In training a frequent class gets a head start, which the logits
+    themselves then need not hold: used without it, they rank classes as if all were equally frequent. At tau = 1 the
+    minimiser is that of the balanced error. Under imbalance it buys the recall of rare classes with their precision;
+    tau = 0 is cross-entropy, and so is any tau on equally frequent classes.
+
+    It needs the classes' frequencies (`set_class_counts`; losslab's models give them before training).
+
+    Args:
+        tau: >= 0.
+        reduction, class_weights, label_smoothing: see PointwiseLoss.
+    """
+
+    tau: Tensor
+
+    def __init__(
+        self,
+        tau: float = 1.0,
+        reduction: Reduction = "mean",
+        class_weights: ClassWeights = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(reduction, class_weights, label_smoothing)
+        if not 0 <= tau < math.inf:
+            raise ValueError(f"tau must be >= 0 and finite, got {tau}")
+        self.register_buffer("tau", torch.tensor(float(tau)), persistent=False)
+
+    def extra_repr(self) -> str:
+        return f"tau={self.tau.item():g}"
+
+    def of_label(self, logits: Tensor, label: Tensor) -> Tensor:
+        return F.cross_entropy(self._adjusted(logits), label, reduction="none")
+
+    def of_every_class(self, logits: Tensor) -> Tensor:
+        return -F.log_softmax(self._adjusted(logits), dim=1)
+
+    def _adjusted(self, logits: Tensor) -> Tensor:
+        counts = self.required_class_counts(logits.shape[1]).to(logits.dtype)
+        return logits + self.tau * (counts / counts.sum()).log()
