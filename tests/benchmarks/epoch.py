@@ -23,7 +23,7 @@ from losslab.data import MNISTDataModule
 from losslab.losses import FocalLoss
 from losslab.models import CNN, MLP, Classifier
 
-REPEATS = 5
+REPEATS = 3
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
