@@ -103,7 +103,8 @@ def download_mnist(root: Path) -> str | None:
         try:
             torchvision.datasets.MNIST(str(staging), download=True)
         except Exception as error:  # whatever goes wrong on the way, the answer is the same: no images
-            failure.append(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            # torchvision's last line is the cause, such as an unknown host; those before say what it tried.
+            failure.append((str(error).strip().splitlines() or [type(error).__name__])[-1])
 
     # A name look-up cannot be interrupted, so the download runs in a thread that can be left behind.
     thread = threading.Thread(target=download, daemon=True)
