@@ -1,5 +1,6 @@
 """The command line: names the commands, imports a room only when one of its commands is called."""
 
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +12,9 @@ COMMANDS = {
     "sweep": "run or continue a study: one training for each setting and seed",
     "runs": "list the runs with their headline numbers",
 }
+
+OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""The disk is full, the quota is used up, or the file system has become read-only."""
 
 HELP = """\
 losslab: what does the loss function do to each class's precision and recall?
@@ -34,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `losslab`; None takes the process's own.
 
     Returns:
-        The exit status: 0; 1 if the training failed; 2 for a mistake in the arguments, the files or the folders, told
-        in one line; 130 after Ctrl-C and 143 after SIGTERM, with everything finished kept.
+        The exit status: 0; 1 if the training failed or the disk is full; 2 for a mistake in the arguments, the files
+        or the folders, told in one line; 130 after Ctrl-C and 143 after SIGTERM, with everything finished kept.
     """
     command, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
     if command in ("-h", "--help", "help"):
@@ -66,6 +70,11 @@ def _run(command: str, arguments: list[str]) -> int:
         from losslab.models import NonFiniteLossError
 
         return 1 if isinstance(error, NonFiniteLossError) else 2
+    except OSError as error:
+        if error.errno not in OUT_OF_ROOM:
+            raise
+        print(f"losslab {command}: error: {error.strerror}; what was finished before is on disk", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"losslab {command}: stopped", file=sys.stderr)
         return 130

@@ -1,6 +1,7 @@
 """A fit leaves a whole record, can be stopped at any moment, and goes on as if nothing had happened."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -185,6 +186,32 @@ def test_a_loss_that_becomes_nan_is_named_and_keeps_what_was_done(
     assert folder.manifest()["status"] == "failed"
     assert "epoch 1, step 2" in folder.manifest()["failure"]
     assert all(value.isfinite().all() for value in weights(folder).values())
+
+
+def test_a_full_disk_is_told_in_one_line_and_the_fit_goes_on_later(
+    tiny_mlp: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import lightning.fabric.plugins.io.torch_io as torch_io
+
+    save, saved = torch_io._atomic_save, []
+
+    def full_after_the_first_epoch(checkpoint: dict, path: str) -> None:
+        if checkpoint["epoch"] > 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        saved.append(path)
+        save(checkpoint, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch_io, "_atomic_save", full_after_the_first_epoch)
+        assert main(["fit", *tiny_mlp]) == 1
+    error = capsys.readouterr().err
+    assert error == "losslab fit: error: No space left on device; what was finished before is on disk\n"
+    assert saved
+    folder = only_run("tiny")
+    assert folder.manifest()["status"] == "failed"
+    assert main(["fit", *tiny_mlp, "--ckpt_path", "last"]) == 0
+    assert [row["epoch"] for row in rows(folder)] == ["0", "1"]
+    assert folder.manifest()["status"] == "finished"
 
 
 def test_a_run_folder_that_cannot_be_written(tiny_mlp: list[str], capsys: pytest.CaptureFixture[str]) -> None:

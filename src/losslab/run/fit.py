@@ -131,6 +131,7 @@ def fit(
     if isinstance(where, RunFolder):
         last = folder.checkpoints / "last.ckpt"
         manifest = folder.manifest()
+        manifest.pop("failure", None)
     else:
         folder, last = RunFolder.create(path, config), None
         manifest = provenance(config, data)
