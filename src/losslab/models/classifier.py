@@ -129,7 +129,7 @@ class Classifier(LightningModule, ABC):
     def on_train_epoch_end(self) -> None:
         losses = self._training_losses()
         sizes = torch.tensor(self._sizes, dtype=torch.float64)
-        correct = torch.stack(self._correct).sum().double().cpu()
+        correct = torch.stack(self._correct).sum().cpu().double()
         loss_sum, correct, count = self._sum_over_ranks(torch.stack([losses @ sizes, correct, sizes.sum()]))
         self.log_dict({"train/loss": loss_sum / count, "train/acc_running": correct / count}, prog_bar=True)
         last = self.current_epoch + 1 == self.trainer.max_epochs
@@ -138,20 +138,20 @@ class Classifier(LightningModule, ABC):
 
     def _training_losses(self) -> Tensor:
         """The epoch's losses, (S,) float64 on CPU, all finite: else NonFiniteLossError."""
-        losses = torch.stack(self._losses).double().cpu()
+        losses = torch.stack(self._losses).cpu().double()
         require_finite(losses, repr(self.loss), f"epoch {self.current_epoch}")
         return losses
 
     def _train_accuracy(self) -> Tensor:
         loader = self._datamodule.evaluation_dataloader("train")
-        correct, count = torch.zeros(2, dtype=torch.float64, device=self.device)
+        correct, count = torch.zeros(2, dtype=torch.int64, device=self.device)
         self.eval()
         with torch.inference_mode(), self.trainer.precision_plugin.forward_context():
             for images, labels in map(self.trainer.precision_plugin.convert_input, loader):
                 correct += (self(images).argmax(dim=1) == labels).sum()
                 count += len(labels)
         self.train()
-        correct, count = self._sum_over_ranks(torch.stack([correct, count]).cpu())
+        correct, count = self._sum_over_ranks(torch.stack([correct, count]).cpu().double())
         return correct / count
 
     def _sum_over_ranks(self, sums: Tensor) -> Tensor:
