@@ -1,6 +1,5 @@
 """The command line: names the commands, imports a room only when one of its commands is called."""
 
-import errno
 import sys
 from collections.abc import Sequence
 
@@ -12,9 +11,6 @@ COMMANDS = {
     "sweep": "run or continue a study: one training for each setting and seed",
     "runs": "list the runs with their headline numbers",
 }
-
-OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""The disk is full, the quota is used up, or the file system has become read-only."""
 
 HELP = """\
 losslab: what does the loss function do to each class's precision and recall?
@@ -61,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, arguments: list[str]) -> int:
-    from losslab.errors import UserError
+    from losslab.errors import OUT_OF_ROOM, UserError
 
     try:
         _call(command, arguments)

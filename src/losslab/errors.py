@@ -1,4 +1,9 @@
-"""The one exception that stands for a mistake its user can mend."""
+"""The one exception that stands for a mistake its user can mend, and the faults of a disk."""
+
+import errno
+
+OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""The disk is full, the quota is used up, or the file system has become read-only."""
 
 
 class UserError(ValueError):

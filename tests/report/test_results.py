@@ -1,5 +1,6 @@
 """A result is written once, whole or not at all."""
 
+import errno
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,18 @@ def test_of_many_writers_at_once_one_wins(tmp_path: Path, monkeypatch: pytest.Mo
         won = list(pool.map(lambda seed: write_result(path, result(seed)), range(40)))
     assert sum(won) == 1
     assert json.loads(path.read_text())["seed"] == won.index(True)
+
+
+def test_without_hard_links_the_first_still_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    path = result_path(tmp_path, "a", 1)
+    assert write_result(path, result(1))
+    assert not write_result(path, result(2))
+    assert read_result(path) == result(1)
+    assert os.listdir(path.parent) == ["1.json"]
 
 
 def test_what_is_not_whole_is_no_result(tmp_path: Path) -> None:

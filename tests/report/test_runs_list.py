@@ -23,3 +23,15 @@ def test_runs_are_listed_with_their_numbers(tiny_mlp: list[str], capsys: pytest.
     assert all(word in a for word in ("finished", "tiny-digits", "MLP", "FocalLoss"))
     assert a.count("0.") >= 3  # validation accuracy and F1, test accuracy
     assert "unreadable manifest" in b
+
+
+def test_a_run_without_a_whole_configuration_does_not_hide_the_others(
+    tiny_mlp: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *tiny_mlp, "--name", "a"]) == main(["fit", *tiny_mlp, "--name", "b"]) == 0
+    find_run("runs/a", finished=True).config_file.write_text("")
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    shown = capsys.readouterr().out
+    assert "unreadable config" in shown
+    assert "FocalLoss" in shown

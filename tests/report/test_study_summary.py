@@ -67,6 +67,12 @@ def test_a_setting_without_all_seeds_is_not_chosen() -> None:
     assert summary.best.label == "gamma=0"
 
 
+def test_partial_settings_are_not_compared() -> None:
+    summary = summarise(results({0: [0.90, 0.91], 2: [0.95]}), Study())
+    assert summary.sentence == "No setting has a result for each of its seeds: there is nothing to compare yet."
+    assert summary.difference is None
+
+
 def test_less_can_be_better() -> None:
     summary = summarise(results({0: [0.5, 0.6, 0.7], 2: [0.1, 0.2, 0.3]}), Study(direction="minimize"))
     assert summary.best.label == "gamma=2"

@@ -73,3 +73,13 @@ def test_what_cannot_be_found_is_named(run: Path, capsys: pytest.CaptureFixture[
     (run / "checkpoints" / "best.ckpt").unlink()
     assert main(["test", "--run", str(run), "--ckpt_path", "best"]) == 2
     assert "has no best.ckpt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+def test_help_needs_no_run(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert "--run" in capsys.readouterr().out
+    assert main([command, "--run"]) == 2
+    assert "--run: expected one argument" in capsys.readouterr().err

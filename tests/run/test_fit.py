@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import io
 import json
 import os
 import signal
@@ -153,6 +154,31 @@ def test_a_stop_in_the_middle_of_an_epoch_loses_no_batch(tiny_mlp: list[str], mo
     assert main(["fit", "--run", "runs/tiny"]) == 0
     assert rows(folder) == rows(only_run("undisturbed"))
     assert same_weights(folder, only_run("undisturbed"))
+
+
+def test_a_run_stopped_behind_its_last_epoch_is_finished_by_a_validation(tiny_mlp: list[str]) -> None:
+    assert main(["fit", *tiny_mlp]) == 0
+    folder = only_run("tiny")
+    predictions, table = folder.predictions_file.read_bytes(), folder.metrics_file.read_bytes()
+    folder.predictions_file.unlink()
+    folder.write_manifest(folder.manifest() | {"status": "interrupted"})
+    assert main(["fit", *tiny_mlp, "--ckpt_path", "last"]) == 0
+    assert folder.manifest()["status"] == "finished"
+    assert folder.metrics_file.read_bytes() == table
+    assert np.array_equal(np.load(io.BytesIO(predictions))["logits"], np.load(folder.predictions_file)["logits"])
+
+
+def test_a_fit_is_not_continued_on_other_images(tiny_mlp: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *tiny_mlp]) == 0
+    folder = only_run("tiny")
+    folder.write_manifest(folder.manifest() | {"status": "interrupted", "data_name": "mnist"})
+    assert main(["fit", *tiny_mlp, "--ckpt_path", "last"]) == 2
+    assert "was trained on mnist, and these are other images (tiny-digits)" in capsys.readouterr().err
+
+
+def test_no_epoch_at_all_is_refused(tiny_mlp: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *tiny_mlp, "--trainer.max_epochs", "0"]) == 2
+    assert "trainer.max_epochs must be >= 1, got 0." in capsys.readouterr().err
 
 
 def test_a_fit_that_differs_is_not_continued(tiny_mlp: list[str], capsys: pytest.CaptureFixture[str]) -> None:

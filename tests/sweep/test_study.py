@@ -243,6 +243,21 @@ def test_a_search_asks_conditionally_and_prunes_in_the_first_seed(tiny_mlp: list
     assert yaml.safe_load(Path("runs/search/best.yaml").read_text())["model"]["class_path"] == "losslab.models.MLP"
 
 
+def test_a_search_that_goes_on_draws_anew(tiny_mlp: list[str], own_folder: Path) -> None:
+    (own_folder / "search.yaml").write_text(SEARCH.replace("trials: 6", "trials: 2").split("pruner:")[0])
+    search = ["sweep", "--config", "search.yaml"]
+    assert main(search) == 0
+    assert main([*search, "--trials", "4"]) == 0
+    assert len({tuple(sorted(trial.params.items())) for trial in trials("search")}) == 4
+
+
+def test_what_changes_no_result_may_change_between_two_calls(study: list[str]) -> None:
+    assert main(study) == 0
+    Path("gamma.yaml").write_text(STUDY.replace("family: [val/recall/macro, val/f1/macro]", "family: [val/acc]"))
+    assert main([*study, "--data.eval_batch_size", "7"]) == 0
+    assert planned_and_done("gamma") == PLANNED
+
+
 def test_another_study_in_the_same_folder_is_refused(study: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(study) == 0
     assert main([*study, "--trainer.max_epochs", "3"]) == 2
@@ -292,6 +307,8 @@ def test_the_shipped_studies_run(name: str, repository: Path) -> None:
         (("[0, 1, 2]", "[0, 1, -2]"), "setting gamma=-2: gamma must be >= 0 and finite, got -2.0"),
         (("init_args.gamma", "init_args.gama"), "FocalLoss has no argument 'gama'; did you mean gamma?"),
         (("gamma: 0}", "gamma: 7}"), "baseline must give"),
+        (("val/f1/macro]", "val/f1/macr]"), "there is no metric 'val/f1/macr'; did you mean val/f1/macro?"),
+        (("seeds: [0, 1]", "seeds: [0, 1]\nstorage: nonsense"), "the study's storage cannot be opened"),
         (("tiny.yaml", "tinny.yaml"), "cannot read tinny.yaml: No such file or directory. Did you mean tiny.yaml?"),
     ],
 )

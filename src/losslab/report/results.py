@@ -1,5 +1,6 @@
 """A study's results: one file for each setting and seed, written exactly once."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -39,8 +40,22 @@ def write_result(path: Path, result: Result) -> bool:
         os.link(staging, path)
     except FileExistsError:
         return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
+        return _write_without_links(path, staging)
     finally:
         staging.unlink(missing_ok=True)
+    return True
+
+
+def _write_without_links(path: Path, staging: Path) -> bool:
+    """For file systems without hard links: the name is taken first and then filled; a half one counts as none."""
+    try:
+        with path.open("x") as file:
+            file.write(staging.read_text())
+    except FileExistsError:
+        return False
     return True
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from losslab.errors import UserError
 from losslab.report.results import read_results
 from losslab.report.terminal import console, dense_table
 from losslab.run.run_folder import RUNS, RunFolder
@@ -33,7 +34,11 @@ def runs_command(tokens: list[str]) -> None:
 
 
 def _row(folder: RunFolder) -> list[str]:
-    config, manifest = folder.config(), folder.manifest()
+    try:
+        config = folder.config()
+    except UserError:  # not whole: the others are listed all the same
+        return [str(folder.path), "unreadable config", *[""] * (len(COLUMNS) - 2)]
+    manifest = folder.manifest()
     last = _last_row(folder.metrics_file)
     return [
         str(folder.path),

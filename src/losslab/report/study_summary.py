@@ -73,7 +73,10 @@ def summarise(results: Sequence[Result], study: Comparison) -> Summary:
     for result in results:
         groups.setdefault(result["setting_hash"], []).append(result)
     settings = [_setting_results(group) for group in groups.values()]
-    complete = [setting for setting in settings if setting.seeds == sorted(study.seeds)] or settings
+    complete = [setting for setting in settings if setting.seeds == sorted(study.seeds)]
+    if not complete:
+        sentence = "No setting has a result for each of its seeds: there is nothing to compare yet."
+        return Summary(settings, settings[0], None, None, sentence)
     sign = 1 if study.direction == "maximize" else -1
     best = max(complete, key=lambda setting: sign * setting.mean_sd(study.monitor)[0])
     baseline = next((setting for setting in complete if is_baseline(setting, study)), None)

@@ -15,6 +15,7 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import losslab.losses  # noqa: F401  classes are known by their short names once they are imported
 from losslab.data import ImageDataModule
@@ -159,7 +160,7 @@ class CommandLine(LightningCLI):
             # True stands for Lightning's default logger; losslab writes its own records.
             arguments["logger"] = False if arguments["logger"] in (None, True) else arguments["logger"]
             return Built(self.trainer_class(**arguments), parts.model, parts.data)
-        except (ValueError, TypeError, ModuleNotFoundError) as error:
+        except (ValueError, TypeError, ModuleNotFoundError, MisconfigurationException) as error:
             raise UserError(one_line(str(error), ())) from error
 
 
@@ -167,7 +168,10 @@ def option_value(tokens: Sequence[str], name: str) -> str | None:
     """The value of `--name` among tokens that are not parsed yet; the last one, if there are several."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument(f"--{name}")
-    return parser.parse_known_args(list(tokens))[0].__dict__[name]
+    try:
+        return parser.parse_known_args(list(tokens))[0].__dict__[name]
+    except argparse.ArgumentError as error:
+        raise UserError(str(error).removeprefix("argument ")) from None
 
 
 def _find_own_modules() -> None:

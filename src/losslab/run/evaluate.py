@@ -9,7 +9,7 @@ from losslab.errors import UserError
 from losslab.run.command_line import CommandLine, option_value
 from losslab.run.config import config_hash, differences
 from losslab.run.metrics_table import print_metrics
-from losslab.run.provenance import git_state, utc_now
+from losslab.run.provenance import git_state, require_same_data, utc_now
 from losslab.run.records import write_predictions
 from losslab.run.run_folder import RUNS, RunFolder, find_run, write_whole
 
@@ -42,6 +42,8 @@ def evaluate(stage: Stage, tokens: list[str]) -> tuple[Path, dict[str, float]]:
     Raises:
         UserError: there is no such run or checkpoint, or the command line or the data differ from the run's.
     """
+    if any(token in ("-h", "--help") for token in tokens):
+        CommandLine(tokens, f"losslab {stage}", OPTIONS)  # prints the help and leaves
     folder, checkpoint = _run_and_checkpoint(stage, tokens)
     command_line = CommandLine(["--config", str(folder.config_file), *tokens], f"losslab {stage}", OPTIONS)
     config, trained = command_line.resolved(), folder.config()
@@ -55,7 +57,7 @@ def evaluate(stage: Stage, tokens: list[str]) -> tuple[Path, dict[str, float]]:
     )
     data.prepare_data()
     data.setup(stage)
-    _same_data(folder, data)
+    require_same_data(folder.manifest(), data, folder.path)
     if stage == "test":
         _note_test_read(config, folder)
     arguments: dict[str, Any] = {"datamodule": data, "ckpt_path": checkpoint, "weights_only": True}
@@ -94,19 +96,6 @@ def _run_and_checkpoint(stage: Stage, tokens: list[str]) -> tuple[RunFolder, Pat
     if run is not None and find_run(run, finished=False).path.resolve() != folder.path.resolve():
         raise UserError(f"--run {run} and --ckpt_path {path} are different runs: give one of them.")
     return folder, path
-
-
-def _same_data(folder: RunFolder, data: Any) -> None:
-    """A model trained on MNIST has seen the images of mnist-5k's test split: such pairs are refused."""
-    trained = folder.manifest()
-    known = trained.get("hashes", {})
-    if trained.get("data_name", data.data_name) != data.data_name or any(
-        known.get(name, value) != value for name, value in data.hashes.items()
-    ):
-        raise UserError(
-            f"{folder.path} was trained on {trained.get('data_name')}, and these are other images ({data.data_name}): "
-            "set MNIST_DIR or data.root to the images that it was trained on."
-        )
 
 
 def _note_test_read(config: dict[str, Any], folder: RunFolder) -> None:

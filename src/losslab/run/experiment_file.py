@@ -24,7 +24,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         near = difflib.get_close_matches(str(path), names, 1, cutoff=0.5)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise UserError(f"cannot read {path}: {error.strerror}.{hint}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a mapping such as 'model: ...', got {type(content).__name__}.")

@@ -16,8 +16,8 @@ from losslab.errors import UserError
 from losslab.run.command_line import Built, CommandLine, option_value
 from losslab.run.config import Config, differences
 from losslab.run.interruption import Interrupted, Interruption
-from losslab.run.provenance import provenance, utc_now
-from losslab.run.records import Records
+from losslab.run.provenance import provenance, require_same_data, utc_now
+from losslab.run.records import Records, write_predictions
 from losslab.run.run_folder import RUNS, RunFolder, find_run, new_run_path
 from losslab.run.trackers import finish_trackers, tracker_arguments
 
@@ -84,6 +84,8 @@ class Fit(NamedTuple):
     folder: RunFolder
     metrics: dict[str, float]
     trainer: Trainer
+    interrupted_by: int | None
+    """A signal that came too late to stop this fit, for whoever would begin another one."""
 
 
 def fit(
@@ -109,6 +111,8 @@ def fit(
         Interrupted: a signal asked to stop. last.ckpt is at the last finished batch.
     """
     config = command_line.resolved()
+    if (config["trainer"]["max_epochs"] or 0) < 1:
+        raise UserError(f"trainer.max_epochs must be >= 1, got {config['trainer']['max_epochs']}.")
     path = where.path if isinstance(where, RunFolder) else where
     folder = RunFolder(path)
     records, interruption = Records(folder), Interruption(folder)
@@ -132,6 +136,7 @@ def fit(
         last = folder.checkpoints / "last.ckpt"
         manifest = folder.manifest()
         manifest.pop("failure", None)
+        require_same_data(manifest, data, path)
     else:
         folder, last = RunFolder.create(path, config), None
         manifest = provenance(config, data)
@@ -139,7 +144,8 @@ def fit(
     if trainer.is_global_zero:
         folder.write_manifest(manifest)
     _fit_recorded(built, folder, manifest, interruption, last if last and last.is_file() else None)
-    return Fit(folder, {key: float(value) for key, value in trainer.callback_metrics.items()}, trainer)
+    metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    return Fit(folder, metrics, trainer, interruption.received)
 
 
 def _fit_recorded(
@@ -153,6 +159,9 @@ def _fit_recorded(
             # What lies in the folder of a continued run is meant to be there.
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
             trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
+            if "val/loss" not in trainer.callback_metrics:  # the run had been stopped behind its last epoch
+                trainer.validate(model, datamodule=data, ckpt_path=last, weights_only=True, verbose=False)
+                write_predictions(folder.predictions_file, model.evaluated)  # type: ignore[arg-type]
         manifest["status"] = "finished"
     except SIGTERMException:  # Lightning's own, at the end of an epoch; its exit status would be 0
         manifest["status"] = "interrupted"
@@ -168,5 +177,6 @@ def _fit_recorded(
             finish_trackers(trainer)
         manifest |= {"ended_at": utc_now(), "seconds": round(before + time.monotonic() - started, 3)}
         if trainer.is_global_zero:
-            with contextlib.suppress(OSError):  # a full disk must not hide the error that it caused
+            # A full disk must not hide the error that it caused.
+            with contextlib.suppress(*([] if manifest["status"] == "finished" else [OSError])):
                 folder.write_manifest(manifest)

@@ -31,7 +31,7 @@ class Interruption(Callback):
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        self._received: int | None = None
+        self.received: int | None = None
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
@@ -45,14 +45,14 @@ class Interruption(Callback):
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None:
-            raise KeyboardInterrupt
-        self._received = number
+        if self.received is not None:
+            raise Interrupted(number)
+        self.received = number
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # Behind an epoch's last batch Lightning would go on with the next epoch, and leave out this one's validation.
-        if self._received is not None and not trainer.is_last_batch:
+        if self.received is not None and not trainer.is_last_batch:
             trainer.save_checkpoint(self.folder.checkpoints / "last.ckpt")
-            raise Interrupted(self._received)
+            raise Interrupted(self.received)

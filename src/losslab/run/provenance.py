@@ -5,9 +5,11 @@ import functools
 import importlib.metadata
 import platform
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from losslab.data import ImageDataModule
+from losslab.errors import UserError
 from losslab.run.config import SEED, Config, config_hash
 
 PACKAGES = ("losslab", "torch", "lightning", "torchmetrics", "optuna", "jsonargparse", "numpy", "scikit-learn")
@@ -30,6 +32,19 @@ def provenance(config: Config, data: ImageDataModule) -> dict[str, Any]:
         "seed": config[SEED],
         "precision": config["trainer"]["precision"] or "32-true",
     }
+
+
+def require_same_data(manifest: dict[str, Any], data: ImageDataModule, run: Path) -> None:
+    """Raise UserError unless `data` are the images that the run with this manifest was trained on.
+
+    A model trained on MNIST has seen the images of mnist-5k's test split: such pairs are refused.
+    """
+    trained, known = manifest.get("data_name", data.data_name), manifest.get("hashes", {})
+    if trained != data.data_name or any(known.get(name, value) != value for name, value in data.hashes.items()):
+        raise UserError(
+            f"{run} was trained on {trained}, and these are other images ({data.data_name}): "
+            "set MNIST_DIR or data.root to the images that it was trained on."
+        )
 
 
 def utc_now() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from losslab.errors import UserError
+from losslab.errors import OUT_OF_ROOM, UserError
 from losslab.run.config import Config, config_hash
 from losslab.run.experiment_file import read_yaml
 
@@ -38,10 +38,12 @@ class RunFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir()
             folder = cls(path)
-            folder.config_file.write_text(yaml.safe_dump(config, sort_keys=False))
+            write_whole(folder.config_file, yaml.safe_dump(config, sort_keys=False))
         except FileExistsError:
             raise UserError(f"the run folder {path} exists already; give another --name or wait a second.") from None
         except OSError as error:
+            if error.errno in OUT_OF_ROOM:
+                raise
             raise UserError(f"cannot write the run folder {path}: {error.strerror}.") from None
         return folder
 
@@ -83,7 +85,11 @@ def new_run_path(name: str, config: Config) -> Path:
 
 
 def find_run(where: str | Path, finished: bool) -> RunFolder:
-    """The run that `where` names: its folder, or a folder of runs, of which it takes the newest (`finished`) one.
+    """The run that `where` names: its folder, or a folder of runs, of which it takes the newest one.
+
+    Args:
+        where: the folder.
+        finished: take the newest finished run; else the newest unfinished one, or if all are finished, the newest.
 
     Raises:
         UserError: there is none.
@@ -92,7 +98,8 @@ def find_run(where: str | Path, finished: bool) -> RunFolder:
     if (where / "config.yaml").is_file():
         return RunFolder(where)
     runs = [RunFolder(file.parent) for file in sorted(where.glob("*/config.yaml"))]
-    chosen = [run for run in runs if not finished or run.manifest().get("status") == "finished"]
+    done = [run for run in runs if run.manifest().get("status") == "finished"]
+    chosen = done if finished else [run for run in runs if run not in done] or runs
     if chosen:
         return chosen[-1]
     others = ", ".join(sorted(str(folder) for folder in RUNS.glob("*") if folder.is_dir())) or "none yet"

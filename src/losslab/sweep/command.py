@@ -1,12 +1,14 @@
 """`losslab sweep`: check everything, say what it will take, run, and show what came out."""
 
 import argparse
+import difflib
 import json
 from pathlib import Path
 from typing import NoReturn
 
 from losslab.data import ImageDataModule
 from losslab.errors import UserError
+from losslab.metrics import metric_keys
 from losslab.report.results import read_results
 from losslab.report.study_summary import show_summary
 from losslab.run.command_line import CommandLine
@@ -19,8 +21,8 @@ from losslab.sweep.setting import corner_settings, grid_settings, take_setting
 from losslab.sweep.study import Study
 from losslab.sweep.study_file import StudyFile, read_study
 
-MAY_CHANGE = ("study.trials", "study.keep", "study.storage")
-"""Keys of a study file that may change between two calls: a search may be given more trials."""
+MAY_CHANGE = ("trials", "keep", "storage", "family", "baseline")
+"""Keys of a study file that may change between two calls, because no training depends on them."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -99,6 +101,11 @@ def _check_settings(study: StudyFile, command_line: CommandLine, base: Config) -
         largest = max(largest, sum(parameter.numel() for parameter in model.parameters()))
     data.prepare_data()
     data.setup("fit")
+    known = [f"val/{key}" for key in ("loss", *metric_keys(data.class_names))]
+    for key in (study.monitor, *study.family):
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            raise UserError(f"there is no metric {key!r}{f'; did you mean {near[0]}?' if near else ''}")
     return data, largest
 
 
@@ -115,10 +122,10 @@ def _same_study(folder: Path, record: Config) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot use the study folder {folder}: {error}. Mend it, or give another --name.") from None
     changed = [
-        line
-        for line in differences(former, record)
-        if not line.startswith(tuple(f"{key}:" for key in MAY_CHANGE))
-        and not line.startswith(("experiment.data.init_args.root", "experiment.trainer.logger"))
+        f"{part}.{line}"
+        for part in ("study", "experiment", "data")
+        for line in differences(former[part], record[part])
+        if part != "study" or not line.startswith(MAY_CHANGE)
     ]
     if changed:
         raise UserError(f"{folder} holds a study that differs: {'; '.join(changed)}. Give this one another --name.")

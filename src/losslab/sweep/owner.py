@@ -33,6 +33,8 @@ def is_dead(owner: dict[str, Any] | None) -> bool:
         return True
     try:
         process = psutil.Process(owner["pid"])
-        return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - owner["started"]) > 0.1
+        return (
+            process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - owner["started"]) > 5
+        )  # a corrected clock shifts it
     except psutil.NoSuchProcess:
         return True

@@ -14,6 +14,7 @@ from losslab.errors import UserError
 from losslab.report.results import read_result, result_path
 from losslab.run.command_line import CommandLine
 from losslab.run.config import Config
+from losslab.run.interruption import Interrupted
 from losslab.sweep.display import Display
 from losslab.sweep.journal import repair_journal
 from losslab.sweep.owner import is_dead, this_process
@@ -40,14 +41,21 @@ class Study:
         self._lock = FileLock(folder / "lock")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self._lock:
-            self.optuna = optuna.create_study(
-                study_name=folder.name,
-                storage=self._storage(),
-                direction=study.direction,
-                sampler=sampler_of(study),
-                pruner=pruner_of(study),
-                load_if_exists=True,
-            )
+            try:
+                self.optuna = optuna.create_study(
+                    study_name=folder.name,
+                    storage=self._storage(),
+                    direction=study.direction,
+                    sampler=sampler_of(study),
+                    pruner=pruner_of(study),
+                    load_if_exists=True,
+                )
+            except Exception as error:  # of Optuna or of the database's driver: whichever it is, the study cannot begin
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise UserError(f"the study's storage cannot be opened: {reason}") from error
+            if self._trials():
+                # A seeded sampler would draw again what it drew before this process, or in another one.
+                self.optuna.sampler.reseed_rng()
             if study.grid:
                 # A process may have died in the middle of this: what is queued is not queued again.
                 queued = [trial.user_attrs.get("queued") for trial in self._trials()]
@@ -103,8 +111,12 @@ class Study:
             if is_dead(trial.user_attrs.get("owner")):
                 queued = trial.user_attrs.get("queued") or trial.params
                 if queued and trial.number not in retried:  # without parameters it died before it had a setting
-                    retries = trial.user_attrs.get("retries", 0) + 1
-                    self.optuna.enqueue_trial(queued, {"queued": queued, "retries": retries, "retry_of": trial.number})
+                    # Stopped by its user, it is not to blame; killed, it may be killed again.
+                    retries = trial.user_attrs.get("retries", 0) + ("stopped" not in trial.user_attrs)
+                    attributes = {"queued": queued, "retries": retries, "retry_of": trial.number}
+                    if "setting_hash" in trial.user_attrs:
+                        attributes["setting_hash"] = trial.user_attrs["setting_hash"]
+                    self.optuna.enqueue_trial(queued, attributes)
                 self.optuna.tell(trial.number, state=TrialState.FAIL)
 
     def _run_trial(self, trial: Trial, display: Display) -> None:
@@ -121,9 +133,12 @@ class Study:
         except optuna.TrialPruned as pruned:
             display.line(f"{label}: {pruned}")
             self.optuna.tell(trial, state=TrialState.PRUNED)
+        except (Interrupted, KeyboardInterrupt):
+            trial.set_user_attr("stopped", True)  # the next call takes it up
+            raise
         except OSError as error:
             # A full or vanished disk would fail every trial that is left: stop, and let the same command go on later.
-            raise UserError(f"cannot write to {self.folder}: {error}. The same command continues the study.") from error
+            raise UserError(f"{label} in {self.folder}: {error}. The same command continues the study.") from error
         except Exception as error:  # whatever a setting does to a training, the others go on
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             trial.set_user_attr("failure", reason)
@@ -169,5 +184,8 @@ class Study:
         best = self.best()
         if best is not None:
             display.best = f"{best.value:.4f} ({self._label(setting_of(best.params))})"
-            if self.file.keep == "best":
-                drop_checkpoints(self.folder, best.user_attrs.get("setting_hash"))
+        if self.file.keep == "best":
+            # What is being trained, or will be again, may still become the best.
+            open_trials = self._trials(TrialState.RUNNING, TrialState.WAITING)
+            kept = [best, *open_trials] if best is not None else open_trials
+            drop_checkpoints(self.folder, {trial.user_attrs.get("setting_hash", "") for trial in kept})

@@ -4,11 +4,13 @@ import shutil
 from pathlib import Path
 
 import optuna
+from filelock import FileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from losslab.report.results import Result, read_result, result_path, write_result
 from losslab.run.command_line import CommandLine
 from losslab.run.fit import fit
+from losslab.run.interruption import Interrupted
 from losslab.run.provenance import git_state
 from losslab.run.trackers import finish_trackers, tracker_arguments
 from losslab.sweep.setting import Setting
@@ -47,6 +49,19 @@ def train(
         callbacks: added to the Trainer's.
     """
     path = result_path(study_folder, setting_hash, seed)
+    (study_folder / "locks").mkdir(exist_ok=True)
+    # Two trials may have drawn the same setting: the second one waits, and finds the result.
+    with FileLock(study_folder / "locks" / f"{setting_hash}-{seed}"):
+        return read_result(path) or _train(
+            command_line, study_folder, setting, setting_hash, seed, order, label, callbacks
+        )
+
+
+def _train(
+    command_line: CommandLine, study_folder: Path, setting: Setting, setting_hash: str, seed: int,
+    order: int, label: str, callbacks: list[Callback],
+) -> Result:  # fmt: skip
+    path = result_path(study_folder, setting_hash, seed)
     path.unlink(missing_ok=True)  # there is one only if it is not whole
     run_path = study_folder / "runs" / setting_hash / f"seed-{seed}"
     shutil.rmtree(run_path, ignore_errors=True)
@@ -67,12 +82,13 @@ def train(
     }
     first = write_result(path, result)
     finish_trackers(fitted.trainer)
+    if fitted.interrupted_by is not None:
+        raise Interrupted(fitted.interrupted_by)
     return result if first else read_result(path) or result
 
 
-def drop_checkpoints(study_folder: Path, kept_hash: str | None) -> None:
-    """Delete the checkpoints of every training that has its result, except those of the setting `kept_hash`."""
+def drop_checkpoints(study_folder: Path, kept: set[str]) -> None:
+    """Delete the checkpoints of every training, except those of the settings with these hashes."""
     for checkpoints in study_folder.glob("runs/*/seed-*/checkpoints"):
-        setting_hash, seed = checkpoints.parts[-3], int(checkpoints.parts[-2].removeprefix("seed-"))
-        if setting_hash != kept_hash and result_path(study_folder, setting_hash, seed).exists():
+        if checkpoints.parts[-3] not in kept:
             shutil.rmtree(checkpoints, ignore_errors=True)
