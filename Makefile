@@ -13,7 +13,7 @@ OPTIONS = $(if $(DATA),--data.root $(DATA)) $(ARGS)
 .PHONY: help setup fit sweep-gamma sweep-architecture runs test test-fast test-slow bench lint format clean
 
 help:  ## list the commands
-	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1|\2/' | column -t -s '|'
+	@awk 'BEGIN {FS = ":.*  ## "} /^[a-z-]+:.*  ## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  EXPERIMENT=experiments/mlp.yaml  DATA=folder that holds MNIST/raw/  ARGS='--trainer.max_epochs 1'  NAME=run"
 
 setup: .venv/ready  ## make .venv and install losslab with its pinned dependencies
