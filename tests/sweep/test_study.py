@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import optuna
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -19,6 +22,7 @@ from optuna.trial import TrialState
 from losslab.cli import main
 from losslab.metrics import metric_keys
 from losslab.report.results import read_results
+from losslab.run.interruption import Interruption
 
 STUDY = """\
 experiment: tiny.yaml
@@ -188,6 +192,39 @@ def test_ctrl_c_stops_a_sweep_and_the_same_command_goes_on(study: list[str], own
     assert background.stop(process, signal.SIGINT) == 130
     assert "the same command goes on from here" in Path("output.txt").read_text()
     assert main(longer) == 0
+    assert planned_and_done("gamma") == PLANNED
+
+
+def signal_when(monkeypatch: pytest.MonkeyPatch, condition: Callable[[Trainer], bool]) -> None:
+    """Send this process Ctrl-C at the first batch of each training for which `condition` holds."""
+    finish_batch = Interruption.on_train_batch_end
+
+    def interrupted(self: Interruption, trainer: Trainer, *arguments: Any) -> None:
+        if self.received is None and condition(trainer):
+            os.kill(os.getpid(), signal.SIGINT)
+        finish_batch(self, trainer, *arguments)
+
+    monkeypatch.setattr(Interruption, "on_train_batch_end", interrupted)
+
+
+def test_ctrl_c_in_the_last_batch_of_a_training_stops_the_sweep_behind_it(
+    study: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        signal_when(patch, lambda trainer: trainer.is_last_batch and trainer.current_epoch == 1)
+        assert main(study) == 130
+    assert sum(planned_and_done("gamma").values()) == 1
+    assert main(study) == 0
+    assert planned_and_done("gamma") == PLANNED
+
+
+def test_a_setting_that_its_user_stopped_often_is_not_given_up(
+    study: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        signal_when(patch, lambda trainer: True)
+        assert [main(study) for _ in range(16)] == [130] * 16  # each of the three settings more than MAX_RETRY times
+    assert main(study) == 0
     assert planned_and_done("gamma") == PLANNED
 
 

@@ -101,14 +101,14 @@ class Study:
         return sum(trial.state != TrialState.FAIL or "failure" in trial.user_attrs for trial in self._trials())
 
     def _take_up_lost(self) -> None:
-        """Queue again what belongs to a process that is gone. The seeds that it had finished have their results.
+        """Queue again what was stopped, or belongs to a process that is gone. Its finished seeds have their results.
 
         First queued, then told as failed: a process that dies in between leaves it to the next one, which sees by
         `retry_of` what is queued already.
         """
         retried = {trial.user_attrs.get("retry_of") for trial in self._trials()}
         for trial in self._trials(TrialState.RUNNING):
-            if is_dead(trial.user_attrs.get("owner")):
+            if "stopped" in trial.user_attrs or is_dead(trial.user_attrs.get("owner")):
                 queued = trial.user_attrs.get("queued") or trial.params
                 if queued and trial.number not in retried:  # without parameters it died before it had a setting
                     # Stopped by its user, it is not to blame; killed, it may be killed again.
@@ -151,16 +151,21 @@ class Study:
         """The monitored metric of `setting` at `seed`, from its result if there is one."""
         setting_hash = take_setting(self.command_line, self.file, self.base, setting, seed)
         trial.set_user_attr("setting_hash", setting_hash)
-        result = read_result(result_path(self.folder, setting_hash, seed))
-        if result is None:
-            callbacks: list[Callback] = [display.training(label, seed)]
-            if first and self.file.pruner is not None:
-                callbacks.append(Pruning(trial, self.file.monitor))
-            order = self._order(trial.number, setting)
-            result = train(self.command_line, self.folder, setting, setting_hash, seed, order, label, callbacks)
-            value = result["metrics"][self.file.monitor]
+        callbacks: list[Callback] = [display.training(label, seed)]
+        if first and self.file.pruner is not None:
+            callbacks.append(Pruning(trial, self.file.monitor))
+        order = self._order(trial.number, setting)
+        # Two trials may have drawn the same setting: the second one waits, and finds the result.
+        (self.folder / "locks").mkdir(exist_ok=True)
+        with FileLock(self.folder / "locks" / f"{setting_hash}-{seed}"):
+            known = read_result(result_path(self.folder, setting_hash, seed))
+            result = known or train(
+                self.command_line, self.folder, setting, setting_hash, seed, order, label, callbacks
+            )
+        value = result["metrics"][self.file.monitor]
+        if known is None:
             display.training_ended(f"{label} seed={seed}: {self.file.monitor} {value:.4f} ({result['seconds']:.0f} s)")
-        return result["metrics"][self.file.monitor]
+        return value
 
     def _label(self, setting: Setting) -> str:
         return setting.label(several_arms=len(self.file.arms) > 1)

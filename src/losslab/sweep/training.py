@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import optuna
-from filelock import FileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from losslab.report.results import Result, read_result, result_path, write_result
@@ -48,19 +47,6 @@ def train(
         label: the setting's name, for tables and trackers.
         callbacks: added to the Trainer's.
     """
-    path = result_path(study_folder, setting_hash, seed)
-    (study_folder / "locks").mkdir(exist_ok=True)
-    # Two trials may have drawn the same setting: the second one waits, and finds the result.
-    with FileLock(study_folder / "locks" / f"{setting_hash}-{seed}"):
-        return read_result(path) or _train(
-            command_line, study_folder, setting, setting_hash, seed, order, label, callbacks
-        )
-
-
-def _train(
-    command_line: CommandLine, study_folder: Path, setting: Setting, setting_hash: str, seed: int,
-    order: int, label: str, callbacks: list[Callback],
-) -> Result:  # fmt: skip
     path = result_path(study_folder, setting_hash, seed)
     path.unlink(missing_ok=True)  # there is one only if it is not whole
     run_path = study_folder / "runs" / setting_hash / f"seed-{seed}"
