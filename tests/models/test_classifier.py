@@ -11,7 +11,7 @@ from tiny_digits import TinyDigits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from losslab.losses import CrossEntropyLoss, DiceLoss, FocalLoss
+from losslab.losses import CrossEntropyLoss, DiceLoss, FocalLoss, InverseFrequency
 from losslab.metrics import classification_metrics, metric_keys
 from losslab.models import CNN, MLP, Classifier, NonFiniteLossError, ResNet, SeparableCNN
 
@@ -364,7 +364,7 @@ def test_a_users_own_module_is_a_loss():
 
 
 def test_the_loss_is_told_the_class_counts():
-    model = seeded_mlp(loss=CrossEntropyLoss(class_weights="inverse_frequency"))
+    model = seeded_mlp(loss=CrossEntropyLoss(class_weights=InverseFrequency()))
     trainer, data = make_trainer(max_epochs=1), TinyDigits(imbalance=0.25)
     trainer.fit(model, datamodule=data)
     assert torch.equal(model.loss.class_counts, data.class_counts)
@@ -403,7 +403,7 @@ def test_a_validation_loss_that_is_not_finite_is_named_as_such():
 def checkpoint(tmp_path: Path) -> tuple[CNN, Path]:
     """A model built in Python with objects, trained and saved."""
     seed_everything(0, verbose=False)
-    loss = FocalLoss(1.5, class_weights="inverse_frequency")
+    loss = FocalLoss(1.5, class_weights=InverseFrequency())
     model = CNN(**SMALL, loss=loss, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
     trainer = make_trainer(max_epochs=1)
     trainer.fit(model, datamodule=TinyDigits(imbalance=0.25))
@@ -430,7 +430,7 @@ def test_a_checkpoint_is_a_model_again(checkpoint):
 
 def test_a_loss_given_again_finds_its_class_counts_in_the_checkpoint(checkpoint):
     model, path = checkpoint
-    loss = FocalLoss(1.5, class_weights="inverse_frequency")
+    loss = FocalLoss(1.5, class_weights=InverseFrequency())
     loaded = CNN.load_from_checkpoint(path, weights_only=True, loss=loss)
     assert torch.equal(loaded.loss.class_counts, model.loss.class_counts)
     (metrics,) = make_trainer().validate(loaded, datamodule=TinyDigits(), verbose=False)

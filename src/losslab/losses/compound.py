@@ -12,20 +12,25 @@ from losslab.losses.loss import Loss
 class CompoundLoss(Loss):
     """sum_j weight_j loss_j(z, t).
 
-    Cross-entropy gives dice the gradient that it lacks far from the solution; dice pulls towards overlap.
+    Its gradient, range and limits are those sums of its parts'. Cross-entropy gives dice the gradient that it lacks far
+    from the solution; dice pulls towards overlap: recall of hard classes at near to cross-entropy's confidence
+    (Taghanaki et al. 2019, arXiv:1805.02798, equation 3).
 
     Args:
-        losses: two or more losses of losslab, each with reduction "mean" or "sum", each with its own class weights.
+        losses: two or more losses of losslab, each with reduction "mean" or "sum", each with its own class weights,
+            all with the same ignore_index.
         weights: one number >= 0 for each; None for 1 each.
     """
 
     def __init__(self, losses: Sequence[Loss], weights: Sequence[float] | None = None) -> None:
-        super().__init__()
         weights = [1.0] * len(losses) if weights is None else list(weights)
         if len(losses) < 2 or any(loss.reduction == "none" for loss in losses):
             raise ValueError(f"losses must be two or more with reduction 'mean' or 'sum', got {list(losses)}")
+        if len({loss.ignore_index for loss in losses}) > 1:
+            raise ValueError(f"losses must have one ignore_index, got {[loss.ignore_index for loss in losses]}")
         if len(weights) != len(losses) or not all(0 <= weight < math.inf for weight in weights):
             raise ValueError(f"weights must be {len(losses)} finite numbers >= 0, one for each loss, got {weights}")
+        super().__init__(ignore_index=losses[0].ignore_index)
         self.losses = nn.ModuleList(losses)
         self.register_buffer("weights", torch.tensor([float(weight) for weight in weights]), persistent=False)
 
@@ -34,6 +39,10 @@ class CompoundLoss(Loss):
         for loss in self.losses:
             loss.set_class_counts(counts)  # type: ignore[operator]
 
-    def compute(self, logits: Tensor, target: Tensor) -> Tensor:
-        parts = [loss(logits, target) for loss in self.losses]
+    def compute(self, logits: Tensor, target: Tensor, kept: Tensor | None) -> Tensor:
+        parts = [loss.compute(logits, target, kept) for loss in self.losses]  # type: ignore[operator]
         return (torch.stack(parts) * self.weights.to(logits.dtype)).sum()  # type: ignore[operator]
+
+    def check_weights(self, num_classes: int) -> None:
+        for loss in self.losses:
+            loss.check_weights(num_classes)  # type: ignore[operator]

@@ -11,13 +11,18 @@ from losslab.losses.pointwise import PointwiseLoss
 class GeneralizedCrossEntropyLoss(PointwiseLoss):
     """l(z, t) = (1 - p_t^q) / q, in [0, 1/q) (Zhang & Sabuncu 2018, arXiv:1805.07836, equation 6).
 
-    q -> 0 is cross-entropy, q = 1 is 1 - p_t, half the mean absolute error. The gradient is that of cross-entropy
-    times p_t^q: images with a wrong label, whose p_t is small, lose their pull, and so do hard and rare ones. Use it
-    under label noise; under imbalance it gives up the recall of rare classes.
+    Gradient: dl/dz = p_t^q (p - onehot(t)), that of cross-entropy times p_t^q: images with a wrong label, whose p_t is
+    small, lose their pull, and so do hard and rare ones.
+
+    Limits: q -> 0 is cross-entropy; q = 1 is 1 - p_t, half the mean absolute error, and the dice of the whole batch
+    taken as one set. l -> 1/q with a vanishing gradient as p_t -> 0: a hopeless image is let go.
+
+    Use it under label noise. Precision and recall: under imbalance it gives up the recall of rare classes, and near
+    q = 1 whole classes may stay unlearned.
 
     Args:
         q: in (0, 1].
-        reduction, class_weights, label_smoothing: see PointwiseLoss.
+        reduction, class_weights, label_smoothing, ignore_index: see PointwiseLoss.
     """
 
     q: Tensor
@@ -28,8 +33,9 @@ class GeneralizedCrossEntropyLoss(PointwiseLoss):
         reduction: Reduction = "mean",
         class_weights: ClassWeights = None,
         label_smoothing: float = 0.0,
+        ignore_index: int | None = None,
     ) -> None:
-        super().__init__(reduction, class_weights, label_smoothing)
+        super().__init__(reduction, class_weights, label_smoothing, ignore_index)
         if not 0 < q <= 1:
             raise ValueError(f"q must be in (0, 1], got {q}")
         self.register_buffer("q", torch.tensor(float(q)), persistent=False)

@@ -14,9 +14,14 @@ from losslab.losses.pointwise import PointwiseLoss
 class LDAMLoss(PointwiseLoss):
     """l(z, t) = -log softmax(s (z - m_t onehot(t)))_t, with m_c = max_margin (n_min / n_c)^(1/4).
 
-    Label-distribution-aware margins (Cao et al. 2019, arXiv:1906.07413, equations 9 and 12): the label's logit must
+    Label-distribution-aware margins (Cao et al. 2019, arXiv:1906.07413, equations 10 and 11): the label's logit must
     lead by a margin that is largest for the rarest class, so that its few images are separated from more than
-    themselves. It raises the recall of rare classes. max_margin = 0 and scale = 1 is cross-entropy.
+    themselves.
+
+    Gradient: dl/dz = s (q - onehot(t)), q = softmax(s (z - m_t onehot(t))): an image pulls until it leads by its
+    margin. Limits: max_margin = 0 and scale = 1 is cross-entropy; equal frequencies give all classes the same margin.
+
+    Precision and recall: it raises the recall of rare classes, at some cost of their precision.
 
     The paper's s = 30 belongs to a last layer with normalised weights and features, whose logits are cosines. losslab's
     networks have ordinary logits, hence the default of 1.
@@ -26,7 +31,7 @@ class LDAMLoss(PointwiseLoss):
     Args:
         max_margin: the margin of the rarest class, >= 0.
         scale: s > 0.
-        reduction, class_weights, label_smoothing: see PointwiseLoss.
+        reduction, class_weights, label_smoothing, ignore_index: see PointwiseLoss.
     """
 
     max_margin: Tensor
@@ -39,8 +44,9 @@ class LDAMLoss(PointwiseLoss):
         reduction: Reduction = "mean",
         class_weights: ClassWeights = None,
         label_smoothing: float = 0.0,
+        ignore_index: int | None = None,
     ) -> None:
-        super().__init__(reduction, class_weights, label_smoothing)
+        super().__init__(reduction, class_weights, label_smoothing, ignore_index)
         if not 0 <= max_margin < math.inf:
             raise ValueError(f"max_margin must be >= 0 and finite, got {max_margin}")
         if not 0 < scale < math.inf:

@@ -1,15 +1,19 @@
-"""log p and log(1 - p) of softmax, exact where p is near 0 or 1: what the losses are made of."""
+"""log p and log(1 - p) of softmax, exact where p is near 0 or 1: what the pointwise losses are made of.
+
+With the margin d = z_k - log sum_{j != k} exp z_j one has p_k = sigmoid(d), hence log p_k = logsigmoid(d) and
+log(1 - p_k) = logsigmoid(-d): no difference 1 - p_k that rounds to zero, and no log_softmax that does for p_k near 1.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LOWEST_LOG = -1e30
+"""Stands for log 0, so that a probability of 0 times it is 0."""
+
 
 def of_label(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """Log p_t and log(1 - p_t) of each image's label.
-
-    With the margin d = z_t - log sum_{k != t} exp z_k one has p_t = sigmoid(d), hence log p_t = logsigmoid(d) and
-    log(1 - p_t) = logsigmoid(-d): no difference 1 - p_t that rounds to zero.
 
     Args:
         logits: (N, C) float32 or float64; a logit of another class may be -inf.
@@ -18,18 +22,28 @@ def of_label(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Two tensors (N,), finite for finite logits.
     """
-    is_label = label.unsqueeze(1) == torch.arange(logits.shape[1], device=logits.device)
-    # The lowest finite number, not -inf: with all other logits at -inf the margin must not become inf - inf.
-    others = logits.masked_fill(is_label, torch.finfo(logits.dtype).min).logsumexp(dim=1)
-    margin = logits.gather(1, label.unsqueeze(1)).squeeze(1) - others
+    margin = _margin(logits, label.unsqueeze(1)).squeeze(1)
     return F.logsigmoid(margin), F.logsigmoid(-margin)
 
 
 def of_every_class(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Log p_k and log(1 - p_k) of every class: two tensors (N, C), from logits (N, C)."""
-    log_p = F.log_softmax(logits, dim=1)
+    """Log p_k and log(1 - p_k) of every class: two tensors (N, C), from logits (N, C), of which some may be -inf."""
     top = logits.argmax(dim=1, keepdim=True)
-    is_top = top == torch.arange(logits.shape[1], device=logits.device)
-    # 1 - p_k loses digits only where p_k > 1/2, which is the largest class: there, the others' sum.
-    others = log_p.masked_fill(is_top, torch.finfo(logits.dtype).min).logsumexp(dim=1, keepdim=True)
-    return log_p, torch.where(is_top, others, torch.log1p(-log_p.exp().masked_fill(is_top, 0.0)))
+    margin = _margin(logits, top)
+    is_top = _is_class(logits, top)
+    # Only the largest class can have p > 1/2, where log_softmax and 1 - p lose digits.
+    log_p = torch.where(is_top, F.logsigmoid(margin), F.log_softmax(logits, dim=1).clamp_min(LOWEST_LOG))
+    p_of_others = log_p.exp().masked_fill(is_top, 0.0)
+    return log_p, torch.where(is_top, F.logsigmoid(-margin), torch.log1p(-p_of_others))
+
+
+def _margin(logits: Tensor, index: Tensor) -> Tensor:
+    """z_k - log sum_{j != k} exp z_j for one class k an image: (N, 1), from the classes' indices (N, 1)."""
+    # The lowest finite number, not -inf: with all other logits at -inf the margin must not become inf - inf.
+    others = logits.masked_fill(_is_class(logits, index), torch.finfo(logits.dtype).min)
+    return logits.gather(1, index) - others.logsumexp(dim=1, keepdim=True)
+
+
+def _is_class(logits: Tensor, index: Tensor) -> Tensor:
+    # A comparison, since neither F.one_hot nor scatter works for every transform of torch.func.
+    return index == torch.arange(logits.shape[1], device=logits.device)

@@ -3,9 +3,9 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from losslab.losses import log_probabilities
 from losslab.losses.loss import ClassWeights, Reduction
 from losslab.losses.pointwise import PointwiseLoss
 
@@ -14,15 +14,20 @@ class LogitAdjustedLoss(PointwiseLoss):
     """l(z, t) = -log softmax(z + tau log pi)_t, pi the classes' shares of the training images.
 
     Menon et al. 2021 (arXiv:2007.07314, equation 10). In training a frequent class gets a head start, which the logits
-    themselves then need not hold: used without it, they rank classes as if all were equally frequent. At tau = 1 the
-    minimiser is that of the balanced error. Under imbalance it buys the recall of rare classes with their precision;
-    tau = 0 is cross-entropy, and so is any tau on equally frequent classes.
+    themselves then need not hold: used without it, they rank classes as if all were equally frequent.
+
+    Gradient: dl/dz = q - onehot(t), q = softmax(z + tau log pi). Limits: tau = 0 is cross-entropy, and so is any tau on
+    equally frequent classes; at tau = 1 the minimiser is that of the balanced error (the mean of the classes' error
+    rates); tau > 1 favours rare classes beyond that.
+
+    Precision and recall: under imbalance it buys the recall of rare classes with their precision, and does so at the
+    optimum, where class weights act on the way there.
 
     It needs the classes' frequencies (`set_class_counts`; losslab's models give them before training).
 
     Args:
         tau: >= 0.
-        reduction, class_weights, label_smoothing: see PointwiseLoss.
+        reduction, class_weights, label_smoothing, ignore_index: see PointwiseLoss.
     """
 
     tau: Tensor
@@ -33,8 +38,9 @@ class LogitAdjustedLoss(PointwiseLoss):
         reduction: Reduction = "mean",
         class_weights: ClassWeights = None,
         label_smoothing: float = 0.0,
+        ignore_index: int | None = None,
     ) -> None:
-        super().__init__(reduction, class_weights, label_smoothing)
+        super().__init__(reduction, class_weights, label_smoothing, ignore_index)
         if not 0 <= tau < math.inf:
             raise ValueError(f"tau must be >= 0 and finite, got {tau}")
         self.register_buffer("tau", torch.tensor(float(tau)), persistent=False)
@@ -43,10 +49,10 @@ class LogitAdjustedLoss(PointwiseLoss):
         return f"tau={self.tau.item():g}"
 
     def of_label(self, logits: Tensor, label: Tensor) -> Tensor:
-        return F.cross_entropy(self._adjusted(logits), label, reduction="none")
+        return -log_probabilities.of_label(self._adjusted(logits), label)[0]
 
     def of_every_class(self, logits: Tensor) -> Tensor:
-        return -F.log_softmax(self._adjusted(logits), dim=1)
+        return -log_probabilities.of_every_class(self._adjusted(logits))[0]
 
     def _adjusted(self, logits: Tensor) -> Tensor:
         counts = self.required_class_counts(logits.shape[1]).to(logits.dtype)

@@ -13,13 +13,17 @@ from losslab.losses.pointwise import PointwiseLoss
 class PolyLoss(PointwiseLoss):
     """l(z, t) = -log p_t + epsilon (1 - p_t) (Leng et al. 2022, arXiv:2204.12511, equation 6).
 
-    Cross-entropy is sum_{j >= 1} (1 - p_t)^j / j; epsilon changes the weight of j = 1. epsilon = 0 is cross-entropy;
-    above 0, confident images keep more gradient: dl/dz_t = -(1 - p_t)(1 + epsilon p_t); below 0, less. At -1 the first
-    term is gone. Precision and recall move little at argmax; confidence rises with epsilon.
+    Cross-entropy is sum_{j >= 1} (1 - p_t)^j / j; epsilon changes the weight of j = 1.
+
+    Gradient: dl/dz = (1 + epsilon p_t) (p - onehot(t)). Limits: epsilon = 0 is cross-entropy; above 0, confident images
+    keep more gradient, below 0 less; at -1 the first term is gone, and l ~ (1 - p_t)^2 / 2 as p_t -> 1. As p_t -> 0
+    the gradient is cross-entropy's.
+
+    Precision and recall move little at argmax; confidence rises with epsilon: the reverse of focal loss.
 
     Args:
         epsilon: >= -1, so that the loss falls with p_t everywhere.
-        reduction, class_weights, label_smoothing: see PointwiseLoss.
+        reduction, class_weights, label_smoothing, ignore_index: see PointwiseLoss.
     """
 
     epsilon: Tensor
@@ -30,8 +34,9 @@ class PolyLoss(PointwiseLoss):
         reduction: Reduction = "mean",
         class_weights: ClassWeights = None,
         label_smoothing: float = 0.0,
+        ignore_index: int | None = None,
     ) -> None:
-        super().__init__(reduction, class_weights, label_smoothing)
+        super().__init__(reduction, class_weights, label_smoothing, ignore_index)
         if not -1 <= epsilon < math.inf:
             raise ValueError(f"epsilon must be >= -1 and finite, got {epsilon}")
         self.register_buffer("epsilon", torch.tensor(float(epsilon)), persistent=False)
@@ -46,4 +51,20 @@ class PolyLoss(PointwiseLoss):
         return self._poly(*log_probabilities.of_every_class(logits))
 
     def _poly(self, log_p: Tensor, log_1_minus_p: Tensor) -> Tensor:
-        return self.epsilon * log_1_minus_p.exp() - log_p
+        others = log_1_minus_p.exp()
+        few = others.clamp_max(_FEW)
+        loss = torch.where(others < _FEW, (1 + self.epsilon) * few + _higher_terms(few), self.epsilon * others - log_p)
+        return loss
+
+
+_FEW = 0.125
+
+
+def _higher_terms(x: Tensor) -> Tensor:
+    """-log(1 - x) - x = sum_{j >= 2} x^j / j for 0 <= x <= 1/8, where the difference would lose its digits.
+
+    By -log(1 - x) = 2 artanh(w) = 2 (w + w^3 / 3 + ...), w = x / (2 - x), less x = 2 w / (1 + w).
+    """
+    w = x / (2 - x)
+    tail = sum(w ** (2 * j - 2) / (2 * j + 1) for j in range(1, 8))  # w^2 < 1/225, so that seven terms are enough
+    return 2 * w.square() * (1 / (1 + w) + w * tail)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from losslab.data import ImageDataModule
-from losslab.losses import Loss
+from losslab.losses import ClassWeighting, Loss
 from losslab.models import Classifier
 
 
@@ -61,9 +61,9 @@ def _nearest(name: str, candidates: Iterable[str], prefix: str = "") -> str:
 
 
 def _class_names() -> set[str]:
-    """Short names: of the models, losses and data modules that are imported."""
+    """Short names: of the models, losses, class weightings and data modules that are imported."""
     found: set[Any] = set()
-    waiting: list[Any] = [Loss, Classifier, ImageDataModule]
+    waiting: list[Any] = [Loss, ClassWeighting, Classifier, ImageDataModule]
     while waiting:
         found.add(here := waiting.pop())
         waiting += here.__subclasses__()
