@@ -3,10 +3,16 @@
 Letters: N images, C classes; z logits, p = softmax(z), t the label, p_t = p[t].
 """
 
+from losslab.losses.adaptive_focal import AdaptiveFocalLoss
+from losslab.losses.binary_focal import BinaryFocalLoss
+from losslab.losses.class_weighting import ClassWeighting, EffectiveNumber, InverseFrequency
 from losslab.losses.compound import CompoundLoss
 from losslab.losses.cross_entropy import CrossEntropyLoss
 from losslab.losses.dice import DiceLoss
+from losslab.losses.dice_threshold import dice_threshold
 from losslab.losses.focal import FocalLoss
+from losslab.losses.focal_gradient import focal_crossover, focal_gradient_ratio, matching_gamma
+from losslab.losses.focal_to_probability import focal_to_probability
 from losslab.losses.generalized_cross_entropy import GeneralizedCrossEntropyLoss
 from losslab.losses.ldam import LDAMLoss
 from losslab.losses.logit_adjusted import LogitAdjustedLoss
@@ -17,11 +23,16 @@ from losslab.losses.poly import PolyLoss
 from losslab.losses.tversky import TverskyLoss
 
 __all__ = [
+    "AdaptiveFocalLoss",
+    "BinaryFocalLoss",
+    "ClassWeighting",
     "CompoundLoss",
     "CrossEntropyLoss",
     "DiceLoss",
+    "EffectiveNumber",
     "FocalLoss",
     "GeneralizedCrossEntropyLoss",
+    "InverseFrequency",
     "LDAMLoss",
     "LogitAdjustedLoss",
     "Loss",
@@ -29,4 +40,9 @@ __all__ = [
     "PointwiseLoss",
     "PolyLoss",
     "TverskyLoss",
+    "dice_threshold",
+    "focal_crossover",
+    "focal_gradient_ratio",
+    "focal_to_probability",
+    "matching_gamma",
 ]

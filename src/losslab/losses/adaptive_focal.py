@@ -1,0 +1,72 @@
+"""Focal loss with a gamma of each image's own, larger where its label is improbable."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from losslab.losses import log_probabilities
+from losslab.losses.focal import focal
+from losslab.losses.focal_gradient import matching_gamma
+from losslab.losses.loss import ClassWeights, Reduction
+from losslab.losses.pointwise import PointwiseLoss
+
+
+class AdaptiveFocalLoss(PointwiseLoss):
+    """l(z, t) = -(1 - p_t)^g log p_t with g = g(p_t) (Mukhoti et al. 2020, arXiv:2002.09437, FLSD).
+
+    rule "flsd_53": g = 5 where p_t < 0.2, else 3, the published schedule FLSD-53.
+    rule "lambert_w": g = gamma*(min(p_t, p_0)), the `matching_gamma` that the schedule rounds: where p_t < p_0,
+    focal's gradient is exactly cross-entropy's, and from p_0 on it is FocalLoss's with gamma*(p_0), 3.07 for
+    p_0 = 0.25, and smaller.
+
+    Gradient: dl/dz = A (p - onehot(t)), FocalLoss's A with g in place of gamma. g is read off the current p_t and held
+    fixed, as published: no gradient flows through it, and where g changes, the value is not the gradient's integral
+    ("flsd_53" jumps at p_t = 0.2).
+
+    Limits: p_t -> 0 has cross-entropy's gradient under "lambert_w" and in the limit under "flsd_53"; p_t -> 1 vanishes
+    as FocalLoss does. Against a fixed gamma, hard images keep their pull while easy ones lose confidence: it is meant
+    for calibration, and moves precision and recall of the most probable class as little as FocalLoss does.
+
+    Args:
+        rule: "flsd_53" or "lambert_w".
+        p_0: in (0, 1/2), for "lambert_w": above it, gamma no longer falls.
+        reduction, class_weights, label_smoothing, ignore_index: see PointwiseLoss.
+    """
+
+    p_0: Tensor
+
+    def __init__(
+        self,
+        rule: Literal["flsd_53", "lambert_w"] = "flsd_53",
+        p_0: float = 0.25,
+        reduction: Reduction = "mean",
+        class_weights: ClassWeights = None,
+        label_smoothing: float = 0.0,
+        ignore_index: int | None = None,
+    ) -> None:
+        super().__init__(reduction, class_weights, label_smoothing, ignore_index)
+        if rule not in ("flsd_53", "lambert_w"):
+            raise ValueError(f"rule must be 'flsd_53' or 'lambert_w', got {rule!r}")
+        if not 0 < p_0 < 0.5:
+            raise ValueError(f"p_0 must be in (0, 0.5), got {p_0}")
+        self.rule = rule
+        self.register_buffer("p_0", torch.tensor(float(p_0)), persistent=False)
+
+    def extra_repr(self) -> str:
+        return f"rule={self.rule!r}" + (f", p_0={self.p_0.item():g}" if self.rule == "lambert_w" else "")
+
+    def of_label(self, logits: Tensor, label: Tensor) -> Tensor:
+        return self._focal(*log_probabilities.of_label(logits, label))
+
+    def of_every_class(self, logits: Tensor) -> Tensor:
+        return self._focal(*log_probabilities.of_every_class(logits))
+
+    def _focal(self, log_p: Tensor, log_1_minus_p: Tensor) -> Tensor:
+        return focal(log_p, log_1_minus_p, self._gamma(log_p.detach().exp()))
+
+    def _gamma(self, p: Tensor) -> Tensor:
+        if self.rule == "flsd_53":
+            return torch.where(p < 0.2, 5.0, 3.0)
+        # The square root of the smallest number: smaller p would overflow, and have cross-entropy's gradient anyway.
+        return matching_gamma(torch.minimum(p, self.p_0).clamp_min(torch.finfo(p.dtype).tiny ** 0.5))
