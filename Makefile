@@ -46,8 +46,9 @@ test-fast: setup  ## the quickest tests (under 60 seconds)
 test-slow: setup  ## the slow tests
 	$(BIN)/pytest -m slow $(ARGS)
 
-bench: setup  ## measure losslab's speed against the conventional way
+bench: setup  ## measure losslab's speed against the conventional way, and what each loss costs
 	$(BIN)/python tests/benchmarks/epoch.py
+	$(BIN)/python tests/benchmarks/losses.py
 
 lint: setup  ## formatting, style and types
 	$(BIN)/ruff format --check .
