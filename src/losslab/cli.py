@@ -8,6 +8,7 @@ COMMANDS = {
     "validate": "evaluate a run on the validation split",
     "test": "evaluate a run on the test split; every call is noted in runs/test_reads.jsonl",
     "predict": "write a run's logits for the validation split",
+    "summary": "print a network's layers, shapes and parameter counts",
     "sweep": "run or continue a study: one training for each setting and seed",
     "runs": "list the runs with their headline numbers",
 }
@@ -89,6 +90,10 @@ def _call(command: str, arguments: list[str]) -> None:
         from losslab.run.fit import fit_command
 
         fit_command(arguments)
+    elif command == "summary":
+        from losslab.run.summary import summary_command
+
+        summary_command(arguments)
     elif command == "sweep":
         from losslab.sweep.command import sweep_command
 
