@@ -34,6 +34,7 @@ SHELL_TYPOS = {
     ("--model", "CN"): "unknown class 'CN'; did you mean CNN?",
     ("--data.batchsize", "8"): "MNISTDataModule has no argument 'batchsize'; did you mean batch_size?",
     ("--model.loss.gamma", "two"): "model.loss.gamma must be float, got 'two'",
+    ("--model.loss.reduction", "average"): "model.loss.reduction must be one of 'none', 'mean', 'sum', got 'average'",
     ("--model.loss.gamma", "-1"): "gamma must be >= 0 and finite, got -1.0",
     ("--model.optimizer", "torch.optim.Adamm"): "unknown class 'torch.optim.Adamm'; did you mean Adam?",
     ("--model.loss", "nowhere.Loss"): "there is no module 'nowhere' to take a class from",

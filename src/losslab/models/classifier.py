@@ -14,6 +14,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from losslab.losses import CrossEntropyLoss, Loss
 from losslab.metrics import classification_metrics
 from losslab.models.non_finite_loss import require_finite
+from losslab.models.unfit_loss import require_fitting
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, *image_shape) float32 and labels (B,) int64."""
@@ -74,11 +75,13 @@ class Classifier(LightningModule, ABC):
         """Logits (N, C), without an activation, of images (N, *image_shape) float."""
 
     def setup(self, stage: str) -> None:
-        """Tell the loss how frequent each class is, if it wants to know."""
+        """Tell the loss how frequent each class is, if it wants to know, and see that it can be called."""
         counts = getattr(self._datamodule, "class_counts", None) if stage == "fit" else None
         tell = getattr(self.loss, "set_class_counts", None)
         if counts is not None and tell is not None:
             tell(counts)
+        if stage == "fit" and isinstance(self.loss, Loss):
+            require_fitting(self.loss, self.num_classes, self.device)
 
     @property
     def _datamodule(self) -> Any:

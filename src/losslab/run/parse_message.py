@@ -42,6 +42,8 @@ def one_line(message: str, options: Iterable[str]) -> str:
         return f"unknown key '{key}'{_nearest(key, {*options, *(option.split('.')[0] for option in options)})}"
     if found := re.search(r"^\s+- (?!Expected|Problem|Does not|Type)(.+)$", message, re.MULTILINE):
         return found[1]  # a constructor's own words
+    if found := re.search(r'Parser key "([^"]+)":\s+Expected a typing.Literal\[([^\]]+)\]. Got value: (.*)', message):
+        return f"{_path_to(found.start(), message)}{found[1]} must be one of {found[2]}, got '{found[3]}'"
     keys = re.findall(r'Parser key "([^"]+)"', message)
     expected = [_plain(name) for name in re.findall(r"Expected an? <class '([^']+)'>", message)]
     value = re.search(r"Got value: (.*)", message) or re.search(r"Given value: (.*)", message)
@@ -49,6 +51,11 @@ def one_line(message: str, options: Iterable[str]) -> str:
         types = " or ".join(dict.fromkeys(expected[-2:] if "null" in expected[-2:] else expected[-1:]))
         return f"{'.'.join(dict.fromkeys(keys))} must be {types}, got '{value[1]}'"
     return " ".join(message.split())
+
+
+def _path_to(position: int, message: str) -> str:
+    """The keys around the one at this position: "model.loss."."""
+    return "".join(f"{key}." for key in dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message[:position])))
 
 
 def _plain(type_name: str) -> str:
