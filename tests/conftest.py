@@ -1,6 +1,7 @@
 """What every test stands on: no network, no real MNIST unless asked for, an empty folder to work in."""
 
 import os
+import sys
 from pathlib import Path
 
 # One thread, here and in every process started from here: the tests' networks are too small for more, and equal weights
@@ -9,9 +10,30 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
+from loss_examples import user_class
 
 REAL_MNIST = os.environ.get("MNIST_DIR") or None
 REPOSITORY = Path(__file__).parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--loss",
+        action="append",
+        default=[],
+        metavar="IMPORT_PATH",
+        help="also hold tests/losses against this loss, my_package.MyLoss, found from the current folder (repeatable)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    paths = config.getoption("loss")
+    if paths:
+        sys.path.insert(0, str(config.invocation_params.dir))
+    try:
+        config.user_losses = [user_class(path) for path in paths]  # type: ignore[attr-defined]
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -25,7 +25,7 @@ def value_and_gradient(loss: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("smoothing", [0.0, 0.125])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_it_is_torchs_in_value_and_gradient(logits, labels, weights, smoothing, reduction):
     loss = CrossEntropyLoss(reduction, weights, smoothing)(logits, labels)
@@ -36,7 +36,7 @@ def test_it_is_torchs_in_value_and_gradient(logits, labels, weights, smoothing, 
     )
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("smoothing", [0.0, 0.125])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_it_is_torchs_for_probability_targets(logits, smoothing, reduction):
     target = torch.rand(7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).softmax(dim=1)
@@ -60,12 +60,24 @@ def test_at_a_fitted_bias_predicted_and_true_counts_agree_for_each_class(labels)
 
 
 @pytest.mark.parametrize("margin", [8.0, 17.0, 20.0, 104.0, 6e4])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("smoothing", [0.0, 0.125])
 def test_b9_a_hopeless_image_is_still_corrected(margin, smoothing):
     logits = torch.tensor([[-margin, 0.0, -margin]], requires_grad=True)
     (gradient,) = torch.autograd.grad(CrossEntropyLoss(label_smoothing=smoothing)(logits, torch.tensor([0])), logits)
     assert gradient[0, 0] <= -0.99 * (1 - smoothing)
     assert gradient[0, 1] >= 0.99 * (1 - smoothing)
+
+
+def test_two_classes_are_the_binary_loss_of_the_difference(labels):
+    """-log s(d) for class 1 and -log s(-d) for class 0, d = z_1 - z_0."""
+    logits = 5 * torch.randn(7, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    labels, d = labels % 2, logits[:, 1] - logits[:, 0]
+    torch.testing.assert_close(
+        CrossEntropyLoss("none")(logits, labels),
+        F.binary_cross_entropy_with_logits(d, labels.double(), reduction="none"),
+        rtol=1e-12,
+        atol=1e-15,
+    )
 
 
 def test_perfect_predictions_cost_nothing_and_the_loss_has_no_upper_bound():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from losslab.losses import CrossEntropyLoss, LogitAdjustedLoss
 
@@ -18,8 +19,8 @@ def adjusted(tau: float, counts: torch.Tensor = COUNTS) -> LogitAdjustedLoss:
 
 def test_tau_0_and_equal_frequencies_are_cross_entropy() -> None:
     plain = CrossEntropyLoss()(LOGITS, LABELS)
-    torch.testing.assert_close(adjusted(0.0)(LOGITS, LABELS), plain)
-    torch.testing.assert_close(adjusted(1.0, torch.tensor([7, 7, 7]))(LOGITS, LABELS), plain)
+    torch.testing.assert_close(adjusted(0.0)(LOGITS, LABELS), plain, rtol=1e-14, atol=0)
+    torch.testing.assert_close(adjusted(1.0, torch.tensor([7, 7, 7]))(LOGITS, LABELS), plain, rtol=1e-12, atol=0)
 
 
 def test_tau_1_is_the_posterior_under_the_training_frequencies() -> None:
@@ -28,6 +29,16 @@ def test_tau_1_is_the_posterior_under_the_training_frequencies() -> None:
     posterior = weighted / weighted.sum(1, keepdim=True)
     expected = -posterior.gather(1, LABELS[:, None]).log().mean()
     torch.testing.assert_close(adjusted(1.0)(LOGITS, LABELS), expected)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0, 2.0])
+def test_its_gradient_is_the_closed_form(tau: float) -> None:
+    """q - onehot(t), q ~ pi^tau exp z."""
+    logits = LOGITS.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(adjusted(tau)(logits, LABELS), logits)
+    q = (COUNTS.double() / COUNTS.sum()) ** tau * LOGITS.exp()
+    expected = (q / q.sum(1, keepdim=True) - F.one_hot(LABELS, 3)) / 40
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-14)
 
 
 def test_its_minimiser_ranks_classes_as_if_they_were_equally_frequent() -> None:

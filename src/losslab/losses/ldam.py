@@ -58,10 +58,14 @@ class LDAMLoss(PointwiseLoss):
         return f"max_margin={self.max_margin.item():g}, scale={self.scale.item():g}"
 
     def of_label(self, logits: Tensor, label: Tensor) -> Tensor:
-        return self._with_margin(*log_probabilities.of_label(self.scale * logits, label), self._margins(logits)[label])
+        return self._with_margin(*log_probabilities.of_label(self._scaled(logits), label), self._margins(logits)[label])
 
     def of_every_class(self, logits: Tensor) -> Tensor:
-        return self._with_margin(*log_probabilities.of_every_class(self.scale * logits), self._margins(logits))
+        return self._with_margin(*log_probabilities.of_every_class(self._scaled(logits)), self._margins(logits))
+
+    def _scaled(self, logits: Tensor) -> Tensor:
+        # A masked class's -inf, times a gradient of 0, would put NaN into the derivative in scale.
+        return self.scale * logits.clamp_min(log_probabilities.LOWEST_LOG)
 
     def _margins(self, logits: Tensor) -> Tensor:
         counts = self.required_class_counts(logits.shape[1]).to(logits.dtype)

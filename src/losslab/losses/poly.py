@@ -51,20 +51,16 @@ class PolyLoss(PointwiseLoss):
         return self._poly(*log_probabilities.of_every_class(logits))
 
     def _poly(self, log_p: Tensor, log_1_minus_p: Tensor) -> Tensor:
-        others = log_1_minus_p.exp()
-        few = others.clamp_max(_FEW)
-        loss = torch.where(others < _FEW, (1 + self.epsilon) * few + _higher_terms(few), self.epsilon * others - log_p)
-        return loss
-
-
-_FEW = 0.125
+        x = log_1_minus_p.exp()
+        small = x.clamp_max(0.125)
+        return torch.where(x < 0.125, (1 + self.epsilon) * small + _higher_terms(small), self.epsilon * x - log_p)
 
 
 def _higher_terms(x: Tensor) -> Tensor:
-    """-log(1 - x) - x = sum_{j >= 2} x^j / j for 0 <= x <= 1/8, where the difference would lose its digits.
+    """-log(1 - x) - x = sum_{j >= 2} x^j / j, for 0 <= x <= 1/8, where the difference would lose its digits.
 
-    By -log(1 - x) = 2 artanh(w) = 2 (w + w^3 / 3 + ...), w = x / (2 - x), less x = 2 w / (1 + w).
+    With w = x / (2 - x), -log(1 - x) = 2 artanh(w) = 2 (w + w^3 / 3 + w^5 / 5 + ...), and x = 2 w / (1 + w).
     """
     w = x / (2 - x)
-    tail = sum(w ** (2 * j - 2) / (2 * j + 1) for j in range(1, 8))  # w^2 < 1/225, so that seven terms are enough
-    return 2 * w.square() * (1 / (1 + w) + w * tail)
+    series = sum(w ** (2 * j) / (2 * j + 3) for j in range(7))  # w^2 <= 1/225: seven terms are float64's digits
+    return 2 * w.square() * (1 / (1 + w) + w * series)
