@@ -34,7 +34,7 @@ from losslab.losses import (
 )
 from losslab.models import CNN
 
-REPEATS = 15
+REPEATS = 9
 CLASSES = 10
 LARGE, SMALL = 65_536, 256
 RESULTS = Path(__file__).with_name("LOSSES.md")
