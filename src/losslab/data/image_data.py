@@ -195,15 +195,19 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> TrainingBatches:
         """Shuffled, augmented batches of the training part; under several processes, this rank's share."""
+        self._batches = self.training_batches(self.seed)
+        self._batches.load_state_dict(self._position)
+        return self._batches
+
+    def training_batches(self, seed: int) -> TrainingBatches:
+        """What `train_dataloader` gives, in the order and with the augmentation of any seed."""
         train = self._splits["train"]
         rank, world_size = self._rank_and_world_size()
-        order = EpochOrder(len(train.labels), self.seed, rank, world_size)
+        order = EpochOrder(len(train.labels), seed, rank, world_size)
         if not len(order):
             raise UserError(f"{len(train.labels)} training images are too few for {world_size} processes.")
         augment = self._augment if self.augmentation else None
-        self._batches = TrainingBatches(train, self.batch_size, self._scale, order, augment)
-        self._batches.load_state_dict(self._position)
-        return self._batches
+        return TrainingBatches(train, self.batch_size, self._scale, order, augment)
 
     def state_dict(self) -> dict[str, int]:
         """Where the epoch stands, for a checkpoint.

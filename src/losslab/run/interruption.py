@@ -27,9 +27,12 @@ class Interruption(Callback):
     """On the first SIGINT or SIGTERM, ends the batch, writes last.ckpt at that batch, and raises Interrupted.
 
     A second Ctrl-C stops at once. Use it as a context around the fit: it holds the signals' handlers.
+
+    Args:
+        folder: the run's; None writes no checkpoint.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder | None) -> None:
         self.folder = folder
         self.received: int | None = None
         self._former: dict[int, Any] = {}
@@ -54,5 +57,6 @@ class Interruption(Callback):
     ) -> None:
         # Behind an epoch's last batch Lightning would go on with the next epoch, and leave out this one's validation.
         if self.received is not None and not trainer.is_last_batch:
-            trainer.save_checkpoint(self.folder.checkpoints / "last.ckpt")
+            if self.folder is not None:
+                trainer.save_checkpoint(self.folder.checkpoints / "last.ckpt")
             raise Interrupted(self.received)

@@ -2,6 +2,8 @@
 
 import csv
 import io
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,14 +43,8 @@ class Records(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        metrics = {key: f"{float(value):.8g}" for key, value in trainer.callback_metrics.items()}
-        self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics})
-        columns = list(dict.fromkeys([*FIRST_COLUMNS, *(key for row in self.rows for key in row)]))
-        table = io.StringIO()
-        writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_whole(self.folder.metrics_file, table.getvalue())
+        self.rows.append(epoch_row(trainer, trainer.callback_metrics))
+        write_rows(self.folder.metrics_file, self.rows)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and isinstance(pl_module, Classifier) and pl_module.evaluated is not None:
@@ -62,7 +58,23 @@ class Records(Checkpoint):
         self._random_state = state_dict
 
 
-def write_predictions(path: Any, evaluated: tuple[torch.Tensor, torch.Tensor]) -> None:
+def epoch_row(trainer: Trainer, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of metrics.csv, for the epoch that ends."""
+    values = {key: f"{float(value):.8g}" for key, value in metrics.items()}
+    return {"epoch": trainer.current_epoch, "step": trainer.global_step, **values}
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Replace metrics.csv, at once."""
+    columns = list(dict.fromkeys([*FIRST_COLUMNS, *(key for row in rows for key in row)]))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, table.getvalue())
+
+
+def write_predictions(path: Path, evaluated: tuple[torch.Tensor, torch.Tensor]) -> None:
     """Write logits (N, C) float32 and labels (N,) int64 of a split, in its order."""
     logits, labels = evaluated
     content = io.BytesIO()

@@ -21,7 +21,7 @@ from losslab.sweep.setting import corner_settings, grid_settings, take_setting
 from losslab.sweep.study import Study
 from losslab.sweep.study_file import StudyFile, read_study
 
-MAY_CHANGE = ("trials", "keep", "storage", "family", "baseline")
+MAY_CHANGE = ("trials", "keep", "storage", "family", "baseline", "population")
 """Keys of a study file that may change between two calls, because no training depends on them."""
 
 
@@ -43,14 +43,19 @@ def sweep_command(tokens: list[str]) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="replaces the file's seeds")
     parser.add_argument("--trials", type=int, help="replaces the file's number of trials, for a search")
     parser.add_argument("--storage", help="replaces the file's storage: 'journal' or a database URL")
+    parser.add_argument("--population", type=_population, help="replaces the file's: trainings at once, or 'auto'")
     parser.add_argument("--keep", choices=["best", "all"], help="replaces which checkpoints the file keeps")
     options, changes = parser.parse_known_args(tokens)
-    given = {key: getattr(options, key) for key in ("seeds", "trials", "storage", "keep")}
+    given = {key: getattr(options, key) for key in ("seeds", "trials", "storage", "population", "keep")}
     given = {key: value for key, value in given.items() if value is not None}
     study_file = read_study(options.config, given)
     command_line = CommandLine(["--config", study_file.experiment, *changes], "losslab sweep")
     folder = RUNS / (options.name or options.config.stem)
     run_study(study_file, read_yaml(options.config) | given, folder, command_line)
+
+
+def _population(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def run_study(study_file: StudyFile, content: Config, folder: Path, command_line: CommandLine) -> None:

@@ -49,9 +49,9 @@ class Display:
         """Print a line above the bar."""
         self._bar.console.print(text, highlight=False, markup=False)
 
-    def training(self, label: str, seed: int) -> "TrainingProgress":
-        """A callback that shows one training."""
-        return TrainingProgress(self, f"{label} seed={seed}")
+    def training(self, name: str, trainings: int = 1) -> "TrainingProgress":
+        """A callback that shows one training, or several as one."""
+        return TrainingProgress(self, name, trainings)
 
     def training_ended(self, line: str) -> None:
         """Count a training as done, and say so in a line."""
@@ -73,8 +73,8 @@ class Display:
 class TrainingProgress(Callback):
     """Moves the study's bar with the epochs and batches of one training, a few times a second at most."""
 
-    def __init__(self, display: Display, label: str) -> None:
-        self._display, self._label = display, label
+    def __init__(self, display: Display, label: str, trainings: int) -> None:
+        self._display, self._label, self._trainings = display, label, trainings
         self._shown_at = 0.0
 
     def on_train_batch_end(
@@ -85,4 +85,5 @@ class TrainingProgress(Callback):
             self._shown_at = now
             epochs = trainer.max_epochs or 1
             fraction = (trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches) / epochs
-            self._display._show(f"{self._label} epoch {trainer.current_epoch + 1}/{epochs}", fraction)
+            text = f"{self._label} epoch {trainer.current_epoch + 1}/{epochs}"
+            self._display._show(text, fraction * self._trainings)

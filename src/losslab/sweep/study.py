@@ -11,16 +11,17 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from losslab.errors import UserError
-from losslab.report.results import read_result, result_path
+from losslab.report.results import read_result
 from losslab.run.command_line import CommandLine
 from losslab.run.config import Config
 from losslab.run.interruption import Interrupted
 from losslab.sweep.display import Display
 from losslab.sweep.journal import repair_journal
 from losslab.sweep.owner import is_dead, this_process
+from losslab.sweep.populations import Failures, Populations
 from losslab.sweep.setting import Setting, grid_settings, parameters, setting_of, suggest, take_setting
 from losslab.sweep.study_file import StudyFile, pruner_of, sampler_of
-from losslab.sweep.training import Pruning, drop_checkpoints, train
+from losslab.sweep.training import Pruning, Training, drop_checkpoints, train
 
 MAX_RETRY = 3
 """How often a setting whose process died is run again before it counts as failed."""
@@ -80,8 +81,15 @@ class Study:
 
     def run(self, display: Display) -> None:
         """Run settings until none is left to do."""
-        while (trial := self._ask()) is not None:
-            self._run_trial(trial, display)
+        prunes = self.file.pruner is not None
+        populations = Populations(
+            self.command_line, self._take, self.file.population, self.file.monitor, prunes, display
+        )
+        at_once = max(1, populations.size // len(self.file.seeds))
+        while trials := [trial for _ in range(at_once) if (trial := self._ask()) is not None]:
+            failures = self._train_together(trials, populations) if populations.size > 1 else {}
+            for trial in trials:
+                self._run_trial(trial, failures, display)
             self._keep_best(display)
         self._keep_best(display)
 
@@ -119,15 +127,37 @@ class Study:
                     self.optuna.enqueue_trial(queued, attributes)
                 self.optuna.tell(trial.number, state=TrialState.FAIL)
 
-    def _run_trial(self, trial: Trial, display: Display) -> None:
-        """Train one setting at every seed, and tell Optuna the mean, or why there is none."""
+    def _train_together(self, trials: list[Trial], populations: Populations) -> Failures:
+        """Train what these trials have in common; `_run_trial` finds the results, and trains what is left."""
+        try:
+            blameless = [trial for trial in trials if trial.user_attrs.get("retries", 0) <= MAX_RETRY]
+            return populations.train([(t, [self._training(t, seed) for seed in self.file.seeds]) for t in blameless])
+        except (Interrupted, KeyboardInterrupt):
+            for trial in trials:
+                trial.set_user_attr("stopped", True)  # the next call takes them up
+            raise
+        except OSError as error:
+            raise UserError(f"in {self.folder}: {error}. The same command continues the study.") from error
+
+    def _training(self, trial: Trial, seed: int) -> Training:
         setting = suggest(self.file, trial)
-        label = self._label(setting)
+        setting_hash = take_setting(self.command_line, self.file, self.base, setting, seed)
+        trial.set_user_attr("setting_hash", setting_hash)
+        return Training(
+            self.folder, setting, setting_hash, seed, self._order(trial.number, setting), self._label(setting)
+        )
+
+    def _take(self, training: Training) -> None:
+        take_setting(self.command_line, self.file, self.base, training.setting, training.seed)
+
+    def _run_trial(self, trial: Trial, failures: Failures, display: Display) -> None:
+        """Train one setting at every seed, and tell Optuna the mean, or why there is none."""
+        label = self._label(suggest(self.file, trial))
         try:
             if trial.user_attrs.get("retries", 0) > MAX_RETRY:
                 raise RuntimeError(f"its process died {MAX_RETRY + 1} times")
             values = [
-                self._train_at(trial, setting, label, seed, first=number == 0, display=display)
+                self._train_at(trial, seed, failures, first=number == 0, display=display)
                 for number, seed in enumerate(self.file.seeds)
             ]
         except optuna.TrialPruned as pruned:
@@ -147,25 +177,22 @@ class Study:
         else:
             self.optuna.tell(trial, sum(values) / len(values))
 
-    def _train_at(self, trial: Trial, setting: Setting, label: str, seed: int, first: bool, display: Display) -> float:
-        """The monitored metric of `setting` at `seed`, from its result if there is one."""
-        setting_hash = take_setting(self.command_line, self.file, self.base, setting, seed)
-        trial.set_user_attr("setting_hash", setting_hash)
-        callbacks: list[Callback] = [display.training(label, seed)]
+    def _train_at(self, trial: Trial, seed: int, failures: Failures, first: bool, display: Display) -> float:
+        """The monitored metric of the trial's setting at `seed`, from its result if there is one."""
+        training = self._training(trial, seed)
+        callbacks: list[Callback] = [display.training(training.name)]
         if first and self.file.pruner is not None:
             callbacks.append(Pruning(trial, self.file.monitor))
-        order = self._order(trial.number, setting)
         # Two trials may have drawn the same setting: the second one waits, and finds the result.
-        (self.folder / "locks").mkdir(exist_ok=True)
-        with FileLock(self.folder / "locks" / f"{setting_hash}-{seed}"):
-            known = read_result(result_path(self.folder, setting_hash, seed))
-            result = known or train(
-                self.command_line, self.folder, setting, setting_hash, seed, order, label, callbacks
-            )
-        value = result["metrics"][self.file.monitor]
+        training.lock_path.parent.mkdir(exist_ok=True)
+        with FileLock(training.lock_path):
+            known = read_result(training.result_path)
+            if known is None and (training.setting_hash, seed) in failures:
+                raise failures[training.setting_hash, seed]
+            result = known or train(self.command_line, training, callbacks)
         if known is None:
-            display.training_ended(f"{label} seed={seed}: {self.file.monitor} {value:.4f} ({result['seconds']:.0f} s)")
-        return value
+            display.training_ended(training.ended(result, self.file.monitor))
+        return result["metrics"][self.file.monitor]
 
     def _label(self, setting: Setting) -> str:
         return setting.label(several_arms=len(self.file.arms) > 1)

@@ -37,6 +37,8 @@ class StudyFile:
         family: the validation metrics that are compared with the baseline's; their number times that of the other
             settings is the number of comparisons that intervals account for.
         storage: "journal", a file in the study's folder, or a database URL for Optuna.
+        population: how many trainings of one architecture are trained at once, as one vectorised model; "auto"
+            measures whether that is faster; by default each is trained alone.
         keep: "best" deletes the checkpoints of all but the best setting; "all" keeps them.
     """
 
@@ -54,6 +56,7 @@ class StudyFile:
     baseline: dict[str, Any] | None = None
     family: list[str] = field(default_factory=lambda: ["val/precision/macro", "val/recall/macro"])
     storage: str = "journal"
+    population: int | Literal["auto"] = 1
     keep: Literal["best", "all"] = "best"
 
 
@@ -107,6 +110,10 @@ def _check(study: StudyFile, path: Path) -> None:
     require(
         bool(seeds) and len(set(seeds)) == len(seeds) and min(seeds) >= 0,
         f"seeds must be one or more different numbers >= 0, got {seeds}.",
+    )
+    require(
+        study.population == "auto" or study.population >= 1,
+        f"population must be a number >= 1 or auto, got {study.population!r}.",
     )
     require(study.monitor.startswith("val/"), f"monitor must be a validation metric, got {study.monitor!r}.")
     require(all(key.startswith("val/") for key in study.family), f"family must be val/ metrics, got {study.family}.")

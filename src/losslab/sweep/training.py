@@ -2,17 +2,95 @@
 
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from losslab.report.results import Result, read_result, result_path, write_result
 from losslab.run.command_line import CommandLine
+from losslab.run.config import Config
 from losslab.run.fit import fit
 from losslab.run.interruption import Interrupted
 from losslab.run.provenance import git_state
+from losslab.run.run_folder import RunFolder
 from losslab.run.trackers import finish_trackers, tracker_arguments
 from losslab.sweep.setting import Setting
+
+
+class Training(NamedTuple):
+    """What shall become a result.
+
+    Args:
+        study_folder: runs/<study>.
+        setting: whose result it is.
+        setting_hash: its identity.
+        seed: likewise.
+        order: where the setting stands among the study's, for tables.
+        label: the setting's name, for tables and trackers.
+    """
+
+    study_folder: Path
+    setting: Setting
+    setting_hash: str
+    seed: int
+    order: int
+    label: str
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.label} seed={self.seed}"
+
+    @property
+    def result_path(self) -> Path:
+        """The result's file."""
+        return result_path(self.study_folder, self.setting_hash, self.seed)
+
+    @property
+    def run_path(self) -> Path:
+        """The run's folder."""
+        return self.study_folder / "runs" / self.setting_hash / f"seed-{self.seed}"
+
+    @property
+    def lock_path(self) -> Path:
+        """Held by the process that trains it."""
+        return self.study_folder / "locks" / f"{self.setting_hash}-{self.seed}"
+
+    def ended(self, result: Result, monitor: str) -> str:
+        """The line that says so."""
+        return f"{self.name}: {monitor} {result['metrics'][monitor]:.4f} ({result['seconds']:.0f} s)"
+
+    def tracker_arguments(self) -> Config:
+        """What a configured logger is told."""
+        return tracker_arguments(self.run_path, self.study_folder.name, self.name, "search")
+
+    def remove_remains(self) -> None:
+        """Remove what a killed process left of it.
+
+        It is trained anew: a training is a matter of minutes, and a result of one undisturbed process is the same
+        wherever it ran.
+        """
+        self.result_path.unlink(missing_ok=True)  # there is one only if it is not whole
+        shutil.rmtree(self.run_path, ignore_errors=True)
+
+    def write_result(self, metrics: dict[str, float]) -> Result:
+        """Write the result of the finished run, unless another process has; that one is returned then."""
+        manifest = RunFolder(self.run_path).manifest()
+        kept = ("data_name", "hashes", "device", "precision", "seconds", "started_at", "population")
+        result: Result = {
+            "study": self.study_folder.name,
+            "label": self.label,
+            "setting": {"arm": self.setting.arm, "values": self.setting.values},
+            "setting_hash": self.setting_hash,
+            "order": self.order,
+            "seed": self.seed,
+            "metrics": metrics,
+            "run": str(self.run_path.relative_to(self.study_folder)),
+            **{key: manifest[key] for key in kept if key in manifest},
+            **git_state(),
+        }
+        return result if write_result(self.result_path, result) else read_result(self.result_path) or result
 
 
 class Pruning(Callback):
@@ -28,49 +106,21 @@ class Pruning(Callback):
             raise optuna.TrialPruned(f"pruned after epoch {trainer.current_epoch}")
 
 
-def train(
-    command_line: CommandLine, study_folder: Path, setting: Setting, setting_hash: str, seed: int,
-    order: int, label: str, callbacks: list[Callback],
-) -> Result:  # fmt: skip
+def train(command_line: CommandLine, training: Training, callbacks: list[Callback]) -> Result:
     """Train the configuration that `command_line` holds, and write its result.
 
-    What a killed process left of this training is removed and trained anew: a training is a matter of minutes, and a
-    result of one undisturbed process is the same wherever it ran.
-
     Args:
-        command_line: holds the configuration of `setting` at `seed`.
-        study_folder: runs/<study>.
-        setting: whose result it is.
-        setting_hash: its identity.
-        seed: likewise.
-        order: where the setting stands among the study's, for tables.
-        label: the setting's name, for tables and trackers.
+        command_line: holds the configuration of the training.
+        training: what it is.
         callbacks: added to the Trainer's.
     """
-    path = result_path(study_folder, setting_hash, seed)
-    path.unlink(missing_ok=True)  # there is one only if it is not whole
-    run_path = study_folder / "runs" / setting_hash / f"seed-{seed}"
-    shutil.rmtree(run_path, ignore_errors=True)
-    trackers = tracker_arguments(run_path, study_folder.name, f"{label} seed={seed}", "search")
-    fitted = fit(command_line, run_path, False, callbacks, trackers)
-    manifest = fitted.folder.manifest()
-    result: Result = {
-        "study": study_folder.name,
-        "label": label,
-        "setting": {"arm": setting.arm, "values": setting.values},
-        "setting_hash": setting_hash,
-        "order": order,
-        "seed": seed,
-        "metrics": fitted.metrics,
-        "run": str(run_path.relative_to(study_folder)),
-        **{key: manifest[key] for key in ("data_name", "hashes", "device", "precision", "seconds", "started_at")},
-        **git_state(),
-    }
-    first = write_result(path, result)
+    training.remove_remains()
+    fitted = fit(command_line, training.run_path, False, callbacks, training.tracker_arguments())
+    result = training.write_result(fitted.metrics)
     finish_trackers(fitted.trainer)
     if fitted.interrupted_by is not None:
         raise Interrupted(fitted.interrupted_by)
-    return result if first else read_result(path) or result
+    return result
 
 
 def drop_checkpoints(study_folder: Path, kept: set[str]) -> None:

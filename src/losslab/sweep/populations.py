@@ -1,0 +1,180 @@
+"""Trials that were asked for together: which of their trainings form populations, and training those."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, Literal
+
+from filelock import FileLock
+from lightning.pytorch import Callback, LightningModule, Trainer
+from optuna.trial import Trial
+
+from losslab.report.results import read_result
+from losslab.run.command_line import CommandLine
+from losslab.sweep.display import Display
+from losslab.sweep.kinship import kinship
+from losslab.sweep.population import Population, PopulationData
+from losslab.sweep.population_training import Pruned, train_population
+from losslab.sweep.training import Training
+
+AUTO_SIZE = 16
+"""Trainings in a population whose size is not given."""
+WARM_UP, MEASURED = 5, 20
+"""Steps not counted, and counted, to find out whether a population is faster."""
+
+Failures = dict[tuple[str, int], Exception]
+"""By a training's setting hash and seed, why it has no result."""
+
+
+class Populations:
+    """Trains what is kin, as one; what is left has no kin, and is trained alone.
+
+    Args:
+        command_line: parses and builds the trainings.
+        take: lets it hold a training's configuration.
+        size: the most members of a population; "auto" takes populations of 16 where a few steps show that to be faster.
+        monitor: the study's metric.
+        prunes: whether a pruner hears of it.
+        display: of the study.
+    """
+
+    def __init__(
+        self,
+        command_line: CommandLine,
+        take: Callable[[Training], object],
+        size: int | Literal["auto"],
+        monitor: str,
+        prunes: bool,
+        display: Display,
+    ) -> None:
+        self.size = AUTO_SIZE if size == "auto" else size
+        self._command_line, self._take, self._display = command_line, take, display
+        self._monitor, self._prunes = monitor, prunes
+        self._together: dict[str, bool] | None = {} if size == "auto" else None
+
+    def train(self, trials: Sequence[tuple[Trial, Sequence[Training]]]) -> Failures:
+        """Train what can be trained together, and write the results.
+
+        Args:
+            trials: each with its trainings, the first of which speaks for it to the pruner.
+        """
+        kin: dict[str, dict[tuple[str, int], tuple[Trial, Training]]] = {}
+        for trial, trainings in trials:
+            for training in trainings:
+                if read_result(training.result_path) is None:
+                    self._take(training)
+                    common = kinship(self._command_line.resolved(), self._command_line.build())
+                    if common is not None:
+                        kin.setdefault(common, {})[training.setting_hash, training.seed] = (trial, training)
+        failures: Failures = {}
+        for common, group in kin.items():
+            members = list(group.values())
+            for start in range(0, len(members), self.size):
+                part = members[start : start + self.size]
+                if len(part) > 1 and self._worth_it(common, [training for _, training in part]):
+                    failures |= self._train(part)
+        return failures
+
+    def _train(self, members: list[tuple[Trial, Training]]) -> Failures:
+        with ExitStack() as locks:
+            # In one order in every process, so that two never wait for each other.
+            for path in sorted(training.lock_path for _, training in members):
+                path.parent.mkdir(exist_ok=True)
+                locks.enter_context(FileLock(path))
+            members = [(trial, training) for trial, training in members if read_result(training.result_path) is None]
+            trainings = [training for _, training in members]
+            if len(trainings) < 2:
+                return {}
+            label = f"{len(trainings)} trainings as one"
+            try:
+                outcomes = train_population(
+                    self._command_line, trainings, self._take,
+                    [self._display.training(label, len(trainings))], self._prunable(members), self._monitor,
+                )  # fmt: skip
+            except OSError:
+                raise
+            except Exception as error:  # too little memory, or a network that cannot be vectorised
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                self._display.line(f"{label}: {reason}. Each is trained alone.")
+                return {}
+        failures: Failures = {}
+        for training, outcome in zip(trainings, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                failures[training.setting_hash, training.seed] = outcome
+            else:
+                self._display.training_ended(training.ended(outcome, self._monitor))
+        return failures
+
+    def _prunable(self, members: list[tuple[Trial, Training]]) -> list[Pruned]:
+        if not self._prunes:
+            return []
+        of_trial: dict[int, list[int]] = {}
+        for place, (trial, _) in enumerate(members):
+            of_trial.setdefault(trial.number, []).append(place)
+        return [Pruned(members[places[0]][0], places[0], places) for places in of_trial.values()]
+
+    def _worth_it(self, common: str, trainings: Sequence[Training]) -> bool:
+        """Whether to train together: always, if a size was given; else what a few steps say, once for each kinship."""
+        if self._together is None:
+            return True
+        if common not in self._together:
+            try:
+                ratio = self._solo_seconds(trainings[0]) * len(trainings) / self._population_seconds(trainings)
+            except Exception as error:
+                ratio = 0.0
+                self._display.line(
+                    f"{len(trainings)} trainings as one: {type(error).__name__}: {error}".splitlines()[0]
+                )
+            self._together[common] = ratio > 1
+            self._display.line(
+                f"{len(trainings)} trainings as one take {ratio:.1f} times fewer seconds a step than one by one: "
+                f"trained {'together' if ratio > 1 else 'one by one'}."
+            )
+        return self._together[common]
+
+    def _solo_seconds(self, training: Training) -> float:
+        self._take(training)
+        trainer, model, data = self._command_line.build([clock := _Stopwatch()], **_QUIET)
+        return clock.measure(trainer, model, data)
+
+    def _population_seconds(self, trainings: Sequence[Training]) -> float:
+        members: list[Any] = []
+        for training in trainings:
+            self._take(training)
+            trainer, model, data = self._command_line.build([clock := _Stopwatch()], **_QUIET)
+            members.append(model)
+        return clock.measure(trainer, Population(members), PopulationData(data, [t.seed for t in trainings]))
+
+
+_QUIET: dict[str, Any] = {
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+    "logger": False,
+}
+
+
+class _MeasuredError(Exception):
+    """Ends a training that was begun for its speed."""
+
+
+class _Stopwatch(Callback):
+    """Seconds a step."""
+
+    def measure(self, trainer: Trainer, model: LightningModule, data: Any) -> float:
+        try:
+            trainer.fit(model, datamodule=data)
+        except _MeasuredError:
+            return self._seconds
+        raise AssertionError("an epoch ends before its last batch")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        last = min(WARM_UP + MEASURED, int(trainer.num_training_batches)) - 1
+        first = min(WARM_UP, last) - 1
+        if batch_idx == max(first, 0):
+            self._start = time.perf_counter()
+        if batch_idx == last:
+            self._seconds = (time.perf_counter() - self._start) / max(last - max(first, 0), 1)
+            raise _MeasuredError

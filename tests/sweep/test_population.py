@@ -1,0 +1,201 @@
+"""Members of a population are what they would be alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from tiny_digits import TinyDigits
+from torch import Tensor, nn
+
+from losslab.data import Augmentation
+from losslab.losses import CrossEntropyLoss, DiceLoss, FocalLoss, LogitAdjustedLoss
+from losslab.models import CNN, MLP, Classifier, NonFiniteLossError, ResNet, SeparableCNN
+from losslab.sweep.population import Population, PopulationData
+
+# Seed, gamma, learning rate, weight decay.
+MEMBERS = [(0, 0.0, 0.01, 0.0), (1, 5.0, 0.003, 1e-3), (2, 2.0, 0.005, 0.0), (0, 0.5, 0.005, 1e-2)]
+
+Build = Callable[..., Classifier]
+
+
+def trainer(epochs: int, precision: Any = "64-true") -> Trainer:
+    return Trainer(
+        max_epochs=epochs, accelerator="cpu", precision=precision, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+
+
+def adam(lr: float, weight_decay: float) -> Callable[[Any], torch.optim.Optimizer]:
+    return lambda parameters: torch.optim.Adam(parameters, lr, weight_decay=weight_decay)
+
+
+def member(build: Build, seed: int, gamma: float, lr: float, weight_decay: float) -> Classifier:
+    torch.manual_seed(seed)
+    return build(loss=FocalLoss(gamma), optimizer=adam(lr, weight_decay))
+
+
+def train_alone(model: Classifier, data: TinyDigits, epochs: int) -> dict[str, float]:
+    alone = trainer(epochs)
+    alone.fit(model, data)
+    return {key: float(value) for key, value in alone.callback_metrics.items()}
+
+
+def train_together(models: list[Classifier], seeds: list[int], data: TinyDigits, epochs: int) -> Population:
+    population = Population(models)
+    trainer(epochs).fit(population, PopulationData(data, seeds))
+    return population
+
+
+def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
+    """To 1e-8; batch norm's means to 1e-6.
+
+    Pixels that are the same in every image act on them as a bias before the norm would: their weights' true gradient is
+    0, and Adam makes steps of its rounding noise.
+    """
+    trained = dict(one.named_parameters())
+    for (name, tensor), same in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        torch.testing.assert_close(
+            tensor, same, rtol=0, atol=1e-8 if name in trained else 1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+ARCHITECTURES: dict[str, Build] = {
+    "MLP": lambda **rest: MLP((10,), **rest),
+    "MLP with batch norm": lambda **rest: MLP((20, 20), batch_norm=True, **rest),
+    "CNN": lambda **rest: CNN((4, 6, 8), dropout=0.0, **rest),
+    "SeparableCNN": lambda **rest: SeparableCNN(dropout=0.0, **rest),
+    "ResNet": lambda **rest: ResNet(**rest),
+}
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop .* aten..as_strided_")  # of global average pooling
+@pytest.mark.parametrize("build", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_after_50_steps_weights_and_metrics_are_those_of_solo_trainings(build: Build) -> None:
+    """Of four members with their own gamma, learning rate, weight decay, start and order; also of the statistics."""
+    together = train_together(
+        [member(build, *m) for m in MEMBERS], [m[0] for m in MEMBERS], TinyDigits(batch_size=20), 5
+    )
+    for k, own in enumerate(MEMBERS):
+        model = member(build, *own)
+        metrics = train_alone(model, TinyDigits(batch_size=20, seed=own[0]), 5)
+        assert_same_weights(together.members[k], model)
+        assert together.metrics[k] == pytest.approx(metrics, abs=1e-7)
+
+
+def test_two_gammas_are_two_trainings() -> None:
+    """A gamma that members shared silently would give one of them the other's weights."""
+    build = ARCHITECTURES["MLP"]
+    pair = [member(build, 0, gamma, 0.01, 0.0) for gamma in (0.0, 5.0)]
+    together = train_together(pair, [0, 0], TinyDigits(batch_size=20), 5)
+    for gamma, trained in zip((0.0, 5.0), together.members, strict=True):
+        model = member(build, 0, gamma, 0.01, 0.0)
+        train_alone(model, TinyDigits(batch_size=20, seed=0), 5)
+        assert_same_weights(trained, model)
+    weights = [trained.state_dict()["network.1.weight"] for trained in together.members]
+    assert (weights[0] - weights[1]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True),
+        lambda p: torch.optim.AdamW(p, 0.01, fused=True),
+        lambda p: torch.optim.RMSprop(p, 0.001),
+    ],
+    ids=["SGD", "fused AdamW", "RMSprop"],
+)
+def test_any_optimiser_is_each_members_own(optimizer: Callable[[Any], torch.optim.Optimizer]) -> None:
+    def build(seed: int) -> Classifier:
+        torch.manual_seed(seed)
+        return MLP((10,), optimizer=optimizer)
+
+    together = train_together([build(0), build(1)], [0, 1], TinyDigits(batch_size=20), 3)
+    for seed, trained in enumerate(together.members):
+        model = build(seed)
+        train_alone(model, TinyDigits(batch_size=20, seed=seed), 3)
+        assert_same_weights(trained, model)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda o: torch.optim.lr_scheduler.StepLR(o, 1, 0.5),
+        lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.9),
+    ],
+)
+def test_a_schedule_that_steps_after_each_epoch_is_each_members_own(schedule: Callable[[Any], Any]) -> None:
+    def build(seed: int) -> Classifier:
+        torch.manual_seed(seed)
+        return MLP((10,), optimizer=adam(0.01 * (seed + 1), 0.0), lr_scheduler=schedule)
+
+    together = train_together([build(0), build(1)], [0, 1], TinyDigits(batch_size=20), 4)
+    for seed, trained in enumerate(together.members):
+        model = build(seed)
+        train_alone(model, TinyDigits(batch_size=20, seed=seed), 4)
+        assert_same_weights(trained, model)
+
+
+@pytest.mark.parametrize(
+    "loss", [lambda: CrossEntropyLoss(label_smoothing=0.125), DiceLoss, LogitAdjustedLoss, nn.CrossEntropyLoss]
+)
+def test_any_loss_sees_its_own_members_batch_and_the_class_frequencies(loss: Callable[[], nn.Module]) -> None:
+    def build(seed: int) -> Classifier:
+        torch.manual_seed(seed)
+        return MLP((10,), loss=loss(), optimizer=adam(0.01, 0.0))
+
+    together = train_together([build(0), build(1)], [0, 0], TinyDigits(batch_size=20, imbalance=0.2), 3)
+    for seed, trained in enumerate(together.members):
+        model = build(seed)
+        train_alone(model, TinyDigits(batch_size=20, imbalance=0.2), 3)
+        assert_same_weights(trained, model)
+
+
+def test_each_member_sees_its_own_augmentation() -> None:
+    arguments = {"batch_size": 20, "augmentation": Augmentation(shift=2.0)}
+    build = ARCHITECTURES["MLP"]
+    together = train_together([member(build, s, 1.0, 0.01, 0.0) for s in (3, 4)], [3, 4], TinyDigits(**arguments), 2)
+    for seed, trained in zip((3, 4), together.members, strict=True):
+        model = member(build, seed, 1.0, 0.01, 0.0)
+        train_alone(model, TinyDigits(seed=seed, **arguments), 2)
+        assert_same_weights(trained, model)
+
+
+class Breaks(FocalLoss):
+    """NaN from its third call on, where gamma is 3; a buffer says so, so that members stay kin."""
+
+    def of_label(self, logits: Tensor, label: Tensor) -> Tensor:
+        return super().of_label(logits, label) * torch.where(self.gamma == 3, torch.nan, 1.0)
+
+
+def test_a_member_whose_loss_is_nan_fails_alone() -> None:
+    def build(gamma: float) -> Classifier:
+        torch.manual_seed(0)
+        return MLP((10,), batch_norm=True, loss=Breaks(gamma), optimizer=adam(0.01, 0.0))
+
+    together = train_together([build(1.0), build(3.0), build(2.0)], [0, 0, 0], TinyDigits(batch_size=20), 3)
+    assert set(together.failures) == together.stopped == {1}
+    assert isinstance(together.failures[1], NonFiniteLossError)
+    assert "Breaks(gamma=3) became nan in epoch 0, step 0" in str(together.failures[1])
+    for k, gamma in ((0, 1.0), (2, 2.0)):
+        model = build(gamma)
+        metrics = train_alone(model, TinyDigits(batch_size=20), 3)
+        assert_same_weights(together.members[k], model)
+        assert together.metrics[k] == pytest.approx(metrics, abs=1e-7)
+
+
+def test_with_dropout_each_member_has_a_mask_of_its_own() -> None:
+    def build() -> Classifier:
+        torch.manual_seed(0)
+        return MLP((10,), dropout=0.5, optimizer=adam(0.01, 0.0))
+
+    together = train_together([build(), build()], [0, 0], TinyDigits(batch_size=20), 1)
+    weights = [trained.state_dict()["network.1.weight"] for trained in together.members]
+    assert (weights[0] - weights[1]).abs().max() > 1e-4
+
+
+def test_common_images_give_what_own_copies_give() -> None:
+    population = train_together([member(ARCHITECTURES["CNN"], *m) for m in MEMBERS], [0] * 4, TinyDigits(), 1).eval()
+    images = torch.rand(3, 1, 28, 28, dtype=torch.float64)
+    torch.testing.assert_close(population(images), population(images.expand(4, 3, 1, 28, 28)))
