@@ -82,8 +82,8 @@ def forward_backward(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, l
     """One loss and its gradient in the logits."""
 
     def step() -> None:
-        logits.grad = None
         loss(logits, label).backward()
+        logits.grad = None  # not at the start: to free an earlier step's would count as memory won back
 
     return step
 
