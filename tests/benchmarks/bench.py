@@ -1,6 +1,6 @@
 """`make bench`: measure everything, or the named tables, and keep the results.
 
-    make bench                          all tables, about 45 minutes on 2 cores
+    make bench                          all tables, about 30 minutes on 2 cores
     make bench ARGS='epochs studies'    these two; the others stay as they are
 
 MNIST must be on disk (MNIST_DIR, else data/). Each table is kept as soon as it is there, in RESULTS.json with every

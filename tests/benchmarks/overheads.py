@@ -122,7 +122,7 @@ def growth() -> Table:
     rows: list[list[Cell]] = []
     for what, sizes in (("images", (1, 2, 4)), ("members", (1, 4, 16, 64))):
         measured: dict[int, list[list[float]]] = {size: [] for size in sizes}
-        for _ in range(3):
+        for _ in range(2):
             for size in sizes:
                 measured[size].append(grown(what, size))
         first = [seconds for seconds, _ in measured[sizes[0]]]
@@ -135,7 +135,7 @@ def growth() -> Table:
     return Table(
         "Growth",
         "Seconds of the second epoch at batch 128, and the most memory that the process held (on a GPU: the device), "
-        "in MB. Median [lowest, highest] of 3 interleaved repeats, each in a process of its own.",
+        "in MB. Median [lowest, highest] of 2 interleaved repeats, each in a process of its own.",
         ["training", "seconds an epoch", "of the first row's", "peak MB"],
         rows,
     )
