@@ -217,18 +217,17 @@ def test_a_loss_that_becomes_nan_is_named_and_keeps_what_was_done(
 def test_a_full_disk_is_told_in_one_line_and_the_fit_goes_on_later(
     tiny_mlp: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import lightning.fabric.plugins.io.torch_io as torch_io
+    synchronise, saved = os.fsync, []
 
-    save, saved = torch_io._atomic_save, []
-
-    def full_after_the_first_epoch(checkpoint: dict, path: str) -> None:
-        if checkpoint["epoch"] > 0:
+    def full_after_the_first_epoch(descriptor: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+        if name.startswith(".last.ckpt") and saved:
             raise OSError(errno.ENOSPC, "No space left on device")
-        saved.append(path)
-        save(checkpoint, path)
+        saved.extend([name] if name.startswith(".last.ckpt") else [])
+        synchronise(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch_io, "_atomic_save", full_after_the_first_epoch)
+        patch.setattr(os, "fsync", full_after_the_first_epoch)
         assert main(["fit", *tiny_mlp]) == 1
     error = capsys.readouterr().err
     assert error == "losslab fit: error: No space left on device; what was finished before is on disk\n"

@@ -21,6 +21,7 @@ import losslab.losses  # noqa: F401  classes are known by their short names once
 from losslab.data import ImageDataModule
 from losslab.errors import UserError
 from losslab.models import Classifier
+from losslab.run.checkpoint_files import CheckpointFiles
 from losslab.run.config import Config
 from losslab.run.experiment_file import merge_files
 from losslab.run.parse_message import one_line
@@ -157,6 +158,9 @@ class CommandLine(LightningCLI):
             arguments = {**parts.trainer.as_dict(), **trainer}
             own = arguments["callbacks"] or []
             arguments["callbacks"] = [*(own if isinstance(own, list) else [own]), *callbacks]
+            plugins = arguments["plugins"] or []
+            plugins = plugins if isinstance(plugins, list) else [plugins]
+            arguments["plugins"] = [*plugins, CheckpointFiles(self.resolved())]
             # True stands for Lightning's default logger; losslab writes its own records.
             arguments["logger"] = False if arguments["logger"] in (None, True) else arguments["logger"]
             return Built(self.trainer_class(**arguments), parts.model, parts.data)

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from losslab.errors import UserError
+from losslab.run.checkpoint_files import loading, require_same_config
 from losslab.run.command_line import Built, CommandLine, option_value
 from losslab.run.config import Config, differences
 from losslab.run.interruption import Interrupted, Interruption
@@ -137,6 +138,8 @@ def fit(
         manifest = folder.manifest()
         manifest.pop("failure", None)
         require_same_data(manifest, data, path)
+        if last.is_file():
+            require_same_config(last, config)
     else:
         folder, last = RunFolder.create(path, config), None
         manifest = provenance(config, data)
@@ -155,7 +158,7 @@ def _fit_recorded(
     trainer, model, data = built
     started, before = time.monotonic(), manifest.get("seconds", 0.0)
     try:
-        with interruption, warnings.catch_warnings():
+        with interruption, warnings.catch_warnings(), loading(last):
             # What lies in the folder of a continued run is meant to be there.
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
             trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)

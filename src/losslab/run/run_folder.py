@@ -108,13 +108,16 @@ def find_run(where: str | Path, finished: bool) -> RunFolder:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name and move it into place, so that it is never half there."""
+    """Write a file under a temporary name and move it into place, so that it is never half there.
+
+    It is on the disk before it has its name, so that a power cut, too, leaves the former file or this one.
+    """
     staging = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        if isinstance(content, bytes):
-            staging.write_bytes(content)
-        else:
-            staging.write_text(content)
+        with staging.open("wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(staging, path)
     finally:
         staging.unlink(missing_ok=True)
