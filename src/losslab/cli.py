@@ -7,7 +7,8 @@ COMMANDS = {
     "fit": "train an experiment, or continue one",
     "validate": "evaluate a run on the validation split",
     "test": "evaluate a run on the test split; every call is noted in runs/test_reads.jsonl",
-    "predict": "write a run's logits for the validation split",
+    "predict": "write a run's logits for the validation split, or what it sees on --images",
+    "export": "write a run's network as ONNX, checked against PyTorch",
     "summary": "print a network's layers, shapes and parameter counts",
     "sweep": "run or continue a study: one training for each setting and seed",
     "runs": "list the runs with their headline numbers",
@@ -90,6 +91,14 @@ def _call(command: str, arguments: list[str]) -> None:
         from losslab.run.fit import fit_command
 
         fit_command(arguments)
+    elif command == "predict":
+        from losslab.run.predict import predict_command
+
+        predict_command(arguments)
+    elif command == "export":
+        from losslab.run.export import export_command
+
+        export_command(arguments)
     elif command == "summary":
         from losslab.run.summary import summary_command
 
