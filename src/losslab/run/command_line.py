@@ -24,6 +24,7 @@ from losslab.models import Classifier
 from losslab.run.checkpoint_files import CheckpointFiles
 from losslab.run.config import Config
 from losslab.run.experiment_file import merge_files
+from losslab.run.guarded_logger import GuardedLogger
 from losslab.run.parse_message import one_line
 
 _log = logging.getLogger("losslab")
@@ -162,7 +163,9 @@ class CommandLine(LightningCLI):
             plugins = plugins if isinstance(plugins, list) else [plugins]
             arguments["plugins"] = [*plugins, CheckpointFiles(self.resolved())]
             # True stands for Lightning's default logger; losslab writes its own records.
-            arguments["logger"] = False if arguments["logger"] in (None, True) else arguments["logger"]
+            loggers = [] if arguments["logger"] in (None, True, False) else arguments["logger"]
+            loggers = loggers if isinstance(loggers, list) else [loggers]
+            arguments["logger"] = [GuardedLogger(logger) for logger in loggers]
             return Built(self.trainer_class(**arguments), parts.model, parts.data)
         except (ValueError, TypeError, ModuleNotFoundError, MisconfigurationException) as error:
             raise UserError(one_line(str(error), ())) from error
