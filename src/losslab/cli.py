@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `losslab`; None takes the process's own.
 
     Returns:
-        The exit status: 0; 1 if the training failed or the disk is full; 2 for a mistake in the arguments, the files
-        or the folders, told in one line; 130 after Ctrl-C and 143 after SIGTERM, with everything finished kept.
+        The exit status: 0; 1 if the training failed, or a disk is full or read-only; 2 for a mistake in the arguments,
+        the files or the folders, told in one line; 130 after Ctrl-C and 143 after SIGTERM, all that was finished kept.
     """
     command, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
     if command in ("-h", "--help", "help"):
@@ -59,19 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, arguments: list[str]) -> int:
-    from losslab.errors import OUT_OF_ROOM, UserError
+    from losslab.errors import DISK_FAULTS, TrainingError, UserError
 
     try:
         _call(command, arguments)
     except UserError as error:
         print(f"losslab {command}: error: {error}", file=sys.stderr)
-        from losslab.models import NonFiniteLossError
-
-        return 1 if isinstance(error, NonFiniteLossError) else 2
+        return 1 if isinstance(error, TrainingError) else 2
     except OSError as error:
-        if error.errno not in OUT_OF_ROOM:
+        if error.errno not in DISK_FAULTS:
             raise
-        print(f"losslab {command}: error: {error.strerror}; what was finished before is on disk", file=sys.stderr)
+        where = f": {error.filename}" if error.filename else ""
+        print(f"losslab {command}: error: {error.strerror}{where}; what was finished is on disk", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"losslab {command}: stopped", file=sys.stderr)

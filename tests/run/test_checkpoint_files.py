@@ -9,8 +9,8 @@ import torch
 
 from losslab.cli import main
 from losslab.errors import UserError
-from losslab.run.checkpoint_files import CheckpointFiles, read_checkpoint
-from losslab.run.run_folder import find_run
+from losslab.run.checkpoint_files import CheckpointFiles, EpochCheckpoints, read_checkpoint
+from losslab.run.run_folder import RunFolder, find_run
 
 
 @pytest.fixture
@@ -80,6 +80,31 @@ def test_what_is_no_checkpoint_of_the_run_is_told_in_one_line(
         assert message in error
         assert error.count("\n") == 1
     assert not Path("trapped").exists()
+
+
+def test_last_is_of_the_last_epoch_and_best_of_the_best_one_also_in_a_folder_that_was_moved(tmp_path: Path) -> None:
+    class Recorder:
+        def __init__(self, score: float) -> None:
+            self.callback_metrics = {"val/f1/macro": torch.tensor(score)}
+            self.saved: list[str] = []
+
+        def save_checkpoint(self, path: Path) -> None:
+            self.saved.append(path.name)
+
+    def saved_after(checkpoints: EpochCheckpoints, score: float) -> list[str]:
+        trainer = Recorder(score)
+        checkpoints.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
+        return trainer.saved
+
+    checkpoints = EpochCheckpoints(RunFolder(tmp_path / "here"))
+    assert [saved_after(checkpoints, score) for score in (0.0, 0.9, 0.7)] == [
+        ["best.ckpt", "last.ckpt"],
+        ["best.ckpt", "last.ckpt"],
+        ["last.ckpt"],
+    ]
+    moved = EpochCheckpoints(RunFolder(tmp_path / "there"))
+    moved.load_state_dict(checkpoints.state_dict())
+    assert saved_after(moved, 0.8) == ["last.ckpt"]
 
 
 def test_a_truncated_checkpoint_is_told_wherever_it_ends(run: Path) -> None:

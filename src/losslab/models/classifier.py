@@ -141,9 +141,10 @@ class Classifier(LightningModule, ABC):
 
     def _training_losses(self) -> Tensor:
         """The epoch's losses, (S,) float64 on CPU, all finite: else NonFiniteLossError."""
-        losses = torch.stack(self._losses).cpu().double()
-        require_finite(losses, repr(self.loss), f"epoch {self.current_epoch}")
-        return losses
+        losses = torch.stack(self._losses)
+        of_all = losses if self.trainer.world_size == 1 else self.all_gather(losses).sum(dim=0)  # type: ignore[union-attr]
+        require_finite(of_all.cpu(), repr(self.loss), f"epoch {self.current_epoch}")
+        return losses.cpu().double()
 
     def _train_accuracy(self) -> Tensor:
         loader = self._datamodule.evaluation_dataloader("train")
@@ -225,14 +226,20 @@ class Classifier(LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the epoch so far, and drop constructor arguments that are objects (a model built in Python has them)."""
-        checkpoint["epoch_so_far"] = {"losses": self._losses, "correct": self._correct, "sizes": self._sizes}
+        so_far = {"losses": self._losses, "correct": self._correct, "sizes": self._sizes}
+        of_each_rank = [so_far] * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            torch.distributed.all_gather_object(of_each_rank, so_far)
+        checkpoint["epoch_so_far"] = of_each_rank
         arguments = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {k: v for k, v in arguments.items() if _is_plain(v)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the epoch in the middle of which the checkpoint was saved."""
-        so_far = checkpoint.get("epoch_so_far", {"losses": [], "correct": [], "sizes": []})
-        self._losses, self._correct, self._sizes = so_far["losses"], so_far["correct"], so_far["sizes"]
+        of_each_rank = checkpoint.get("epoch_so_far", [])
+        if len(of_each_rank) == self.trainer.world_size:  # else it is evaluated by another number of processes
+            so_far = of_each_rank[self.trainer.global_rank]
+            self._losses, self._correct, self._sizes = so_far["losses"], so_far["correct"], so_far["sizes"]
 
 
 def _is_plain(value: Any) -> bool:

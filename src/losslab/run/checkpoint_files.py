@@ -1,6 +1,7 @@
 """Checkpoints on disk: written whole, with the run's configuration in them, and read without running any code."""
 
 import io
+import math
 import pickle
 import warnings
 from collections.abc import Iterator
@@ -10,10 +11,12 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
 from losslab.errors import UserError
 from losslab.run.config import Config, differences
-from losslab.run.run_folder import write_whole
+from losslab.run.run_folder import RunFolder, write_whole
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -37,6 +40,31 @@ class CheckpointFiles(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         return read_checkpoint(Path(path))
+
+
+class EpochCheckpoints(Checkpoint):
+    """Saves last.ckpt after every epoch, and best.ckpt where the macro F1 of the validation split is the highest yet.
+
+    Lightning's ModelCheckpoint leaves last.ckpt as it was after every epoch that is not the best, and forgets the best
+    score when the run's folder has been moved.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.best = -math.inf
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        score = float(trainer.callback_metrics["val/f1/macro"])
+        if score > self.best:
+            self.best = score
+            trainer.save_checkpoint(self.folder.checkpoints / "best.ckpt")
+        trainer.save_checkpoint(self.folder.checkpoints / "last.ckpt")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

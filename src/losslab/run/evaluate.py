@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from losslab.errors import UserError
 from losslab.run.checkpoint_files import loading
 from losslab.run.config import config_hash
+from losslab.run.first_process import say
 from losslab.run.metrics_table import print_metrics
 from losslab.run.provenance import git_state, require_same_data, utc_now
 from losslab.run.records import write_predictions
@@ -19,8 +22,8 @@ Stage = Literal["validate", "test", "predict"]
 def evaluate_command(stage: Stage, tokens: list[str], options: Options = ()) -> None:
     """`losslab validate`, `test` and `predict`: evaluate a run and write into its subfolder of that name."""
     folder, metrics = evaluate(stage, tokens, options)
-    print_metrics(metrics)
-    print(f"Written to {folder}")
+    rank_zero_only(print_metrics)(metrics)
+    say(f"Written to {folder}")
 
 
 def evaluate(stage: Stage, tokens: list[str], options: Options = ()) -> tuple[Path, dict[str, float]]:
@@ -46,7 +49,7 @@ def evaluate(stage: Stage, tokens: list[str], options: Options = ()) -> tuple[Pa
     data.prepare_data()
     data.setup(stage)
     require_same_data(folder.manifest(), data, folder.path)
-    if stage == "test":
+    if stage == "test" and trainer.is_global_zero:
         _note_test_read(command_line.resolved(), folder)
     arguments: dict[str, Any] = {"datamodule": data, "ckpt_path": checkpoint, "weights_only": True}
     with loading(checkpoint):

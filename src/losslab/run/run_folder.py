@@ -3,12 +3,15 @@
 import datetime
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
-from losslab.errors import OUT_OF_ROOM, UserError
+from losslab.errors import DISK_FAULTS, UserError
 from losslab.run.config import Config, config_hash
 from losslab.run.experiment_file import read_yaml
 
@@ -42,7 +45,7 @@ class RunFolder:
         except FileExistsError:
             raise UserError(f"the run folder {path} exists already; give another --name or wait a second.") from None
         except OSError as error:
-            if error.errno in OUT_OF_ROOM:
+            if error.errno in DISK_FAULTS:
                 raise
             raise UserError(f"cannot write the run folder {path}: {error.strerror}.") from None
         return folder
@@ -62,6 +65,23 @@ class RunFolder:
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace the manifest, at once."""
         write_whole(self.manifest_file, json.dumps(manifest, indent=2) + "\n")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Write into the folder as the only process, and remove what a killed one left half written.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                for remains in (*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
+                    remains.unlink()
+                yield
+        except Timeout:
+            raise UserError(
+                f"{self.path} is being trained by another process: wait for it, or stop it and continue then."
+            ) from None
 
     def checkpoint(self, which: str) -> Path:
         """The "last" or "best" checkpoint.
@@ -112,7 +132,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
     It is on the disk before it has its name, so that a power cut, too, leaves the former file or this one.
     """
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with staging.open("wb") as file:
             file.write(content if isinstance(content, bytes) else content.encode())

@@ -8,6 +8,7 @@ from losslab.errors import UserError
 from losslab.run.checkpoint_files import require_same_config
 from losslab.run.command_line import CommandLine, option_value
 from losslab.run.config import differences
+from losslab.run.first_process import say
 from losslab.run.run_folder import RunFolder, find_run
 
 Options = Sequence[tuple[str, str]]
@@ -65,7 +66,7 @@ def _run_and_checkpoint(command: str, tokens: Sequence[str]) -> tuple[RunFolder,
         if run is None:
             raise UserError(f"losslab {command} needs --run: a run's folder, or runs/NAME for its newest finished run.")
         folder = find_run(run, finished=True)
-        print(f"Run: {folder.path}")
+        say(f"Run: {folder.path}")
         return folder, folder.checkpoint(checkpoint or "last")
     path = Path(str(checkpoint))
     folder = RunFolder(path.parent.parent)
