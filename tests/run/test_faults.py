@@ -19,49 +19,59 @@ def the_run(name: str = "tiny") -> RunFolder:
     return RunFolder(path)
 
 
-@pytest.mark.parametrize(
-    ("number", "told"),
-    [
-        (errno.ENOSPC, "No space left on device"),
-        (errno.EROFS, "Read-only file system"),
-        (errno.EACCES, "Permission denied"),
-    ],
-)
-def test_a_disk_that_fails_at_any_write_is_told_and_the_fit_goes_on_later(
-    tiny_mlp: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    number: int,
-    told: str,
+class FailingDisk:
+    """Stands for os.fsync: from the `fault`-th write to a run's folder on, nothing can be written."""
+
+    def __init__(self, number: int, fault: int) -> None:
+        self.number, self.fault = number, fault
+        self.written: list[str] = []
+        self.synchronise = os.fsync
+
+    def __call__(self, descriptor: int) -> None:
+        self.written.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.split(".")[1])
+        if len(self.written) >= self.fault:
+            raise OSError(self.number, os.strerror(self.number))
+        self.synchronise(descriptor)
+
+
+def test_a_disk_that_is_full_at_any_write_is_told_and_the_fit_goes_on_later(
+    tiny_mlp: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["fit", *tiny_mlp, "--name", "undisturbed"]) == 0
-    synchronise = os.fsync
-    failed_in = []
+    failed_in = set()
     for fault in range(2, 20):  # the first write makes the folder: without it there is nothing to go on with
-        written = []
-
-        def fsync(descriptor: int, fault: int = fault, written: list = written) -> None:
-            written.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.split(".")[1])
-            if len(written) >= fault:
-                raise OSError(number, os.strerror(number))
-            synchronise(descriptor)
-
+        name = f"fault-{fault}"
+        disk = FailingDisk(errno.ENOSPC, fault)
         with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", fsync)
-            status = main(["fit", *tiny_mlp, "--name", f"fault-{fault}"])
+            patch.setattr(os, "fsync", disk)
+            status = main(["fit", *tiny_mlp, "--name", name])
         error = capsys.readouterr().err
         if status == 0:
             break
-        failed_in.append(written[fault - 1])
+        failed_in.add(disk.written[fault - 1])
         assert status == 1
-        assert error == f"losslab fit: error: {told}; what was finished is on disk\n"
-        assert main(["fit", *tiny_mlp, "--name", f"fault-{fault}", "--ckpt_path", "last"]) == 0
-        ours, theirs = the_run(f"fault-{fault}"), the_run("undisturbed")
+        assert error == "losslab fit: error: No space left on device; what was finished is on disk\n"
+        assert main(["fit", *tiny_mlp, "--name", name, "--ckpt_path", "last"]) == 0
+        ours, theirs = the_run(name), the_run("undisturbed")
         assert ours.metrics_file.read_text() == theirs.metrics_file.read_text()
         assert ours.predictions_file.read_bytes() == theirs.predictions_file.read_bytes()
         assert ours.manifest()["status"] == "finished"
         assert "failure" not in ours.manifest()
-    assert {"manifest", "metrics", "best", "last", "predictions"} == set(failed_in)
+    assert failed_in == {"manifest", "metrics", "best", "last", "predictions"}
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("fault", [1, 4])
+def test_a_disk_that_becomes_read_only_is_told(
+    tiny_mlp: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    fault: int,
+) -> None:
+    monkeypatch.setattr(os, "fsync", FailingDisk(number, fault))
+    assert main(["fit", *tiny_mlp]) == 1
+    assert capsys.readouterr().err == f"losslab fit: error: {os.strerror(number)}; what was finished is on disk\n"
 
 
 def test_a_folder_that_cannot_be_made_is_told(
@@ -132,7 +142,6 @@ def test_two_processes_do_not_continue_one_run(
         process.terminate()
         process.join(60)
     assert process.exitcode == 143
-    (own_folder / "short.yaml").write_text((own_folder / "tiny.yaml").read_text())
     assert the_run().manifest()["status"] == "interrupted"
 
 

@@ -134,10 +134,13 @@ def test_a_stopped_fit_goes_on_to_the_same_end(tiny_mlp: list[str], own_folder: 
     assert {name.split("/")[0] for name in set(afterwards) - set(fitted)} == {"test", "validate", "predict"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "precision"), [(signal.SIGINT, "32-true"), (signal.SIGTERM, "64-true"), (signal.SIGTERM, "bf16-mixed")]
+)
 def test_a_stop_in_the_middle_of_an_epoch_loses_no_batch(
-    tiny_mlp: list[str], monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+    tiny_mlp: list[str], monkeypatch: pytest.MonkeyPatch, number: signal.Signals, precision: str
 ) -> None:
+    tiny_mlp = [*tiny_mlp, "--trainer.precision", precision]
     from losslab.run.interruption import Interruption
 
     assert main(["fit", *tiny_mlp, "--name", "undisturbed"]) == 0

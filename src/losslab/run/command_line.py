@@ -15,6 +15,7 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins import DoublePrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import losslab.losses  # noqa: F401  classes are known by their short names once they are imported
@@ -138,14 +139,14 @@ class CommandLine(LightningCLI):
         """Built in `build`, not while parsing."""
 
     def build(
-        self, callbacks: Sequence[Callback] = (), logger_arguments: Config | None = None, **trainer: Any
+        self, callbacks: Sequence[Callback] = (), logger_arguments: Config | None = None, **trainer_arguments: Any
     ) -> Built:
         """Seed, and construct data, model and Trainer anew.
 
         Args:
             callbacks: added to the configured ones.
             logger_arguments: given to each configured logger that has such an argument and no value for it.
-            trainer: values that replace configured arguments of the Trainer.
+            trainer_arguments: values that replace configured arguments of the Trainer.
 
         Raises:
             UserError: a constructor refuses its arguments.
@@ -156,7 +157,7 @@ class CommandLine(LightningCLI):
         _complete_loggers(config, logger_arguments or {})
         try:
             parts = self.parser.instantiate_classes(config)
-            arguments = {**parts.trainer.as_dict(), **trainer}
+            arguments = {**parts.trainer.as_dict(), **trainer_arguments}
             own = arguments["callbacks"] or []
             arguments["callbacks"] = [*(own if isinstance(own, list) else [own]), *callbacks]
             plugins = arguments["plugins"] or []
@@ -166,7 +167,10 @@ class CommandLine(LightningCLI):
             loggers = [] if arguments["logger"] in (None, True, False) else arguments["logger"]
             loggers = loggers if isinstance(loggers, list) else [loggers]
             arguments["logger"] = [GuardedLogger(logger) for logger in loggers]
-            return Built(self.trainer_class(**arguments), parts.model, parts.data)
+            trainer = self.trainer_class(**arguments)
+            if isinstance(trainer.precision_plugin, DoublePrecision):
+                parts.model.double()  # before a checkpoint is loaded: Lightning would load it into float32 first
+            return Built(trainer, parts.model, parts.data)
         except (ValueError, TypeError, ModuleNotFoundError, MisconfigurationException) as error:
             raise UserError(one_line(str(error), ())) from error
 
