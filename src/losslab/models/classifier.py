@@ -141,10 +141,9 @@ class Classifier(LightningModule, ABC):
 
     def _training_losses(self) -> Tensor:
         """The epoch's losses, (S,) float64 on CPU, all finite: else NonFiniteLossError."""
-        losses = torch.stack(self._losses)
-        of_all = losses if self.trainer.world_size == 1 else self.all_gather(losses).sum(dim=0)  # type: ignore[union-attr]
-        require_finite(of_all.cpu(), repr(self.loss), f"epoch {self.current_epoch}")
-        return losses.cpu().double()
+        losses = torch.stack(self._losses).cpu().double()
+        require_finite(self._sum_over_ranks(losses), repr(self.loss), f"epoch {self.current_epoch}")
+        return losses
 
     def _train_accuracy(self) -> Tensor:
         loader = self._datamodule.evaluation_dataloader("train")
@@ -161,8 +160,7 @@ class Classifier(LightningModule, ABC):
     def _sum_over_ranks(self, sums: Tensor) -> Tensor:
         if self.trainer.world_size == 1:
             return sums
-        gathered = self.all_gather(sums.to(self.device))
-        return gathered.sum(dim=0).cpu()  # type: ignore[union-attr]
+        return torch.stack(gather_all_tensors(sums.to(self.device))).sum(dim=0).cpu()
 
     # Evaluation: logits are collected, and everything is computed from all of them at the end.
 

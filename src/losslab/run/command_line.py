@@ -200,6 +200,8 @@ def _silence_upstream() -> None:
     warnings.filterwarnings(
         "ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning, r"lightning\.pytorch\.utilities\._pytree"
     )
+    # What is logged under several processes is computed from all of them already.
+    warnings.filterwarnings("ignore", r"It is recommended to use .*sync_dist=True")
 
 
 def _complete_loggers(config: Namespace, arguments: Config) -> None:

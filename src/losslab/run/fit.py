@@ -133,7 +133,7 @@ def fit(
     # Of several processes the first one makes the folder and writes into it.
     if trainer.is_global_zero and not isinstance(where, RunFolder):
         RunFolder.create(path, config)
-    with folder.held() if trainer.is_global_zero else contextlib.nullcontext():
+    with folder.held() if trainer.is_global_zero else contextlib.nullcontext(), interruption:
         manifest, last = folder.manifest(), folder.checkpoints / "last.ckpt"
         manifest.pop("failure", None)
         require_same_data(manifest, data, path)
@@ -143,19 +143,17 @@ def fit(
         manifest |= {"device": str(trainer.strategy.root_device), "status": "running"}
         if trainer.is_global_zero:
             folder.write_manifest(manifest)
-        _fit_recorded(built, folder, manifest, interruption, last if last.is_file() else None)
+        _fit_recorded(built, folder, manifest, last if last.is_file() else None)
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     return Fit(folder, metrics, trainer, interruption.received)
 
 
-def _fit_recorded(
-    built: Built, folder: RunFolder, manifest: dict[str, Any], interruption: Interruption, last: Path | None
-) -> None:
+def _fit_recorded(built: Built, folder: RunFolder, manifest: dict[str, Any], last: Path | None) -> None:
     """Run the Trainer, and let the manifest say how it ended."""
     trainer, model, data = built
     started, before = time.monotonic(), manifest.get("seconds", 0.0)
     try:
-        with interruption, loading(last):
+        with loading(last):
             trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
             if "val/loss" not in trainer.callback_metrics:  # the run had been stopped behind its last epoch
                 trainer.validate(model, datamodule=data, ckpt_path=last, weights_only=True, verbose=False)

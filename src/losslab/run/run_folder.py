@@ -1,6 +1,7 @@
 """A run's folder: its files, how it is made, and how it is found again."""
 
 import datetime
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from losslab.errors import DISK_FAULTS, UserError
 from losslab.run.config import Config, config_hash
@@ -73,15 +73,16 @@ class RunFolder:
         Raises:
             UserError: another process holds it.
         """
-        try:
-            with FileLock(self.path / ".lock", timeout=0):
-                for remains in (*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
-                    remains.unlink()
-                yield
-        except Timeout:
-            raise UserError(
-                f"{self.path} is being trained by another process: wait for it, or stop it and continue then."
-            ) from None
+        with self.config_file.open("r+") as file:  # it is never written again, and so its lock needs no file of its own
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.path} is being trained by another process: wait for it, or stop it and continue then."
+                ) from None
+            for remains in (*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
+                remains.unlink()
+            yield
 
     def checkpoint(self, which: str) -> Path:
         """The "last" or "best" checkpoint.
