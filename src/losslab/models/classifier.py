@@ -235,8 +235,8 @@ class Classifier(LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the epoch in the middle of which the checkpoint was saved."""
         of_each_rank = checkpoint.get("epoch_so_far", [])
-        if len(of_each_rank) == self.trainer.world_size:  # else it is evaluated by another number of processes
-            so_far = of_each_rank[self.trainer.global_rank]
+        if self.global_rank < len(of_each_rank):  # else it is evaluated by more processes than it was trained by
+            so_far = of_each_rank[self.global_rank]
             self._losses, self._correct, self._sizes = so_far["losses"], so_far["correct"], so_far["sizes"]
 
 
