@@ -7,7 +7,8 @@ COMMANDS = {
     "fit": "train an experiment, or continue one",
     "validate": "evaluate a run on the validation split",
     "test": "evaluate a run on the test split; every call is noted in runs/test_reads.jsonl",
-    "predict": "write a run's logits for the validation split",
+    "predict": "write a run's logits for the validation split, or what it sees on --images",
+    "export": "write a run's network as ONNX, checked against PyTorch",
     "summary": "print a network's layers, shapes and parameter counts",
     "sweep": "run or continue a study: one training for each setting and seed",
     "runs": "list the runs with their headline numbers",
@@ -35,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `losslab`; None takes the process's own.
 
     Returns:
-        The exit status: 0; 1 if the training failed or the disk is full; 2 for a mistake in the arguments, the files
-        or the folders, told in one line; 130 after Ctrl-C and 143 after SIGTERM, with everything finished kept.
+        The exit status: 0; 1 if the training failed, or a disk is full or read-only; 2 for a mistake in the arguments,
+        the files or the folders, told in one line; 130 after Ctrl-C and 143 after SIGTERM, all that was finished kept.
     """
     command, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
     if command in ("-h", "--help", "help"):
@@ -58,19 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, arguments: list[str]) -> int:
-    from losslab.errors import OUT_OF_ROOM, UserError
+    from losslab.errors import DISK_FAULTS, TrainingError, UserError
 
     try:
         _call(command, arguments)
     except UserError as error:
         print(f"losslab {command}: error: {error}", file=sys.stderr)
-        from losslab.models import NonFiniteLossError
-
-        return 1 if isinstance(error, NonFiniteLossError) else 2
+        return 1 if isinstance(error, TrainingError) else 2
     except OSError as error:
-        if error.errno not in OUT_OF_ROOM:
+        if error.errno not in DISK_FAULTS:
             raise
-        print(f"losslab {command}: error: {error.strerror}; what was finished before is on disk", file=sys.stderr)
+        where = f": {error.filename}" if error.filename else ""
+        print(f"losslab {command}: error: {error.strerror}{where}; what was finished is on disk", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"losslab {command}: stopped", file=sys.stderr)
@@ -90,6 +90,14 @@ def _call(command: str, arguments: list[str]) -> None:
         from losslab.run.fit import fit_command
 
         fit_command(arguments)
+    elif command == "predict":
+        from losslab.run.predict import predict_command
+
+        predict_command(arguments)
+    elif command == "export":
+        from losslab.run.export import export_command
+
+        export_command(arguments)
     elif command == "summary":
         from losslab.run.summary import summary_command
 

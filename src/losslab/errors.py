@@ -2,8 +2,8 @@
 
 import errno
 
-OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""The disk is full, the quota is used up, or the file system has become read-only."""
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+"""The disk is full, the quota is used up, a file or its file system is read-only, or the disk is broken."""
 
 
 class UserError(ValueError):
@@ -11,3 +11,7 @@ class UserError(ValueError):
 
     The command line prints the message alone, without a traceback, and exits non-zero.
     """
+
+
+class TrainingError(UserError):
+    """A training that had begun and came to nothing, for a reason that its user can act upon."""

@@ -70,10 +70,10 @@ def test_every_experiment_fits_and_tests(experiment: Path) -> None:
 
     for which in ("best", "last"):
         assert torch.load(folder.checkpoint(which), weights_only=True)["state_dict"]
-    predictions = np.load(folder.predictions_file)
+    predictions = np.load(io.BytesIO(folder.predictions_file.read_bytes()))
     assert predictions["logits"].shape == (50, 10)
     assert (predictions["logits"].argmax(1) == predictions["labels"]).mean() == pytest.approx(float(last["val/acc"]))
-    assert np.load(folder.path / "test" / "predictions.npz")["labels"].shape == (50,)
+    assert np.load(io.BytesIO((folder.path / "test" / "predictions.npz").read_bytes()))["labels"].shape == (50,)
     manifest = folder.manifest()
     assert manifest["status"] == "finished"
     assert manifest["data_name"] == "tiny-digits"
@@ -135,7 +135,13 @@ def test_a_stopped_fit_goes_on_to_the_same_end(tiny_mlp: list[str], own_folder: 
     assert {name.split("/")[0] for name in set(afterwards) - set(fitted)} == {"test", "validate", "predict"}
 
 
-def test_a_stop_in_the_middle_of_an_epoch_loses_no_batch(tiny_mlp: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "precision"), [(signal.SIGINT, "32-true"), (signal.SIGTERM, "64-true"), (signal.SIGTERM, "bf16-mixed")]
+)
+def test_a_stop_in_the_middle_of_an_epoch_loses_no_batch(
+    tiny_mlp: list[str], monkeypatch: pytest.MonkeyPatch, number: signal.Signals, precision: str
+) -> None:
+    tiny_mlp = [*tiny_mlp, "--trainer.precision", precision]
     from losslab.run.interruption import Interruption
 
     assert main(["fit", *tiny_mlp, "--name", "undisturbed"]) == 0
@@ -143,12 +149,12 @@ def test_a_stop_in_the_middle_of_an_epoch_loses_no_batch(tiny_mlp: list[str], mo
 
     def signal_at_step_13(self: Interruption, trainer, *arguments) -> None:
         if trainer.global_step == 13:  # ten steps an epoch
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         finish_batch(self, trainer, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(Interruption, "on_train_batch_end", signal_at_step_13)
-        assert main(["fit", *tiny_mlp]) == 130
+        assert main(["fit", *tiny_mlp]) == 128 + number
     folder = only_run("tiny")
     assert torch.load(folder.checkpoint("last"), weights_only=True)["global_step"] == 13
     assert len(rows(folder)) == 1
@@ -166,7 +172,9 @@ def test_a_run_stopped_behind_its_last_epoch_is_finished_by_a_validation(tiny_ml
     assert main(["fit", *tiny_mlp, "--ckpt_path", "last"]) == 0
     assert folder.manifest()["status"] == "finished"
     assert folder.metrics_file.read_bytes() == table
-    assert np.array_equal(np.load(io.BytesIO(predictions))["logits"], np.load(folder.predictions_file)["logits"])
+    assert np.array_equal(
+        np.load(io.BytesIO(predictions))["logits"], np.load(io.BytesIO(folder.predictions_file.read_bytes()))["logits"]
+    )
 
 
 def test_a_fit_is_not_continued_on_other_images(tiny_mlp: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,21 +226,20 @@ def test_a_loss_that_becomes_nan_is_named_and_keeps_what_was_done(
 def test_a_full_disk_is_told_in_one_line_and_the_fit_goes_on_later(
     tiny_mlp: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import lightning.fabric.plugins.io.torch_io as torch_io
+    synchronise, saved = os.fsync, []
 
-    save, saved = torch_io._atomic_save, []
-
-    def full_after_the_first_epoch(checkpoint: dict, path: str) -> None:
-        if checkpoint["epoch"] > 0:
+    def full_after_the_first_epoch(descriptor: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+        if name.startswith(".last.ckpt") and saved:
             raise OSError(errno.ENOSPC, "No space left on device")
-        saved.append(path)
-        save(checkpoint, path)
+        saved.extend([name] if name.startswith(".last.ckpt") else [])
+        synchronise(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch_io, "_atomic_save", full_after_the_first_epoch)
+        patch.setattr(os, "fsync", full_after_the_first_epoch)
         assert main(["fit", *tiny_mlp]) == 1
     error = capsys.readouterr().err
-    assert error == "losslab fit: error: No space left on device; what was finished before is on disk\n"
+    assert error == "losslab fit: error: No space left on device; what was finished is on disk\n"
     assert saved
     folder = only_run("tiny")
     assert folder.manifest()["status"] == "failed"

@@ -1,6 +1,7 @@
 """A run's folder is made once, and its files are whole or not there."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_whole(file, "new")
     assert file.read_text() == "old"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from PIL.Image import Image
 from torch import Tensor
 
 from losslab.data.augmentation import Augmentation
@@ -15,6 +16,8 @@ from losslab.data.batches import EpochOrder, EvaluationBatches, TrainingBatches
 from losslab.data.label_noise import label_noise
 from losslab.data.labelled_images import LabelledImages
 from losslab.data.long_tail import long_tail
+from losslab.data.picture import fitted
+from losslab.data.validation_split import validation_split
 from losslab.errors import UserError
 
 
@@ -147,27 +150,11 @@ class ImageDataModule(LightningDataModule, ABC):
             )
 
     def _split(self, images: LabelledImages) -> None:
-        from sklearn.model_selection import train_test_split  # imported here: it takes 2 s, and most commands need none
-
         total, classes = len(images.labels), self.num_classes
-        counts = torch.bincount(images.labels, minlength=classes)
-        if counts.min() < 2:
-            few = ", ".join(self.class_names[c] for c in torch.nonzero(counts < 2).flatten().tolist())
-            raise UserError(
-                f"every class needs two or more training images, one to train and one to validate on; "
-                f"of {self.data_name}'s {total:,} images there are fewer for: {few}."
-            )
         val_size = self.val_size or self.default_val_size or total // 10
-        if not classes <= val_size <= total - classes:
-            raise UserError(
-                f"data.val_size must be in {classes}..{total - classes:,} for {total:,} images of {classes} classes, "
-                f"got {val_size:,}."
-            )
-        train_index, val_index = train_test_split(
-            np.arange(total), test_size=val_size, stratify=images.labels.numpy(), random_state=self.split_seed
+        train_index, val_index = validation_split(
+            images.labels, self.class_names, val_size, self.split_seed, self.data_name
         )
-        train_index = torch.from_numpy(np.sort(train_index))
-        val_index = torch.from_numpy(np.sort(val_index))
         if self.imbalance is not None:
             labels = images.labels[train_index]
             kept = long_tail(labels, classes, self.imbalance, self.class_ranks, self.seed)
@@ -207,7 +194,15 @@ class ImageDataModule(LightningDataModule, ABC):
         if not len(order):
             raise UserError(f"{len(train.labels)} training images are too few for {world_size} processes.")
         augment = self._augment if self.augmentation else None
-        return TrainingBatches(train, self.batch_size, self._scale, order, augment)
+        return TrainingBatches(train, self.batch_size, self.scale, order, augment)
+
+    def from_picture(self, picture: Image) -> Tensor:
+        """Scaled until it just covers an image, and cut around its middle; in grey or colour as the data are.
+
+        Images (*image_shape) uint8, of foreign pictures; ValueError tells why one cannot be used. A data set whose
+        images were made in a way of their own overrides this, as MNIST does.
+        """
+        return fitted(picture, self.image_shape)
 
     def state_dict(self) -> dict[str, int]:
         """Where the epoch stands, for a checkpoint."""
@@ -222,7 +217,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """The "train", "val" or "test" split as it lies, without augmentation: every image once over all ranks."""
         rank, world_size = self._rank_and_world_size()
         return EvaluationBatches(
-            self._splits[split].take(slice(rank, None, world_size)), self.eval_batch_size, self._scale
+            self._splits[split].take(slice(rank, None, world_size)), self.eval_batch_size, self.scale
         )
 
     def val_dataloader(self) -> EvaluationBatches:
@@ -240,7 +235,8 @@ class ImageDataModule(LightningDataModule, ABC):
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
-    def _scale(self, images: Tensor) -> Tensor:
+    def scale(self, images: Tensor) -> Tensor:
+        """What the network is given for uint8 pixels: float32, of mean 0 and standard deviation 1 or so."""
         return images.float().sub_(255 * self.pixel_mean).div_(255 * self.pixel_std)
 
     def _augment(self, images: Tensor, seed: int) -> Tensor:

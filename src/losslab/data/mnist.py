@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL.Image import Image
 
 from losslab.data.image_data import ImageDataModule
 from losslab.data.labelled_images import LabelledImages
 from losslab.data.mnist_files import download_mnist, mnist_is_in, read_mnist
+from losslab.data.mnist_picture import mnist_picture
 from losslab.errors import UserError
 
 _log = logging.getLogger("losslab")
@@ -66,6 +68,10 @@ class MNISTDataModule(ImageDataModule):
             self.data_name = "mnist-5k"
             return embedded_mnist("test")
         return read_mnist(self._folder(), "t10k")
+
+    def from_picture(self, picture: Image) -> torch.Tensor:
+        """One digit, bright ink on 0, fitted to 20 x 20 with its proportions and centred by mass in 28 x 28."""
+        return mnist_picture(picture)
 
     def _folder(self) -> Path:
         return self.root or Path(os.environ.get("MNIST_DIR") or "data")

@@ -149,7 +149,7 @@ class Classifier(LightningModule, ABC):
     def _training_losses(self) -> Tensor:
         """The epoch's losses, (S,) float64 on CPU, all finite: else NonFiniteLossError."""
         losses = torch.stack(self._losses).cpu().double()
-        require_finite(losses, repr(self.loss), f"epoch {self.current_epoch}")
+        require_finite(self._sum_over_ranks(losses), repr(self.loss), f"epoch {self.current_epoch}")
         return losses
 
     def _train_accuracy(self) -> Tensor:
@@ -167,8 +167,7 @@ class Classifier(LightningModule, ABC):
     def _sum_over_ranks(self, sums: Tensor) -> Tensor:
         if self.trainer.world_size == 1:
             return sums
-        gathered = self.all_gather(sums.to(self.device))
-        return gathered.sum(dim=0).cpu()  # type: ignore[union-attr]
+        return torch.stack(gather_all_tensors(sums.to(self.device))).sum(dim=0).cpu()
 
     # Evaluation: logits are collected, and everything is computed from all of them at the end.
 
@@ -232,14 +231,20 @@ class Classifier(LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the epoch so far, and drop constructor arguments that are objects (a model built in Python has them)."""
-        checkpoint["epoch_so_far"] = {"losses": self._losses, "correct": self._correct, "sizes": self._sizes}
+        so_far = {"losses": self._losses, "correct": self._correct, "sizes": self._sizes}
+        of_each_rank = [so_far] * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            torch.distributed.all_gather_object(of_each_rank, so_far)
+        checkpoint["epoch_so_far"] = of_each_rank
         arguments = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {k: v for k, v in arguments.items() if _is_plain(v)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the epoch in the middle of which the checkpoint was saved."""
-        so_far = checkpoint.get("epoch_so_far", {"losses": [], "correct": [], "sizes": []})
-        self._losses, self._correct, self._sizes = so_far["losses"], so_far["correct"], so_far["sizes"]
+        of_each_rank = checkpoint.get("epoch_so_far", [])
+        if self.global_rank < len(of_each_rank):  # else it is evaluated by more processes than it was trained by
+            so_far = of_each_rank[self.global_rank]
+            self._losses, self._correct, self._sizes = so_far["losses"], so_far["correct"], so_far["sizes"]
 
 
 def _is_plain(value: Any) -> bool:

@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from losslab.errors import UserError
+from losslab.errors import TrainingError
 
 
-class NonFiniteLossError(UserError):
+class NonFiniteLossError(TrainingError):
     """Training met a loss that is NaN or infinite; its weights are of no use from that step on."""
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from losslab.errors import UserError
-from losslab.report.results import read_results
+from losslab.report.results import read_results, unreadable_results
 from losslab.report.terminal import console, dense_table
+from losslab.run.config import Config
 from losslab.run.run_folder import RUNS, RunFolder
 
 COLUMNS = ("run", "status", "data", "model", "loss", "epochs", "val acc", "val F1", "test acc", "seconds")
@@ -31,6 +32,8 @@ def runs_command(tokens: list[str]) -> None:
         out.print(table)
     for study in studies:
         out.print(f"study {study}: {len(read_results(study))} results", highlight=False)
+        for path in unreadable_results(study):
+            out.print(f"  unreadable, left out: {path}", highlight=False, soft_wrap=True)
 
 
 def _row(folder: RunFolder) -> list[str]:
@@ -39,11 +42,18 @@ def _row(folder: RunFolder) -> list[str]:
     except UserError:  # not whole: the others are listed all the same
         return [str(folder.path), "unreadable config", *[""] * (len(COLUMNS) - 2)]
     manifest = folder.manifest()
+    try:
+        return _cells(folder, config, manifest)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # what is in the files is no record
+        return [str(folder.path), "unreadable records", *[""] * (len(COLUMNS) - 2)]
+
+
+def _cells(folder: RunFolder, config: Config, manifest: dict[str, Any]) -> list[str]:
     last = _last_row(folder.metrics_file)
     return [
         str(folder.path),
-        manifest.get("status", "unreadable manifest"),
-        manifest.get("data_name", ""),
+        str(manifest.get("status", "unreadable manifest")),
+        str(manifest.get("data_name", "")),
         _short(config.get("model")),
         _short(((config.get("model") or {}).get("init_args") or {}).get("loss")),
         str(int(last["epoch"]) + 1) if last else "0",
@@ -73,5 +83,5 @@ def _last_row(metrics_file: Path) -> dict[str, str]:
 def _test_accuracy(run: Path) -> float | None:
     try:
         return json.loads((run / "test" / "metrics.json").read_text())["metrics"]["test/acc"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -16,14 +16,17 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins import DoublePrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import losslab.losses  # noqa: F401  classes are known by their short names once they are imported
 from losslab.data import ImageDataModule
 from losslab.errors import UserError
 from losslab.models import Classifier
+from losslab.run.checkpoint_files import CheckpointFiles
 from losslab.run.config import Config
 from losslab.run.experiment_file import merge_files
+from losslab.run.guarded_logger import GuardedLogger
 from losslab.run.parse_message import one_line
 
 _log = logging.getLogger("losslab")
@@ -146,14 +149,14 @@ class CommandLine(LightningCLI):
         """Built in `build`, not while parsing."""
 
     def build(
-        self, callbacks: Sequence[Callback] = (), logger_arguments: Config | None = None, **trainer: Any
+        self, callbacks: Sequence[Callback] = (), logger_arguments: Config | None = None, **trainer_arguments: Any
     ) -> Built:
         """Seed, and construct data, model and Trainer anew.
 
         Args:
             callbacks: added to the configured ones.
             logger_arguments: given to each configured logger that has such an argument and no value for it.
-            trainer: values that replace configured arguments of the Trainer.
+            trainer_arguments: values that replace configured arguments of the Trainer.
 
         Raises:
             UserError: a constructor refuses its arguments.
@@ -164,12 +167,20 @@ class CommandLine(LightningCLI):
         _complete_loggers(config, logger_arguments or {})
         try:
             parts = self.parser.instantiate_classes(config)
-            arguments = {**parts.trainer.as_dict(), **trainer}
+            arguments = {**parts.trainer.as_dict(), **trainer_arguments}
             own = arguments["callbacks"] or []
             arguments["callbacks"] = [*(own if isinstance(own, list) else [own]), *callbacks]
+            plugins = arguments["plugins"] or []
+            plugins = plugins if isinstance(plugins, list) else [plugins]
+            arguments["plugins"] = [*plugins, CheckpointFiles(self.resolved())]
             # True stands for Lightning's default logger; losslab writes its own records.
-            arguments["logger"] = False if arguments["logger"] in (None, True) else arguments["logger"]
-            return Built(self.trainer_class(**arguments), parts.model, parts.data)
+            loggers = [] if arguments["logger"] in (None, True, False) else arguments["logger"]
+            loggers = loggers if isinstance(loggers, list) else [loggers]
+            arguments["logger"] = [GuardedLogger(logger) for logger in loggers]
+            trainer = self.trainer_class(**arguments)
+            if isinstance(trainer.precision_plugin, DoublePrecision):
+                parts.model.double()  # before a checkpoint is loaded: Lightning would load it into float32 first
+            return Built(trainer, parts.model, parts.data)
         except (ValueError, TypeError, ModuleNotFoundError, MisconfigurationException) as error:
             raise UserError(one_line(str(error), ())) from error
 
@@ -199,6 +210,8 @@ def _silence_upstream() -> None:
     warnings.filterwarnings(
         "ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning, r"lightning\.pytorch\.utilities\._pytree"
     )
+    # What is logged under several processes is computed from all of them already.
+    warnings.filterwarnings("ignore", r"It is recommended to use .*sync_dist=True")
 
 
 def _complete_loggers(config: Namespace, arguments: Config) -> None:

@@ -3,19 +3,21 @@
 import contextlib
 import signal
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from losslab.errors import UserError
+from losslab.run.checkpoint_files import EpochCheckpoints, loading, require_same_config
 from losslab.run.command_line import Built, CommandLine, option_value
 from losslab.run.config import Config, differences
+from losslab.run.first_process import say
 from losslab.run.interruption import Interrupted, Interruption
+from losslab.run.out_of_memory import as_out_of_memory
 from losslab.run.provenance import provenance, require_same_data, utc_now
 from losslab.run.records import Records, write_predictions
 from losslab.run.run_folder import RUNS, RunFolder, find_run, new_run_path
@@ -47,14 +49,14 @@ def fit_command(tokens: list[str]) -> None:
                 "Continue it without these changes, or start a new run without --ckpt_path."
             )
         if folder.manifest().get("status") == "finished":
-            print(f"{folder.path} is finished already.")
+            say(f"{folder.path} is finished already.")
             return
-        print(f"Continuing {folder.path}")
+        say(f"Continuing {folder.path}")
     path = folder.path if folder else new_run_path(name, config)
     fitted = fit(command_line, folder or path, True, trackers=tracker_arguments(path, name, path.name, "fit"))
     finish_trackers(fitted.trainer)
-    metrics, seconds = fitted.metrics, fitted.folder.manifest()["seconds"]
-    print(
+    metrics, seconds = fitted.metrics, fitted.folder.manifest().get("seconds", 0.0)
+    say(
         f"{path}: validation accuracy {metrics['val/acc']:.4f}, macro precision "
         f"{metrics['val/precision/macro']:.4f}, macro recall {metrics['val/recall/macro']:.4f}, {seconds:.0f} s"
     )
@@ -119,12 +121,8 @@ def fit(
     bar = (
         [RichProgressBar(refresh_rate=10)] if progress and config["trainer"]["enable_progress_bar"] is not False else []
     )
-    checkpoint = ModelCheckpoint(
-        folder.checkpoints, "best", "val/f1/macro", mode="max", save_last=True, save_on_train_epoch_end=True,
-        auto_insert_metric_name=False, enable_version_counter=False,
-    )  # fmt: skip
     trainer, _, data = built = command_line.build(
-        [*callbacks, *bar, interruption, records, checkpoint],
+        [*callbacks, *bar, interruption, records, EpochCheckpoints(folder)],
         trackers,
         default_root_dir=str(path),
         enable_progress_bar=bool(bar),
@@ -132,36 +130,35 @@ def fit(
     )
     data.prepare_data()
     data.setup("fit")
-    if isinstance(where, RunFolder):
-        last = folder.checkpoints / "last.ckpt"
-        manifest = folder.manifest()
+    # Of several processes the first one makes the folder and writes into it.
+    if trainer.is_global_zero and not isinstance(where, RunFolder):
+        RunFolder.create(path, config)
+    with folder.held() if trainer.is_global_zero else contextlib.nullcontext(), interruption:
+        manifest, last = folder.manifest(), folder.checkpoints / "last.ckpt"
         manifest.pop("failure", None)
         require_same_data(manifest, data, path)
-    else:
-        folder, last = RunFolder.create(path, config), None
-        manifest = provenance(config, data)
-    manifest |= {"device": str(trainer.strategy.root_device), "status": "running"}
-    if trainer.is_global_zero:
-        folder.write_manifest(manifest)
-    _fit_recorded(built, folder, manifest, interruption, last if last and last.is_file() else None)
+        if last.is_file():
+            require_same_config(last, config)
+        manifest = provenance(config, data) | manifest
+        manifest |= {"device": str(trainer.strategy.root_device), "status": "running"}
+        if trainer.is_global_zero:
+            folder.write_manifest(manifest)
+        _fit_recorded(built, folder, manifest, last if last.is_file() else None)
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     return Fit(folder, metrics, trainer, interruption.received)
 
 
-def _fit_recorded(
-    built: Built, folder: RunFolder, manifest: dict[str, Any], interruption: Interruption, last: Path | None
-) -> None:
+def _fit_recorded(built: Built, folder: RunFolder, manifest: dict[str, Any], last: Path | None) -> None:
     """Run the Trainer, and let the manifest say how it ended."""
     trainer, model, data = built
     started, before = time.monotonic(), manifest.get("seconds", 0.0)
     try:
-        with interruption, warnings.catch_warnings():
-            # What lies in the folder of a continued run is meant to be there.
-            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+        with loading(last):
             trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
             if "val/loss" not in trainer.callback_metrics:  # the run had been stopped behind its last epoch
                 trainer.validate(model, datamodule=data, ckpt_path=last, weights_only=True, verbose=False)
-                write_predictions(folder.predictions_file, model.evaluated)  # type: ignore[arg-type]
+                if trainer.is_global_zero:
+                    write_predictions(folder.predictions_file, model.evaluated)  # type: ignore[arg-type]
         manifest["status"] = "finished"
     except SIGTERMException:  # Lightning's own, at the end of an epoch; its exit status would be 0
         manifest["status"] = "interrupted"
@@ -171,6 +168,8 @@ def _fit_recorded(
         raise
     except BaseException as error:
         manifest |= {"status": "failed", "failure": f"{type(error).__name__}: {error}"}
+        if out_of_memory := as_out_of_memory(error, trainer, data.batch_size):
+            raise out_of_memory from error
         raise
     finally:
         if manifest["status"] != "finished":

@@ -5,6 +5,7 @@ import threading
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
@@ -39,22 +40,33 @@ class Interruption(Callback):
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._former[number] = signal.signal(number, self._note)
+            self._former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._register()
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # By now Lightning has a handler before ours, which calls the other processes in the midst of what they do.
+        self._register()
+
+    def _register(self) -> None:
+        for number in self._former:
+            signal.signal(number, self._note)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self.received is not None and number == signal.SIGINT:
             raise Interrupted(number)
-        self.received = number
+        self.received = self.received or number
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if trainer.world_size > 1:  # all processes stop at the same batch, whichever of them was told
+            told = torch.tensor(self.received or 0, device=trainer.strategy.root_device)
+            self.received = int(trainer.strategy.reduce(told, reduce_op="max")) or None
         # Behind an epoch's last batch Lightning would go on with the next epoch, and leave out this one's validation.
         if self.received is not None and not trainer.is_last_batch:
             if self.folder is not None:

@@ -1,14 +1,17 @@
 """A run's folder: its files, how it is made, and how it is found again."""
 
 import datetime
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from losslab.errors import OUT_OF_ROOM, UserError
+from losslab.errors import DISK_FAULTS, UserError
 from losslab.run.config import Config, config_hash
 from losslab.run.experiment_file import read_yaml
 
@@ -42,7 +45,7 @@ class RunFolder:
         except FileExistsError:
             raise UserError(f"the run folder {path} exists already; give another --name or wait a second.") from None
         except OSError as error:
-            if error.errno in OUT_OF_ROOM:
+            if error.errno in DISK_FAULTS:
                 raise
             raise UserError(f"cannot write the run folder {path}: {error.strerror}.") from None
         return folder
@@ -62,6 +65,24 @@ class RunFolder:
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace the manifest, at once."""
         write_whole(self.manifest_file, json.dumps(manifest, indent=2) + "\n")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Write into the folder as the only process, and remove what a killed one left half written.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        with self.config_file.open("r+") as file:  # it is never written again, and so its lock needs no file of its own
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.path} is being trained by another process: wait for it, or stop it and continue then."
+                ) from None
+            for remains in (*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
+                remains.unlink()
+            yield
 
     def checkpoint(self, which: str) -> Path:
         """The "last" or "best" checkpoint.
@@ -108,13 +129,16 @@ def find_run(where: str | Path, finished: bool) -> RunFolder:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name and move it into place, so that it is never half there."""
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a file under a temporary name and move it into place, so that it is never half there.
+
+    It is on the disk before it has its name, so that a power cut, too, leaves the former file or this one.
+    """
+    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        if isinstance(content, bytes):
-            staging.write_bytes(content)
-        else:
-            staging.write_text(content)
+        with staging.open("wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(staging, path)
     finally:
         staging.unlink(missing_ok=True)

@@ -1,11 +1,14 @@
 """W&B, TensorBoard and the like: chosen in the configuration, completed here, closed when a run is over."""
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
+
+from losslab.run.guarded_logger import GuardedLogger
 
 
 def tracker_arguments(folder: Path, group: str, name: str, job_type: str) -> dict[str, Any]:
@@ -37,5 +40,9 @@ def _wandb_has_key() -> bool:
 def finish_trackers(trainer: Trainer) -> None:
     """Close what stays open after a fit: Lightning leaves W&B's run to the process's end."""
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish()
+        if isinstance(logger, GuardedLogger) and isinstance(logger.guarded, WandbLogger):
+            logger.call(functools.partial(_finish, logger.guarded))
+
+
+def _finish(logger: WandbLogger) -> None:
+    logger.experiment.finish()

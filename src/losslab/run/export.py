@@ -1,0 +1,144 @@
+"""`losslab export`: a run's network as an ONNX file that gives what PyTorch gives."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from losslab.data import ImageDataModule
+from losslab.errors import UserError
+from losslab.models import Classifier
+from losslab.run.checkpoint_files import loading, read_checkpoint
+from losslab.run.provenance import require_same_data, utc_now
+from losslab.run.run_folder import RunFolder, write_whole
+from losslab.run.trained import find_trained
+
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+TOLERANCE = 1e-4
+"""The largest difference of a logit that is put down to rounding, relative to the largest logit (or to 1)."""
+
+README = """\
+# {model} of {run}
+
+`model.onnx`: input `images`, float32 (batch, {shape}), any batch; output `logits`, float32 (batch, {classes}).
+Softmax over the last axis gives the network's confidence in each class.
+
+- **Input**: pixels in 0..255, from which {subtract:.10g} is subtracted and which are then divided by {divide:.10g}:
+  with pixels in 0..1, (pixel - {mean}) / {std}. How a foreign picture is brought into this form first:
+  {pictures}
+- **Labels**: {labels}.
+- **Data**: trained on {data_name}; weights from `{checkpoint}`, written {at}.
+- **Checked** against PyTorch on the {images:,} images of the validation split with onnxruntime {version}: the largest
+  difference of a logit is {difference:.1e}, and the most probable class differs for {changed} of them.
+"""
+
+
+def export_command(tokens: list[str]) -> None:
+    """`losslab export --run RUN`: write RUN/export/model.onnx and its README.md.
+
+    Raises:
+        UserError: a package is missing, the network cannot be written as ONNX, the file gives other logits than
+            PyTorch does, or what `find_trained` and the data refuse.
+    """
+    missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
+    trained = find_trained("export", tokens)
+    if missing:
+        raise UserError(f"export needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    # On CPU in float32, whatever it was trained on and in.
+    trainer_arguments: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
+    _, model, data = trained.command_line.build(
+        enable_progress_bar=False, enable_model_summary=False, logger=False, **trainer_arguments
+    )
+    assert isinstance(model, Classifier)
+    data.prepare_data()
+    data.setup("validate")
+    require_same_data(trained.folder.manifest(), data, trained.folder.path)
+    with loading(trained.checkpoint):
+        model.load_state_dict(read_checkpoint(trained.checkpoint)["state_dict"])
+    model.float().eval()
+    content = _onnx(model, data)
+    difference, changed, images = _compare(content, model, data)
+    out = trained.output_folder("export")
+    try:
+        out.mkdir(exist_ok=True)
+        write_whole(out / "model.onnx", content)
+        write_whole(
+            out / "README.md",
+            _readme(model, data, trained.folder, trained.checkpoint, difference, changed, images),
+        )
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}.") from None
+    print(f"{images:,} validation images: largest difference of a logit to PyTorch {difference:.1e}, classes {changed}")
+    print(f"Written to {out}/model.onnx, with a README.md")
+
+
+def _onnx(model: Classifier, data: ImageDataModule) -> bytes:
+    """The network as ONNX, for batches of any size."""
+    example = torch.zeros(2, *data.image_shape)  # of one image, the batch would be taken for a constant
+    try:
+        program = torch.onnx.export(
+            model, (example,), input_names=["images"], output_names=["logits"], dynamo=True, verbose=False,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )  # fmt: skip
+    except Exception as error:  # whatever the exporter meets in a network of the user's own
+        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise UserError(f"{type(model).__name__} cannot be written as ONNX: {type(error).__name__}: {first}") from error
+    assert program is not None
+    return program.model_proto.SerializeToString()
+
+
+def _compare(content: bytes, model: Classifier, data: ImageDataModule) -> tuple[float, int, int]:
+    """The largest difference of a logit on the validation split, how many classes differ, of how many images."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    ours, theirs = [], []
+    with torch.inference_mode():
+        for images, _ in data.val_dataloader():
+            ours.append(model(images).numpy())
+            theirs.append(session.run(None, {"images": images.numpy()})[0])
+    torch_logits, onnx_logits = np.concatenate(ours), np.concatenate(theirs)
+    difference = float(np.abs(torch_logits - onnx_logits).max())
+    allowed = TOLERANCE * max(1.0, float(np.abs(torch_logits).max()))
+    if not difference <= allowed:
+        raise UserError(
+            f"the ONNX file's logits differ from PyTorch's by up to {difference:.1e}, more than {allowed:.1e}: "
+            "the exporter does not know this network, and nothing was written."
+        )
+    changed = int((torch_logits.argmax(1) != onnx_logits.argmax(1)).sum())
+    return difference, changed, len(torch_logits)
+
+
+def _readme(
+    model: Classifier,
+    data: ImageDataModule,
+    folder: RunFolder,
+    checkpoint: Path,
+    difference: float,
+    changed: int,
+    images: int,
+) -> str:
+    import onnxruntime
+
+    return README.format(
+        model=type(model).__name__,
+        run=folder.path,
+        shape=", ".join(map(str, data.image_shape)),
+        classes=data.num_classes,
+        subtract=255 * data.pixel_mean,
+        divide=255 * data.pixel_std,
+        mean=data.pixel_mean,
+        std=data.pixel_std,
+        pictures=" ".join((data.from_picture.__doc__ or "").split("\n\n")[0].split()),
+        labels=", ".join(f"{index} = {name}" for index, name in enumerate(data.class_names)),
+        data_name=data.data_name,
+        checkpoint=checkpoint.name,
+        at=utc_now(),
+        images=images,
+        version=onnxruntime.__version__,
+        difference=difference,
+        changed=changed,
+    )

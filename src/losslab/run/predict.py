@@ -1,0 +1,141 @@
+"""`losslab predict`: logits of the validation split, or the classes of anyone's pictures."""
+
+import argparse
+import csv
+import io
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from losslab.data import EvaluationBatches, ImageDataModule, LabelledImages
+from losslab.errors import UserError
+from losslab.run.checkpoint_files import loading
+from losslab.run.evaluate import evaluate_command
+from losslab.run.provenance import utc_now
+from losslab.run.run_folder import write_whole
+from losslab.run.trained import find_trained
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+"""Of the files that are taken from a folder."""
+
+OPTIONS = (("images", "Pictures to classify: files, or folders of PNG and JPEG files. Without it: validation images."),)
+
+
+def predict_command(tokens: list[str]) -> None:
+    """`losslab predict --run RUN [--images FILE-OR-FOLDER ...]`"""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--images", nargs="+", type=Path)
+    try:
+        known, rest = parser.parse_known_args(tokens)
+    except argparse.ArgumentError as error:
+        raise UserError(str(error).removeprefix("argument ")) from None
+    if known.images is None:
+        evaluate_command("predict", rest, OPTIONS)
+        return
+    out, count, unreadable = predict_pictures(known.images, rest)
+    print(f"{count} picture(s) classified" + (f", {unreadable} could not be read" if unreadable else ""))
+    print(f"Written to {out}/pictures.csv and {out}/pictures.json")
+
+
+def predict_pictures(where: Sequence[Path], tokens: Sequence[str]) -> tuple[Path, int, int]:
+    """Classify pictures, and write pictures.csv and pictures.json: of each, the class and all probabilities.
+
+    No data set is read. What cannot be read as a picture is named on the terminal and in pictures.json, and the others
+    go on.
+
+    Args:
+        where: files, and folders whose PNG and JPEG files are taken, also in folders inside them.
+        tokens: the command line, as for `evaluate`.
+
+    Returns:
+        The folder written to, the number of pictures classified, and of those that could not be read.
+
+    Raises:
+        UserError: no picture could be read, or what `find_trained` refuses.
+    """
+    trained = find_trained("predict", tokens, OPTIONS)
+    trainer, model, data = trained.command_line.build(
+        default_root_dir=str(trained.folder.path), enable_progress_bar=False, enable_model_summary=False, logger=False,
+        devices=1, num_nodes=1, strategy="auto",
+    )  # fmt: skip
+    files: list[Path] = []
+    images: list[Tensor] = []
+    unreadable: dict[str, str] = {}
+    for file in _files(where):
+        try:
+            images.append(_read(file, data))
+            files.append(file)
+        except UserError as error:
+            unreadable[_name(file)] = str(error)
+            print(f"losslab predict: skipped {_name(file)}: {error}", file=sys.stderr)
+    if not files:
+        raise UserError(f"none of the {len(unreadable)} file(s) could be read as a picture.")
+    # A picture has no label; 0 stands there, and nobody looks.
+    pictures = LabelledImages(torch.stack(images), torch.zeros(len(images), dtype=torch.int64))
+    with loading(trained.checkpoint):
+        loader = EvaluationBatches(pictures.to(trainer.strategy.root_device), data.eval_batch_size, data.scale)
+        trainer.predict(model, loader, ckpt_path=trained.checkpoint, return_predictions=False, weights_only=True)
+    logits, _ = model.evaluated  # type: ignore[misc]
+    probabilities = logits.double().softmax(dim=1)
+    names = data.class_names
+    rows = [
+        {"file": _name(file), "predicted": names[int(of_one.argmax())]}
+        | {"probabilities": dict(zip(names, (float(f"{p:.8g}") for p in of_one), strict=True))}
+        for file, of_one in zip(files, probabilities, strict=True)
+    ]
+    record = {"at": utc_now(), "run": str(trained.folder.path), "checkpoint": trained.checkpoint.name}
+    out = trained.output_folder("predict")
+    try:
+        out.mkdir(exist_ok=True)
+        write_whole(out / "pictures.csv", _table(rows))
+        content = {**record, "pictures": rows, "unreadable": unreadable}
+        write_whole(out / "pictures.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}.") from None
+    return out, len(files), len(unreadable)
+
+
+def _files(where: Sequence[Path]) -> Iterator[Path]:
+    for path in where:
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        if not found:
+            raise UserError(f"there is no {', '.join(SUFFIXES)} file in {path}.")
+        yield from found
+
+
+def _read(file: Path, data: ImageDataModule) -> Tensor:
+    """The picture as an image of this data set: uint8 (*image_shape)."""
+    try:
+        with warnings.catch_warnings(), Image.open(file) as picture:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture.load()
+            return data.from_picture(picture)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(error.strerror or "it is no picture, or a truncated one") from None
+    except Exception as error:  # of a damaged file Pillow raises SyntaxError, struct.error and others
+        raise UserError(f"{type(error).__name__}: {error}") from None
+
+
+def _name(file: Path) -> str:
+    """A file's name that can be written as UTF-8."""
+    return str(file).encode(errors="backslashreplace").decode()
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["file", "predicted", *rows[0]["probabilities"]])
+    writer.writerows([row["file"], row["predicted"], *row["probabilities"].values()] for row in rows)
+    return table.getvalue()
