@@ -14,6 +14,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from losslab.losses import CrossEntropyLoss, Loss
 from losslab.metrics import classification_metrics
 from losslab.models.non_finite_loss import require_finite
+from losslab.models.one_cycle import one_cycle
 from losslab.models.unfit_loss import require_fitting
 
 EvaluateTrain = Literal["never", "last_epoch", "every_epoch"]
@@ -39,7 +40,7 @@ class Classifier(LightningModule, ABC):
         loss: a module (logits (N, C), labels (N,)) -> scalar: losslab's, torch's or one's own. None: cross-entropy.
         optimizer: called with the parameters. None: Adam, learning rate 0.01, fused.
         lr_scheduler: called with the optimiser, and stepped after each epoch. None: one cycle over all steps of the
-            training, up to the optimiser's learning rate (Smith & Topin 2017, arXiv:1708.07120).
+            training, up to the optimiser's learning rate.
         evaluate_train: when `train/acc` is measured, which takes a third of an epoch's time.
     """
 
@@ -98,15 +99,8 @@ class Classifier(LightningModule, ABC):
         else:
             optimizer = self.make_optimizer(self.parameters())
         if self.make_lr_scheduler is None:
-            # Where there is momentum (or Adam's beta 1), it goes from 0.95 to 0.85 and back, against the learning rate.
-            has_momentum = "betas" in optimizer.defaults or optimizer.defaults.get("momentum", 0.0) > 0
-            one_cycle = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer,
-                max_lr=[group["lr"] for group in optimizer.param_groups],
-                total_steps=int(self.trainer.estimated_stepping_batches),
-                cycle_momentum=has_momentum,
-            )
-            return [optimizer], [{"scheduler": one_cycle, "interval": "step"}]
+            steps = int(self.trainer.estimated_stepping_batches)
+            return [optimizer], [{"scheduler": one_cycle(optimizer, steps), "interval": "step"}]
         scheduler = self.make_lr_scheduler(optimizer)
         monitor = {"monitor": scheduler.monitor} if isinstance(scheduler, ReduceLROnPlateau) else {}
         return [optimizer], [{"scheduler": scheduler, "interval": "epoch", **monitor}]
