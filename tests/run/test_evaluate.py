@@ -63,6 +63,15 @@ def test_other_images_than_those_trained_on_are_refused(run: Path, capsys: pytes
     assert not Path("runs/test_reads.jsonl").exists()
 
 
+def test_a_spoiled_manifest_is_told_and_not_fatal(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    manifest = (run / "manifest.json").read_text()
+    (run / "manifest.json").write_text(manifest[: len(manifest) // 2])
+    assert main(["test", "--run", str(run)]) == 0
+    assert f"{run}/manifest.json is not whole: it may have been trained on other images." in caplog.text
+    assert main(["fit", "--run", str(run)]) == 0
+    assert json.loads((run / "manifest.json").read_text())["status"] == "finished"
+
+
 def test_what_cannot_be_found_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
         (["--run", "runs/nothing"], "there is no run in runs/nothing. Runs are in: runs/tiny"),

@@ -136,7 +136,8 @@ def fit(
     with folder.held() if trainer.is_global_zero else contextlib.nullcontext(), interruption:
         manifest, last = folder.manifest(), folder.checkpoints / "last.ckpt"
         manifest.pop("failure", None)
-        require_same_data(manifest, data, path)
+        if folder.manifest_file.exists():
+            require_same_data(manifest, data, path)
         if last.is_file():
             require_same_config(last, config)
         manifest = provenance(config, data) | manifest

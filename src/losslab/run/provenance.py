@@ -3,6 +3,7 @@
 import datetime
 import functools
 import importlib.metadata
+import logging
 import platform
 import subprocess
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from losslab.data import ImageDataModule
 from losslab.errors import UserError
 from losslab.run.config import SEED, Config, config_hash
+
+_log = logging.getLogger("losslab")
 
 PACKAGES = ("losslab", "torch", "lightning", "torchmetrics", "optuna", "jsonargparse", "numpy", "scikit-learn")
 
@@ -37,8 +40,11 @@ def provenance(config: Config, data: ImageDataModule) -> dict[str, Any]:
 def require_same_data(manifest: dict[str, Any], data: ImageDataModule, run: Path) -> None:
     """Raise UserError unless `data` are the images that the run with this manifest was trained on.
 
-    A model trained on MNIST has seen the images of mnist-5k's test split: such pairs are refused.
+    A model trained on MNIST has seen the images of mnist-5k's test split: such pairs are refused. Where the manifest is
+    not whole, that cannot be told, and a notice says so.
     """
+    if "hashes" not in manifest:
+        _log.warning("NOTICE: %s/manifest.json is not whole: it may have been trained on other images.", run)
     trained, known = manifest.get("data_name", data.data_name), manifest.get("hashes", {})
     if trained != data.data_name or any(known.get(name, value) != value for name, value in data.hashes.items()):
         raise UserError(
