@@ -63,7 +63,7 @@ def minutes(network: str, arguments: str, gammas: int, seeds: int, processes: in
 
 def studies() -> Table:
     """Trainings a minute."""
-    networks = [("MLP, 784-10-10", "MLP", "hidden: [10]", 16, 3, 16)]
+    networks = [("MLP, 784-10-10", "MLP", "hidden: [10]", 16, 2, 16)]
     if DEVICE.type == "cuda":
         networks.append(("CNN", "CNN", "dropout: 0.1", 32, 2, 64))
     rows: list[list[Cell]] = []
@@ -83,7 +83,7 @@ def studies() -> Table:
     return Table(
         "A study",
         "Trainings a minute of `losslab sweep` over focal's gamma, one epoch of 55,000 images at batch 128 each, from "
-        "the start of the command to its tables. Each member of a population has its own order of the images. 48 "
+        "the start of the command to its tables. Each member of a population has its own order of the images. 32 "
         f"trainings of the MLP (64 of the CNN). Median [lowest, highest] of {REPEATS} interleaved repeats.",
         ["study", "trainings a minute", "of one after the other's"],
         rows,
