@@ -77,7 +77,7 @@ class Training(NamedTuple):
     def write_result(self, metrics: dict[str, float]) -> Result:
         """Write the result of the finished run, unless another process has; that one is returned then."""
         manifest = RunFolder(self.run_path).manifest()
-        kept = ("data_name", "hashes", "device", "precision", "seconds", "started_at", "population")
+        kept = ("data_name", "class_counts", "hashes", "device", "precision", "seconds", "started_at", "population")
         result: Result = {
             "study": self.study_folder.name,
             "label": self.label,
