@@ -12,6 +12,7 @@ from losslab.data import ImageDataModule
 from losslab.errors import UserError
 from losslab.metrics import metric_keys
 from losslab.report.class_groups import group_keys
+from losslab.report.command import write_report
 from losslab.report.declared import Declared
 from losslab.report.results import read_results
 from losslab.report.study_summary import summarise
@@ -101,6 +102,7 @@ def run_study(study_file: StudyFile, content: Config, folder: Path, command_line
     summary = summarise(folder.name, results, declared)
     show_summary(summary, folder)
     write_best(folder, study, summary)
+    write_report(folder)
 
 
 def _check_settings(study: StudyFile, command_line: CommandLine, base: Config) -> tuple[ImageDataModule, int]:
