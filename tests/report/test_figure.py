@@ -12,8 +12,8 @@ def test_nothing_in_the_json_can_end_its_script_element() -> None:
     assert json.loads(text) == {"</script><script>": ["<!--", "&", "]]>"]}
 
 
-def test_numbers_have_six_digits_and_nan_is_null() -> None:
-    assert json.loads(script_json([1 / 3, math.nan, math.inf, 7, True])) == [0.333333, None, None, 7, True]
+def test_numbers_have_five_digits_and_nan_is_null() -> None:
+    assert json.loads(script_json([1 / 3, math.nan, math.inf, 7, True])) == [0.33333, None, None, 7, True]
 
 
 def test_the_same_figure_is_the_same_bytes() -> None:

@@ -75,7 +75,7 @@ class Figure:
 
 
 def script_json(content: Any) -> str:
-    """JSON for a script element: numbers of six digits, no NaN, nothing that could end the element."""
+    """JSON for a script element: numbers of five digits, no NaN, nothing that could end the element."""
     text = json.dumps(_clean(content), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -86,7 +86,7 @@ def _clean(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_clean(part) for part in value]
     if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
+        return float(f"{value:.5g}") if math.isfinite(value) else None
     return value
 
 

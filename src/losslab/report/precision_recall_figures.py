@@ -1,5 +1,6 @@
 """Precision and recall of each class against the varied number, and as a path through their plane."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,7 +39,12 @@ def varied_number(settings: Sequence[SettingResults]) -> str | None:
 def half_width(values: Sequence[float]) -> float:
     """Half of Student's 95 % interval for the mean over the seeds; NaN for one seed."""
     n = len(values)
-    return float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5) if n > 1 else float("nan")
+    return float(_quantile(n - 1) * np.std(values, ddof=1) / n**0.5) if n > 1 else float("nan")
+
+
+@functools.cache
+def _quantile(degrees: int) -> float:
+    return float(stats.t.ppf(0.975, degrees))
 
 
 def precision_recall_by_class(settings: Sequence[SettingResults]) -> Figure:
@@ -86,24 +92,22 @@ def precision_recall_plane(settings: Sequence[SettingResults]) -> Figure:
             for group in _lines(settings, path):
                 recall = [s.mean_sd(f"val/recall/{name}")[0] for s in group]
                 precision = [s.mean_sd(f"val/precision/{name}")[0] for s in group]
+                mode = "lines+markers" if path and _is_path(group, path) else "markers"
                 trace: Trace = {
                     "type": "scatter", "x": recall, "y": precision, "name": plain(name), "showlegend": False,
-                    "mode": "lines+markers" if path and _is_path(group, path) else "markers",
-                    "customdata": [plain(s.label) for s in group],
-                    "hovertemplate": "%{fullData.name}, %{customdata}<br>recall %{x:.4f}<br>precision %{y:.4f}"
-                    "<extra></extra>",
+                    "mode": mode, "opacity": 0.5, "hoverinfo": "skip",
                     "line": {"color": "@muted", "width": 1}, "marker": {"color": "@muted", "size": 4},
-                    "opacity": 0.5,
                 }  # fmt: skip
                 if highlighted:
-                    few = len(group) <= 12
                     trace |= {
-                        "mode": trace["mode"] + ("+text" if few else ""),
+                        "mode": f"{mode}+text" if len(group) <= 12 else mode,
                         "text": [plain(_short(s, path)) for s in group],
                         "textposition": [("top center", "bottom center")[i % 2] for i in range(len(group))],
-                        "textfont": {"size": 12}, "meta": {"class": name}, "opacity": 1,
+                        "textfont": {"size": 12}, "meta": {"class": name}, "opacity": 1, "hoverinfo": "all",
+                        "customdata": [plain(s.label) for s in group], "cliponaxis": False,
+                        "hovertemplate": "%{fullData.name}, %{customdata}<br>recall %{x:.4f}<br>precision %{y:.4f}"
+                        "<extra></extra>",
                         "line": {"color": "@c0", "width": 2.5}, "marker": {"color": "@c0", "size": 9},
-                        "cliponaxis": False,
                     }  # fmt: skip
                 traces.append(trace)
     rows = [
@@ -166,9 +170,8 @@ def _line(
         "marker": {"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 6, "color": colour(index)},
         "name": plain(f"{group[0].arm} {metric}" if several else metric),
         "legendgroup": f"{arm}{metric}", "showlegend": panel == 0,
-        "customdata": [[plain(s.label), *_ends(m, h)] for s, m, h in zip(group, means, halves, strict=True)],
-        "hovertemplate": "%{customdata[0]}<br>%{y:.4f} [%{customdata[1]}, %{customdata[2]}]<extra>%{fullData.name}"
-        "</extra>",
+        "customdata": [plain(s.label) for s in group],
+        "hovertemplate": "%{customdata}<br>%{y:.4f}<extra>%{fullData.name}</extra>",
         **axes(panel),
     }  # fmt: skip
     if not joined:
@@ -186,10 +189,6 @@ def _line(
         "hoverinfo": "skip", "showlegend": False, "legendgroup": f"{arm}{metric}", **axes(panel),
     }  # fmt: skip
     return [band, trace]
-
-
-def _ends(mean: float, half: float) -> list[str]:
-    return ["–", "–"] if np.isnan(half) else [f"{mean - half:.4f}", f"{mean + half:.4f}"]
 
 
 def _cell(values: Sequence[float]) -> str:

@@ -126,7 +126,7 @@
     const save = box.querySelector(".save");
     for (const format of ["svg", "png"]) {
       const button = element("button", { type: "button", textContent: `Save as ${format.toUpperCase()}` });
-      button.setAttribute("aria-label", `Save “${content.title}” as ${format.toUpperCase()}`);
+      button.setAttribute("aria-label", `Save as ${format.toUpperCase()}: ${content.title}`);
       button.addEventListener("click", () => {
         const { width, height } = figure.plot.layout;
         Plotly.downloadImage(figure.plot, { format, width, height, scale: 2, filename: box.dataset.figure });
