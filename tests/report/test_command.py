@@ -158,7 +158,6 @@ def test_without_runs_and_journal_the_page_says_what_is_missing(gamma_study: Pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["report"], "the following arguments are required"),
         (["report", "runs/nothing"], "runs/nothing holds no study"),
         (["report", "runs/gamma", "--wide"], "unrecognized arguments: --wide"),
     ],

@@ -282,3 +282,14 @@ def test_the_page_of_a_loss(browser: Any, tmp_path: Path) -> None:
     open_page(browser, tmp_path, PHONE)
     assert browser.get_log("browser") == []
     assert [trace["name"] for trace in drawn(browser, "loss")] == ["gamma = 0"] * 2 + ["gamma = 2"] * 2
+
+
+def test_the_page_of_a_comparison(browser: Any, gamma_study: Path, tmp_path: Path) -> None:
+    from losslab.cli import main
+
+    page = tmp_path / "report.html"
+    assert main(["report", "--compare", str(gamma_study), str(gamma_study), "--out", str(page)]) == 0
+    open_page(browser, tmp_path, PHONE)
+    assert browser.get_log("browser") == []
+    assert len(drawn(browser, "by-class")) == 4
+    assert browser.execute_script("return document.documentElement.scrollWidth") == PHONE

@@ -1,4 +1,4 @@
-"""`losslab report`: a study as one page, and as Markdown."""
+"""`losslab report`: a study as one page and as Markdown; or two of them side by side."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from losslab.errors import UserError
 from losslab.report.study_summary import summarise_folder
-from losslab.run.run_folder import write_whole
+from losslab.run.run_folder import RUNS, write_whole
 
 
 class _Parser(argparse.ArgumentParser):
@@ -21,9 +21,18 @@ def report_command(tokens: list[str]) -> None:
         allow_abbrev=False,
         description="Write a study's report.html, one file that needs no network, and report.md.",
     )
-    parser.add_argument("study", type=Path, help="the study's folder, runs/gamma")
+    parser.add_argument("study", type=Path, nargs="?", help="the study's folder, runs/gamma")
+    parser.add_argument(
+        "--compare", type=Path, nargs=2, metavar=("A", "B"), help="instead: two studies or two runs side by side"
+    )
+    parser.add_argument("--out", type=Path, help="the comparison's file; by default runs/compare/A-and-B.html")
     options = parser.parse_args(tokens)
-    write_report(options.study)
+    if (options.study is None) == (options.compare is None):
+        raise UserError("give either a study's folder, such as runs/gamma, or --compare with two of them.")
+    if options.compare is None:
+        write_report(options.study)
+    else:
+        write_comparison(options.compare[0], options.compare[1], options.out)
 
 
 def write_report(folder: Path) -> None:
@@ -43,3 +52,23 @@ def write_report(folder: Path) -> None:
     except OSError as error:
         raise UserError(f"cannot write the report into {folder}: {error.strerror}.") from None
     print(f"{folder}/report.html, {folder}/report.md")
+
+
+def write_comparison(a: Path, b: Path, out: Path | None) -> None:
+    """Write the page of two studies or two runs side by side.
+
+    Raises:
+        UserError: they cannot be compared, or the page cannot be written.
+    """
+    from losslab.report.comparison_content import comparison_content
+    from losslab.report.page import render_comparison
+    from losslab.report.side import read_side
+
+    out = out or RUNS / "compare" / f"{a.name}-and-{b.name}.html"
+    page = render_comparison(comparison_content(read_side(a), read_side(b)))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, page)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}.") from None
+    print(out)

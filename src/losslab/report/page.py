@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 from plotly.offline import get_plotlyjs
 
+from losslab.report.comparison_content import ComparisonContent
 from losslab.report.figure import Figure
 from losslab.report.page_content import PageContent
 
@@ -17,6 +18,11 @@ FILES = files("losslab.report") / "page_files"
 def render(page: PageContent) -> str:
     """The page of these contents: the same contents, the same bytes."""
     return _filled("page.html.jinja", page=page)
+
+
+def render_comparison(page: ComparisonContent) -> str:
+    """The page of a comparison."""
+    return _filled("comparison.html.jinja", page=page)
 
 
 def render_figure(figure: Figure, command: str) -> str:

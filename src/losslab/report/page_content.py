@@ -28,6 +28,8 @@ from losslab.report.verdict_table import VerdictRow, verdict_rows
 
 MOST_SHOWN = 8
 """Settings whose predictions and epochs are shown; a search has hundreds."""
+MOST_LISTED = 16
+"""Settings in the first table; of more, the best."""
 CONTENTS = (
     ("run", "What was run"), ("verdicts", "Verdicts"), ("precision", "Precision and recall"),
     ("loss", "Loss and gradient"), ("confusion", "Confusions"), ("mistakes", "Misclassified images"),
@@ -50,6 +52,7 @@ class PageContent:
     facts: list[tuple[str, str]]
     described: str
     headline: Table
+    headline_all: Table | None
     baseline: str
     family_size: int
     method: str
@@ -99,6 +102,7 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> PageC
     family, baseline = summary.family, summary.baseline
     maximize = summary.declared.direction == "maximize"
     few = len(shown) < len(summary.settings)
+    many = len(summary.settings) > MOST_LISTED
     confused = confusion(labels, predictions, classes, baseline.label if baseline else None) if same_images else None
     return PageContent(
         name=summary.name,
@@ -108,7 +112,8 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> PageC
         answer=summary.answer,
         facts=_facts(summary, results, trials.unreadable),
         described=_described(summary),
-        headline=_headline(summary.settings),
+        headline=_headline(_ranked(summary)[:MOST_LISTED] if many else summary.settings),
+        headline_all=_headline(summary.settings) if many else None,
         baseline=baseline.label if baseline else "",
         family_size=family.size if family else 0,
         method=family.method if family else "",
@@ -137,11 +142,16 @@ def shown_settings(summary: Summary) -> list[SettingResults]:
     settings = summary.complete or summary.settings
     if len(settings) <= MOST_SHOWN:
         return settings
-    sign = 1 if summary.declared.direction == "maximize" else -1
-    ranked = sorted(settings, key=lambda s: -sign * s.mean_sd(summary.declared.monitor)[0])
     first = [summary.baseline] if summary.baseline is not None else []
-    kept = [*first, *(s for s in ranked if s is not summary.baseline)][:MOST_SHOWN]
+    kept = [*first, *(s for s in _ranked(summary) if s is not summary.baseline)][:MOST_SHOWN]
     return [s for s in settings if any(s is k for k in kept)]
+
+
+def _ranked(summary: Summary) -> list[SettingResults]:
+    """The best first; of settings that have all their seeds, if there are any."""
+    sign = 1 if summary.declared.direction == "maximize" else -1
+    settings = summary.complete or summary.settings
+    return sorted(settings, key=lambda s: -sign * s.mean_sd(summary.declared.monitor)[0])
 
 
 def _gallery(

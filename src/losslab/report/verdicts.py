@@ -49,6 +49,8 @@ class Verdict(NamedTuple):
         """How many seeds would be needed, if nothing is shown."""
         if self.word != "not shown" or self.mean == 0:
             return ""
+        if math.isnan(self.sd):
+            return f"needs {FEWEST_SEEDS} seeds or more"
         return f"needs {self.needed or '> 1000'} seeds"
 
 
@@ -96,20 +98,34 @@ def compare(settings: Sequence[SettingResults], baseline: SettingResults, metric
         baseline: what they are compared with.
         metrics: keys that all of them have.
     """
-    pairs = [(setting, key) for setting in settings if setting is not baseline for key in metrics]
-    seeds = len(baseline.seeds)
-    if not pairs:
-        return Family(baseline.label, list(metrics), [], seeds)
+    pairs = [(setting, baseline) for setting in settings if setting is not baseline]
+    return compare_pairs(pairs, baseline.label, metrics, len(baseline.seeds))
+
+
+def compare_pairs(
+    pairs: Sequence[tuple[SettingResults, SettingResults]], baseline: str, metrics: Sequence[str], seeds: int
+) -> Family:
+    """Compare the first of each pair with the second in every metric, all of them as one family.
+
+    Args:
+        pairs: settings with one value for each of the same seeds, in the same order.
+        baseline: what the second ones are called.
+        metrics: keys that all of them have.
+        seeds: how many.
+    """
+    columns = [(setting, other, key) for setting, other in pairs for key in metrics]
+    if not columns:
+        return Family(baseline, list(metrics), [], seeds)
     # (seeds, comparisons)
-    differences = np.array([np.subtract(setting.values[key], baseline.values[key]) for setting, key in pairs]).T
+    differences = np.array([np.subtract(setting.values[key], other.values[key]) for setting, other, key in columns]).T
     tested: Iterable[tuple[float, ...]]
     if seeds >= FEWEST_SEEDS:
         tested = zip(*(numbers.tolist() for numbers in max_t(differences)), strict=True)
     else:
         tested = ((float(mean), -math.inf, math.inf, 1.0) for mean in differences.mean(axis=0))
-    sds = differences.std(axis=0, ddof=1).tolist() if seeds > 1 else [math.nan] * len(pairs)
+    sds = differences.std(axis=0, ddof=1).tolist() if seeds > 1 else [math.nan] * len(columns)
     verdicts = [
-        Verdict(setting.label, key, mean, sd, low, high, p, seeds, seeds_needed(mean, sd, len(pairs)))
-        for (setting, key), (mean, low, high, p), sd in zip(pairs, tested, sds, strict=True)
+        Verdict(setting.label, key, mean, sd, low, high, p, seeds, seeds_needed(mean, sd, len(columns)))
+        for (setting, _, key), (mean, low, high, p), sd in zip(columns, tested, sds, strict=True)
     ]
-    return Family(baseline.label, list(metrics), verdicts, seeds)
+    return Family(baseline, list(metrics), verdicts, seeds)
