@@ -66,7 +66,7 @@ def test_a_difference_that_is_not_shown_leaves_the_baseline_in_place() -> None:
 
 def test_a_shown_difference_changes_the_choice() -> None:
     summary = summary_of({0: BASE, 2: BETTER})
-    assert summary.answer[0].startswith("Against gamma=0, macro F1 is higher for gamma=2")
+    assert summary.answer[0].startswith("Against gamma=0, gamma=2 has higher macro F1.")
     assert summary.chosen.label == "gamma=2"
 
 
@@ -80,7 +80,7 @@ def test_three_seeds_change_nothing_however_large_the_difference() -> None:
 def test_a_baseline_that_is_best_is_said_to_be() -> None:
     summary = summary_of({0: BETTER, 2: BASE})
     assert summary.answer[1] == "No setting has a better mean macro F1 than gamma=0, the baseline."
-    assert summary.answer[0].startswith("Against gamma=0, macro F1 is lower for gamma=2")
+    assert summary.answer[0].startswith("Against gamma=0, gamma=2 has lower macro F1.")
     assert summary.chosen.label == "gamma=0"
 
 

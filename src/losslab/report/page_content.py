@@ -14,7 +14,12 @@ from losslab.report.figure import Figure, Table, script_json
 from losslab.report.learning_figure import learning_curves
 from losslab.report.loss_figure import loss_curves
 from losslab.report.misclassified import gallery
-from losslab.report.precision_recall_figures import half_width, precision_recall_by_class, precision_recall_plane
+from losslab.report.precision_recall_figures import (
+    half_width,
+    precision_recall_by_class,
+    precision_recall_plane,
+    varied_number,
+)
 from losslab.report.provenance_table import provenance_table, reproduce_commands
 from losslab.report.results import Result
 from losslab.report.run_records import Predictions, focal_gamma, read_config, read_predictions
@@ -224,7 +229,8 @@ def _by_class(summary: Summary) -> Table:
 
 
 def _precision_recall(summary: Summary) -> list[Figure]:
-    settings = summary.settings
+    # Those of a search are points; settings that no number orders have a colour each, of which there are few.
+    settings = summary.settings if varied_number(summary.settings) else shown_settings(summary)
     return [precision_recall_by_class(settings), precision_recall_plane(settings)]
 
 

@@ -16,7 +16,6 @@ from losslab.report.figure import (
     Trace,
     axes,
     axis_layout,
-    categories,
     colour,
     panel_title,
     plain,
@@ -48,19 +47,27 @@ def _quantile(degrees: int) -> float:
 
 
 def precision_recall_by_class(settings: Sequence[SettingResults]) -> Figure:
-    """A panel for the macro mean, each group of classes and each class; the band is the mean's 95 % interval."""
+    """A panel for the macro mean, each group of classes and each class; bands are the mean's 95 % interval."""
     path = varied_number(settings)
     labels = _shown(settings[0])
     traces: list[Trace] = []
     for panel, name in enumerate(labels):
+        if path is None:
+            traces += [_point(setting, index, name, panel) for index, setting in enumerate(settings)]
+            continue
         for group in _lines(settings, path):
             for metric in COLOURS:
                 traces += _line(group, path, metric, name, panel, settings)
-    axis = path.rsplit(".", 1)[-1] if path else "setting"
-    layout = axis_layout(len(labels), {} if path else categories([s.label for s in settings]), {"hoverformat": ".4f"})
+    layout = axis_layout(len(labels), {} if path else {"type": "category"}, {"hoverformat": ".4f"})
+    layout["scattermode"] = "overlay" if path else "group"
     layout["annotations"] = [
         panel_title(name if name in ("macro", *GROUPS) else f"class {name}", panel) for panel, name in enumerate(labels)
     ]
+    marks = (
+        "Solid with circles: precision. Dashed with squares: recall. Bands (or bars)"
+        if path
+        else "Each mark is a setting. Bars"
+    )
     table = Table(
         ["setting", "n", *(f"{metric} {name}" for name in labels for metric in COLOURS)],
         [
@@ -70,10 +77,9 @@ def precision_recall_by_class(settings: Sequence[SettingResults]) -> Figure:
     )
     return Figure(
         "precision-recall",
-        f"Precision and recall against {axis}",
-        "One panel a class. Solid with circles: precision. Dashed with squares: recall. Bands (or bars) are 95 % "
-        "intervals of the mean over seeds, each for itself; they tell where a mean lies, and not whether two settings "
-        "differ: that is what the verdicts are for.",
+        f"Precision and recall against {path.rsplit('.', 1)[-1]}" if path else "Precision and recall of each setting",
+        f"One panel a class. {marks} are 95 % intervals of the mean over seeds, each for itself; they tell where a "
+        "mean lies, and not whether two settings differ: that is what the verdicts are for.",
         traces,
         layout,
         table,
@@ -147,23 +153,45 @@ def _is_path(group: Sequence[SettingResults], path: str) -> bool:
     return len(group[0].varied) == 1 and len({setting.varied[path] for setting in group}) == len(group)
 
 
+def _point(setting: SettingResults, index: int, name: str, panel: int) -> Trace:
+    """Precision and recall of one setting, for settings that no number orders."""
+    keys = [f"val/{metric}/{name}" for metric in COLOURS]
+    means = np.array([setting.mean_sd(key)[0] for key in keys])
+    return {
+        "type": "scatter", "mode": "markers", "x": list(COLOURS), "y": means.tolist(), "name": plain(setting.label),
+        "error_y": _bars(means, np.array([half_width(setting.values[key]) for key in keys])),
+        "marker": {"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8, "color": colour(index)},
+        "legendgroup": str(index), "showlegend": panel == 0,
+        "hovertemplate": "%{x} %{y:.4f}<extra>%{fullData.name}</extra>", **axes(panel),
+    }  # fmt: skip
+
+
+def _bars(means: np.ndarray, halves: np.ndarray) -> dict[str, Any]:
+    """Error bars that end at 0 and 1: of two seeds, Student's interval is many times as wide."""
+    up, down = np.minimum(np.nan_to_num(halves), 1 - means), np.minimum(np.nan_to_num(halves), means)
+    return {
+        "type": "data", "array": up.tolist(), "arrayminus": down.tolist(), "symmetric": False, "thickness": 1,
+        "width": 2,
+    }  # fmt: skip
+
+
 def _line(
     group: list[SettingResults],
-    path: str | None,
+    path: str,
     metric: str,
     name: str,
     panel: int,
     settings: Sequence[SettingResults],
 ) -> list[Trace]:
     key = f"val/{metric}/{name}"
-    x = [setting.varied[path] if path else plain(setting.label) for setting in group]
+    x = [setting.varied[path] for setting in group]
     means = np.array([setting.mean_sd(key)[0] for setting in group])
     halves = np.array([half_width(setting.values[key]) for setting in group])
     arms = list(dict.fromkeys(setting.arm for setting in settings))
-    several = path is not None and len(arms) > 1
+    several = len(arms) > 1
     arm = arms.index(group[0].arm) if several else 0
     index = COLOURS[metric] + (2 * arm if several else 0)
-    joined = path is not None and _is_path(group, path)
+    joined = _is_path(group, path)
     trace: Trace = {
         "type": "scatter", "x": x, "y": means.tolist(), "mode": "lines+markers" if joined else "markers",
         "line": {"color": colour(index), "dash": DASHES[metric], "width": 2},
@@ -175,10 +203,7 @@ def _line(
         **axes(panel),
     }  # fmt: skip
     if not joined:
-        # Up to 0 and 1: of two seeds, Student's interval is many times as wide.
-        up, down = np.minimum(np.nan_to_num(halves), 1 - means), np.minimum(np.nan_to_num(halves), means)
-        trace["error_y"] = {"type": "data", "array": up.tolist(), "arrayminus": down.tolist(), "symmetric": False,
-                            "thickness": 1, "width": 2}  # fmt: skip
+        trace["error_y"] = _bars(means, halves)
         return [trace]
     if np.isnan(halves).any():
         return [trace]

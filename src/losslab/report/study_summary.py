@@ -122,15 +122,18 @@ def _shown(family: Family) -> str:
     if not family.shown:
         against = next(iter(settings)) if len(settings) == 1 else f"any of {len(settings)} settings"
         return f"No difference between {against} and {family.baseline} is shown in {metrics}."
-    by_metric = []
-    for key in family.metrics:
-        for word in ("higher", "lower"):
-            which = [verdict.setting for verdict in family.shown if (verdict.metric, verdict.word) == (key, word)]
-            if which:
-                by_metric.append(f"{name_of(key)} is {word} for {', '.join(which)}")
-    return f"Against {family.baseline}, {'; '.join(by_metric)}; the other {family.size - len(family.shown)} of " + (
-        f"{family.size} comparisons are not shown."
-    )
+    told_of = []
+    for setting in dict.fromkeys(verdict.setting for verdict in family.shown):
+        found = {
+            word: [name_of(v.metric) for v in family.shown if (v.setting, v.word) == (setting, word)]
+            for word in ("higher", "lower")
+        }
+        told_of.append(
+            f"{setting} has " + " and ".join(f"{w} {', '.join(names)}" for w, names in found.items() if names)
+        )
+    rest = family.size - len(family.shown)
+    others = f"; the other {rest} of {family.size} comparisons are not shown" if rest else ""
+    return f"Against {family.baseline}, {'; '.join(told_of)}{others}."
 
 
 def told(verdict: Verdict) -> str:
