@@ -25,12 +25,17 @@ def report_command(tokens: list[str]) -> None:
     parser.add_argument(
         "--compare", type=Path, nargs=2, metavar=("A", "B"), help="instead: two studies or two runs side by side"
     )
+    parser.add_argument("--wandb", metavar="PROJECT", help="also save it as a W&B report: PROJECT or ENTITY/PROJECT")
     parser.add_argument("--out", type=Path, help="the comparison's file; by default runs/compare/A-and-B.html")
     options = parser.parse_args(tokens)
     if (options.study is None) == (options.compare is None):
         raise UserError("give either a study's folder, such as runs/gamma, or --compare with two of them.")
     if options.compare is None:
         write_report(options.study)
+        if options.wandb is not None:
+            from losslab.report.wandb_report import save_wandb_report
+
+            print(save_wandb_report(options.study, *summarise_folder(options.study), options.wandb))
     else:
         write_comparison(options.compare[0], options.compare[1], options.out)
 

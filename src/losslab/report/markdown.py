@@ -1,4 +1,4 @@
-"""The summary as Markdown, for a README or a pull request."""
+"""The summary as Markdown, for a README, a pull request, or a report on W&B."""
 
 from losslab.report.settings import percent
 from losslab.report.study_summary import Summary, interval, name_of
@@ -7,22 +7,34 @@ from losslab.report.terminal_summary import headline_keys
 
 def markdown(summary: Summary) -> str:
     """The answer, the table of means and the verdicts."""
+    parts = [f"# {escape(summary.name)}", "\n".join(map(escape, summary.answer)), means(summary)]
+    if summary.family is not None and summary.family.verdicts:
+        parts.append(verdicts(summary))
+    return "\n\n".join(parts) + "\n"
+
+
+def means(summary: Summary) -> str:
+    """A row a setting: means over the classes, with their spread over the seeds."""
     keys = headline_keys(summary.settings)
-    lines = [f"# {escape(summary.name)}", "", *(escape(sentence) for sentence in summary.answer), ""]
-    lines += [f"{escape(summary.heading)}, in percent:", ""]
-    lines += _table(
+    table = _table(
         ["setting", "n", *map(name_of, keys)],
         [[s.label, str(len(s.seeds)), *(percent(*s.mean_sd(key)) for key in keys)] for s in summary.settings],
     )
-    if summary.family is not None and summary.family.verdicts:
-        family = summary.family
-        lines += ["", f"Minus {escape(family.baseline)}, in points; {escape(family.method)}", ""]
-        lines += _table(
-            ["setting", "metric", "difference", "verdict", "to be shown"],
-            [[v.setting, name_of(v.metric), interval(v), v.word, v.hint] for v in family.verdicts],
-        )
-        lines += ["", "Conditional on this split and these evaluation images."]
-    return "\n".join(lines) + "\n"
+    return f"{escape(summary.heading)}, in percent:\n\n{table}"
+
+
+def verdicts(summary: Summary) -> str:
+    """A row a comparison of the declared family."""
+    family = summary.family
+    assert family is not None
+    table = _table(
+        ["setting", "metric", "difference", "verdict", "to be shown"],
+        [[v.setting, name_of(v.metric), interval(v), v.word, v.hint] for v in family.verdicts],
+    )
+    return (
+        f"Minus {escape(family.baseline)}, in points; {escape(family.method)}\n\n{table}\n\n"
+        "Conditional on this split and these evaluation images."
+    )
 
 
 def escape(text: str) -> str:
@@ -31,7 +43,9 @@ def escape(text: str) -> str:
     return "".join(f"\\{c}" if c in "\\`*_[]|#!" else c for c in text.replace("\n", " "))
 
 
-def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
+def _table(columns: list[str], rows: list[list[str]]) -> str:
     escaped = [[escape(cell) for cell in row] for row in [columns, *rows]]
     divider = "|".join(["---", *["---:"] * (len(columns) - 1)])
-    return [f"| {' | '.join(escaped[0])} |", f"|{divider}|", *(f"| {' | '.join(row)} |" for row in escaped[1:])]
+    return "\n".join(
+        [f"| {' | '.join(escaped[0])} |", f"|{divider}|", *(f"| {' | '.join(row)} |" for row in escaped[1:])]
+    )

@@ -8,12 +8,6 @@ from losslab.run.command_line import CommandLine
 from losslab.run.provenance import require_same_data
 from losslab.run.run_folder import RunFolder
 
-PLAIN_TRAINER = [
-    "--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.strategy", "auto", "--trainer.precision",
-    "null", "--trainer.logger", "false", "--trainer.callbacks", "null", "--trainer.plugins", "null",
-]  # fmt: skip
-"""Nothing is trained: only the data of the configuration are wanted."""
-
 
 def validation_images(run: Path) -> np.ndarray:
     """Read the validation split of a run, in its order: uint8 (N, channels, height, width).
@@ -22,7 +16,10 @@ def validation_images(run: Path) -> np.ndarray:
         UserError: the images cannot be read, or are not those that the run was trained on.
     """
     folder = RunFolder(run)
-    command_line = CommandLine(["--config", str(folder.config_file), *PLAIN_TRAINER], "losslab report")
+    command_line = CommandLine(["--config", str(folder.config_file)], "losslab report")
+    config = command_line.resolved()
+    config["trainer"] = {"accelerator": "cpu"}  # nothing is trained: no tracker, and no device that is not here
+    command_line.parse_config(config)
     data = command_line.build().data
     data.prepare_data()
     data.setup("fit")
