@@ -50,9 +50,8 @@ test-fast: setup  ## the quickest tests (under 60 seconds)
 test-slow: setup  ## the slow tests
 	$(BIN)/pytest -m slow $(ARGS)
 
-bench: setup  ## measure losslab's speed against the conventional way, and what each loss costs
-	$(BIN)/python tests/benchmarks/epoch.py
-	$(BIN)/python tests/benchmarks/losses.py
+bench: setup  ## measure losslab's speed and write tests/benchmarks/RESULTS.md (45 minutes; ARGS='epochs' for one table)
+	$(BIN)/python tests/benchmarks/bench.py $(ARGS)
 
 lint: setup  ## formatting, style and types
 	$(BIN)/ruff format --check .

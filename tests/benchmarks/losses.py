@@ -1,22 +1,16 @@
 """What a loss costs: forward and backward against torch's cross-entropy, eager, compiled, in memory, in a CNN's step.
 
-`make bench` (needs a C++ compiler for the compiled column). In each repeat all losses take turns, so that a noisy
-machine is noisy for all; a ratio is taken within a repeat. The table goes to the terminal and to
-tests/benchmarks/LOSSES.md.
+The compiled column needs a C++ compiler.
 """
 
-import os
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler, read when it is imported
-
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from measure import Cell, Table, ratios, shown, take_turns
 from torch import Tensor, nn
 
 from losslab.losses import (
@@ -37,7 +31,6 @@ from losslab.models import CNN
 REPEATS = 9
 CLASSES = 10
 LARGE, SMALL = 65_536, 256
-RESULTS = Path(__file__).with_name("LOSSES.md")
 
 BASELINE, NAIVE = "F.cross_entropy", "naive (1 - p)**gamma * ce"
 
@@ -50,7 +43,7 @@ class NaiveFocal(nn.Module):
         return ((1 - torch.exp(-cross_entropy)) ** 2.0 * cross_entropy).mean()
 
 
-def losses() -> dict[str, nn.Module]:
+def contenders() -> dict[str, nn.Module]:
     """What is compared, each with its class counts."""
     ours = [
         CrossEntropyLoss(), FocalLoss(2.0), AdaptiveFocalLoss(), AdaptiveFocalLoss("lambert_w"), BinaryFocalLoss(2.0),
@@ -82,21 +75,17 @@ def forward_backward(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, l
     """One loss and its gradient in the logits."""
 
     def step() -> None:
-        logits.grad = None
         loss(logits, label).backward()
+        logits.grad = None  # not at the start: to free an earlier step's would count as memory won back
 
     return step
 
 
-def take_turns(steps: dict[str, Callable[[], None]], calls: int) -> dict[str, list[float]]:
-    """Seconds a call of every step, one entry a repeat, after a warm-up."""
+def in_turns(steps: dict[str, Callable[[], None]], calls: int) -> dict[str, list[float]]:
+    """Seconds a call of every step, after a warm-up."""
     for step in steps.values():
         seconds(step, 3)
-    measured: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(REPEATS):
-        for name, step in steps.items():
-            measured[name].append(seconds(step, calls))
-    return measured
+    return take_turns({name: partial(seconds, step, calls) for name, step in steps.items()}, REPEATS)
 
 
 def compiled_against_eager(
@@ -108,7 +97,7 @@ def compiled_against_eager(
         "compiled": forward_backward(torch.compile(loss, fullgraph=True), logits, label),
         "eager": forward_backward(baseline, logits, label),
     }
-    measured = take_turns(steps, 5)
+    measured = in_turns(steps, 5)
     return measured["compiled"], measured["eager"]
 
 
@@ -137,47 +126,37 @@ def cnn_step_seconds() -> list[float]:
         F.cross_entropy(network(images), label).backward()
         optimizer.step()
 
-    return take_turns({"step": step}, 5)["step"]
+    return in_turns({"step": step}, 5)["step"]
 
 
-def main() -> None:
-    """Measure and write the table."""
-    every = losses()
+def losses() -> Table:
+    """Each loss's own time and memory."""
+    every = contenders()
     large, small = batch(LARGE), batch(SMALL)
-    eager = take_turns({name: forward_backward(loss, *large) for name, loss in every.items()}, 5)
+    eager = in_turns({name: forward_backward(loss, *large) for name, loss in every.items()}, 5)
     memory = {name: peak_bytes(forward_backward(loss, *large)) for name, loss in every.items()}
-    in_step = take_turns({name: forward_backward(loss, *small) for name, loss in every.items()}, 50)
+    in_step = in_turns({name: forward_backward(loss, *small) for name, loss in every.items()}, 50)
     cnn = statistics.median(cnn_step_seconds())
     compiled = {name: compiled_against_eager(loss, every[BASELINE], *large) for name, loss in every.items()}
-    lines = [
-        f"# What a loss costs: forward and backward, float32, {CLASSES} classes, against torch's eager cross-entropy",
-        "",
-        f"Median [lowest, highest] of {REPEATS} interleaved repeats. {platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, torch {torch.__version__}. `F.cross_entropy` takes "
-        f"{1e3 * statistics.median(eager[BASELINE]):.1f} ms for {LARGE:,} images; a CNN's training step on {SMALL} "
-        f"images takes {1e3 * cnn:.1f} ms. The last column is the loss's own time, forward and backward, as a share of "
-        "that step.",
-        "",
-        f"| loss | eager, {LARGE:,} images | compiled | peak memory | eager, {SMALL} images | of a CNN's step |",
-        "|---|---|---|---|---|---|",
+    rows: list[list[Cell]] = [
+        [
+            name,
+            ratios(eager[name], eager[BASELINE]),
+            ratios(*compiled[name]),
+            [memory[name] / memory[BASELINE]],
+            ratios(in_step[name], in_step[BASELINE]),
+            [100 * statistics.median(in_step[name]) / cnn],
+        ]
+        for name in every
     ]
-    for name in every:
-        shares = [100 * own / cnn for own in in_step[name]]
-        lines.append(
-            f"| {name} | {_ratio(eager[name], eager[BASELINE])} | {_ratio(*compiled[name])} "
-            f"| {memory[name] / memory[BASELINE]:.2f} | {_ratio(in_step[name], in_step[BASELINE])} "
-            f"| {statistics.median(shares):.1f} % |"
-        )
-    focal, naive = (name for name in every if name.startswith(("FocalLoss", "naive")))
-    lines += ["", f"FocalLoss against the naive one, eager: {_ratio(eager[naive], eager[focal])}."]
-    RESULTS.write_text("\n".join(lines) + "\n")
-    print(RESULTS.read_text())
-
-
-def _ratio(ours: list[float], theirs: list[float]) -> str:
-    ratios = [own / other for own, other in zip(ours, theirs, strict=True)]
-    return f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
-
-
-if __name__ == "__main__":
-    main()
+    focal = repr(FocalLoss(2.0))
+    return Table(
+        "What a loss costs",
+        f"Forward and backward, float32, {CLASSES} classes, on CPU, as ratios to torch's eager `F.cross_entropy`, "
+        f"which takes {1e3 * statistics.median(eager[BASELINE]):.1f} ms for {LARGE:,} images. The last column is the "
+        f"loss's own time on {SMALL} images, forward and backward, as a share of a CNN's training step on them, "
+        f"{1e3 * cnn:.1f} ms. Median [lowest, highest] of {REPEATS} interleaved repeats. FocalLoss takes "
+        f"{shown(ratios(eager[focal], eager[NAIVE]))} of the naive one's time, eager.",
+        ["loss", f"eager, {LARGE:,} images", "compiled", "peak memory", f"eager, {SMALL} images", "% of a CNN's step"],
+        rows,
+    )

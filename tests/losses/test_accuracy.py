@@ -1,4 +1,4 @@
-"""Against 60 digits: float32 in and out is exact to 1e-5.
+"""Against 60 digits: float32 in and out is exact to 1e-5; against float64, so are gradients.
 
 Truths below 1e-30 are left out: a power (1 - p)^gamma has an exponent above 69 there, whose own rounding is 1e-5.
 Each reference is the formula of the paper or of the docstring, written down again in mpmath.
@@ -215,3 +215,23 @@ def test_losses_of_batches_are_exact(batchwise: Example, num_classes: int, kind:
             truths = [reference([softmax(tuple(z)) for z in rows], y.tolist(), loss) for rows in batches.tolist()]
         target = torch.tensor([1, 0]) if kind == "labels" else y
         assert_exact(vmap(loss, (0, None))(batches, target), truths, at_least=100)
+
+
+@pytest.mark.parametrize("num_classes", [2, 10])
+@pytest.mark.parametrize("kind", ["labels", "one-hot"])
+def test_gradients_are_exact(loss: Example, num_classes: int, kind: str) -> None:
+    """Entry by entry, also where they are tiny: of images that are all but certain, or that a bounded loss lets go of.
+
+    The reference is the gradient in float64, which is compared with the closed form in each loss's own tests.
+    """
+    if not loss.is_ours:
+        pytest.skip("a gradient that rounds to 0 may be good enough for a user's loss")
+    labels = torch.ones(len(MARGINS), dtype=torch.int64)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        logits = logits_with_margins(num_classes, MARGINS, label=1).to(dtype).requires_grad_()
+        target = labels if kind == "labels" else F.one_hot(labels, num_classes).to(dtype)
+        found.append(torch.autograd.grad(loss.of_each_image(logits, target).sum(), logits)[0].double())
+    counts = found[1].abs() > SMALLEST
+    torch.testing.assert_close(found[0][counts], found[1][counts], rtol=1e-5, atol=0)
+    assert counts.sum() > 60 or str(loss) == "TverskyLoss-alpha:1.0-beta:0.0"  # one image's soft precision is always 1

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from losslab.losses import CompoundLoss, CrossEntropyLoss, DiceLoss, FocalLoss, InverseFrequency, LogitAdjustedLoss
 
@@ -45,10 +46,9 @@ def test_without_frequencies_the_part_that_needs_them_says_so() -> None:
 
 
 def test_what_cannot_be_summed_is_refused() -> None:
-    with pytest.raises(ValueError, match="losses must be two or more with reduction 'mean' or 'sum'"):
-        CompoundLoss([CrossEntropyLoss()])
-    with pytest.raises(ValueError, match="losses must be two or more with reduction 'mean' or 'sum'"):
-        CompoundLoss([CrossEntropyLoss(), DiceLoss(reduction="none")])
+    for losses in ([CrossEntropyLoss()], [CrossEntropyLoss(), DiceLoss(reduction="none")], [nn.NLLLoss(), DiceLoss()]):
+        with pytest.raises(ValueError, match="losses must be two or more of losslab's losses with reduction 'mean' or"):
+            CompoundLoss(losses)
     with pytest.raises(ValueError, match="weights must be 2 finite numbers >= 0, one for each loss, got"):
         CompoundLoss([CrossEntropyLoss(), DiceLoss()], [1.0, -1.0])
     with pytest.raises(ValueError, match=r"losses must have one ignore_index, got \[None, -100\]"):

@@ -6,6 +6,7 @@
 import ast
 import inspect
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -409,9 +410,10 @@ def test_weights_that_are_negative_not_finite_or_none_at_all_are_refused(
 
 
 @pytest.mark.takes("class_weights")
-def test_a_misspelt_weighting_is_refused(loss_class: Example) -> None:
-    with pytest.raises(ValueError, match=r"class_weights must be .* or None, got 'inverse-frequenc"):
-        loss_class.make(class_weights="inverse-frequency")
+@pytest.mark.parametrize("weights", ["inverse-frequency", InverseFrequency, 2.0, [[1.0, 2.0, 3.0]]], ids=str)
+def test_weights_that_are_neither_numbers_nor_a_rule_are_refused(loss_class: Example, weights: object) -> None:
+    with pytest.raises(ValueError, match=rf"class_weights must be .* or None, got {re.escape(repr(weights))}"):
+        loss_class.make(class_weights=weights)
 
 
 @pytest.mark.takes("class_weights")

@@ -3,6 +3,8 @@
 Masks too: a class whose logit is -inf is as if it were not there.
 """
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -47,6 +49,18 @@ def assert_finite(example: Example, logits: Tensor, target: Tensor) -> tuple[Ten
 def test_far_logits_have_finite_losses_gradients_and_hessians(any_loss: Example, dtype: torch.dtype) -> None:
     logits = far_logits(dtype)
     assert_finite(any_loss, logits, torch.zeros(len(logits), dtype=torch.int64))
+
+
+@every_dtype
+def test_a_nan_in_the_logits_is_a_nan_in_the_loss(any_loss: Example, dtype: torch.dtype) -> None:
+    """As in torch's cross-entropy: a run that has gone wrong must not look like a perfect one."""
+    labels = torch.tensor([0, 1, 2, 0])
+    some, all_of_them = torch.zeros(4, 3, dtype=dtype), torch.full((4, 3), math.nan, dtype=dtype)
+    some[1, 2] = math.nan
+    losses = [any_loss.make(), any_loss.make(**any_loss.all_policies())]
+    for logits in (some, all_of_them):
+        for target in any_loss.targets(labels, F.one_hot(labels, 3).to(dtype)):
+            assert all(loss(logits, target).isnan() for loss in losses)
 
 
 def test_a_right_answer_costs_less_than_a_wrong_one(any_loss: Example) -> None:

@@ -40,6 +40,20 @@ def test_images_shrink_as_documented():
     assert sides == [24, 12, 10, 5, 3]
 
 
+def test_a_cropped_network_sees_the_middle_of_the_image_only():
+    torch.manual_seed(0)
+    whole = torch.randn(3, 1, 28, 30)
+    cropped = CNN((4, 6, 8), crop=3, image_shape=(1, 28, 30)).eval()
+    inner = CNN((4, 6, 8), image_shape=(1, 22, 24)).eval()
+    inner.network.load_state_dict(
+        dict(zip(inner.network.state_dict(), cropped.network.state_dict().values(), strict=True))
+    )
+    assert torch.equal(cropped(whole), inner(whole[..., 3:-3, 3:-3]))
+    border = whole.clone()
+    border[..., 3:-3, 3:-3] = 0
+    assert torch.equal(cropped(whole - border), cropped(whole))
+
+
 def test_dropout_acts_in_training_only():
     torch.manual_seed(0)
     images = torch.randn(16, 1, 28, 28)
@@ -57,8 +71,10 @@ def test_dropout_acts_in_training_only():
         ({"widths": (16, 0, 64)}, r"widths must be three numbers >= 1 .* got \(16, 0, 64\) and"),
         ({"dropout": 1.0}, r"dropout in \[0, 1\), got .* and 1.0"),
         ({"dropout": -0.1}, r"dropout in \[0, 1\), got .* and -0.1"),
-        ({"image_shape": (1, 19, 28)}, r"20 x 20 pixels or more, got \(1, 19, 28\)"),
-        ({"image_shape": (1, 28, 19)}, r"20 x 20 pixels or more, got \(1, 28, 19\)"),
+        ({"image_shape": (1, 19, 28)}, r"leave 20 x 20 pixels or more, got 0 for images of 19 x 28"),
+        ({"image_shape": (1, 28, 19)}, r"leave 20 x 20 pixels or more, got 0 for images of 28 x 19"),
+        ({"crop": 5}, r"leave 20 x 20 pixels or more, got 5 for images of 28 x 28"),
+        ({"crop": -1}, r"crop must be >= 0 .* got -1 for"),
     ],
     ids=str,
 )

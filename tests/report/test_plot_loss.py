@@ -18,8 +18,8 @@ def test_values_of_one_argument_are_a_curve_each() -> None:
 
 
 def test_losses_of_others_and_a_file_of_ones_own() -> None:
-    Path("my_loss.py").write_text("import torch\nclass Mine(torch.nn.CrossEntropyLoss):\n    pass\n")
-    assert main(["plot-loss", "my_loss.Mine", "--label_smoothing", "0.1", "--out", "mine.html"]) == 0
+    Path("loss_to_plot.py").write_text("import torch\nclass Mine(torch.nn.CrossEntropyLoss):\n    pass\n")
+    assert main(["plot-loss", "loss_to_plot.Mine", "--label_smoothing", "0.1", "--out", "mine.html"]) == 0
     assert "label_smoothing = 0.1" in Path("mine.html").read_text()
     assert main(["plot-loss", "DiceLoss"]) == 0
 

@@ -108,7 +108,8 @@ def test_batch_norm_and_buffers_are_mentioned_where_there_are_any(printed) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "trainable"), [("mlp", "7,960"), ("cnn", "29,434"), ("separable_cnn", "34,986"), ("resnet", "78,010")]
+    ("name", "trainable"),
+    [("mlp", "7,960"), ("cnn", "29,434"), ("fast", "26,234"), ("separable_cnn", "34,986"), ("resnet", "78,010")],
 )
 def test_every_experiment(printed, repository: Path, name: str, trainable: str) -> None:
     assert f"Trainable parameters: {trainable}\n" in printed(

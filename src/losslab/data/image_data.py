@@ -210,11 +210,8 @@ class ImageDataModule(LightningDataModule, ABC):
         return TrainingBatches(train, self.batch_size, self._scale, order, augment)
 
     def state_dict(self) -> dict[str, int]:
-        """Where the epoch stands, for a checkpoint.
-
-        Lightning would ask the loader itself, but restores it only if nobody has counted its batches before, as a
-        schedule over all steps does.
-        """
+        """Where the epoch stands, for a checkpoint."""
+        # Lightning asks the loader itself, but restores it only if no schedule has counted its batches before.
         return self._batches.state_dict() if self._batches is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:

@@ -24,8 +24,10 @@ class CompoundLoss(Loss):
 
     def __init__(self, losses: Sequence[Loss], weights: Sequence[float] | None = None) -> None:
         weights = [1.0] * len(losses) if weights is None else list(weights)
-        if len(losses) < 2 or any(loss.reduction == "none" for loss in losses):
-            raise ValueError(f"losses must be two or more with reduction 'mean' or 'sum', got {list(losses)}")
+        if len(losses) < 2 or any(not isinstance(loss, Loss) or loss.reduction == "none" for loss in losses):
+            raise ValueError(
+                f"losses must be two or more of losslab's losses with reduction 'mean' or 'sum', got {list(losses)}"
+            )
         if len({loss.ignore_index for loss in losses}) > 1:
             raise ValueError(f"losses must have one ignore_index, got {[loss.ignore_index for loss in losses]}")
         if len(weights) != len(losses) or not all(0 <= weight < math.inf for weight in weights):

@@ -1,5 +1,6 @@
 """Soft dice: one minus a soft F1 score of each class, over the batch."""
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from losslab.losses.loss import ClassWeights, Reduction
@@ -42,6 +43,6 @@ class DiceLoss(OverlapLoss):
         return f"squared={self.squared}"
 
     def misses_and_size(self, tp: Tensor, fp: Tensor, fn: Tensor) -> tuple[Tensor, Tensor]:
-        # fp - fn = p - y, and p^2 + y^2 = (p - y)^2 + 2 p y.
-        misses = (fp - fn).square().sum(dim=0) if self.squared else fp.sum(dim=0) + fn.sum(dim=0)
+        # fp - fn = p - y, and p^2 + y^2 = (p - y)^2 + 2 p y. torch's squared error holds one matrix (N, C) less.
+        misses = F.mse_loss(fp, fn, reduction="none").sum(dim=0) if self.squared else fp.sum(dim=0) + fn.sum(dim=0)
         return misses, misses + 2 * tp.sum(dim=0)

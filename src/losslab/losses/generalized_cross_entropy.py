@@ -50,5 +50,6 @@ class GeneralizedCrossEntropyLoss(PointwiseLoss):
         return self._generalized(log_probabilities.of_every_class(logits)[0])
 
     def _generalized(self, log_p: Tensor) -> Tensor:
-        # expm1, because 1 - p^q loses its digits where q log p is small.
-        return -torch.expm1(self.q * log_p) / self.q
+        # 1 - p^q loses its digits where p^q is near 1; the gradient of expm1, which is expm1 + 1, where p^q is near 0.
+        log_power = self.q * log_p
+        return torch.where(log_power > -1, -torch.expm1(log_power), 1 - torch.exp(log_power)) / self.q

@@ -14,7 +14,7 @@ from losslab.losses.pointwise import PointwiseLoss
 class LDAMLoss(PointwiseLoss):
     """l(z, t) = -log softmax(s (z - m_t onehot(t)))_t, with m_c = max_margin (n_min / n_c)^(1/4).
 
-    Label-distribution-aware margins (Cao et al. 2019, arXiv:1906.07413, equations 10 and 11): the label's logit must
+    Label-distribution-aware margins (Cao et al. 2019, arXiv:1906.07413, equations 12 and 13): the label's logit must
     lead by a margin that is largest for the rarest class, so that its few images are separated from more than
     themselves.
 

@@ -127,11 +127,12 @@ _HOW_TO_GIVE_COUNTS = "call set_class_counts first (losslab's models do so befor
 def _given_weights(class_weights: ClassWeights) -> Tensor | None:
     if class_weights is None or isinstance(class_weights, ClassWeighting):
         return None
-    if isinstance(class_weights, str):
+    try:
+        weights = torch.tensor([float(weight) for weight in class_weights])
+    except (TypeError, ValueError) as error:  # a name, a number alone, a class not yet made an object
         raise ValueError(
             f"class_weights must be numbers, InverseFrequency(), EffectiveNumber(beta) or None, got {class_weights!r}"
-        )
-    weights = torch.tensor([float(weight) for weight in class_weights])
+        ) from error
     if not len(weights) or not bool((weights >= 0).all()) or not bool(weights.isfinite().all()):
         raise ValueError(f"class_weights must be numbers >= 0, one for each class, got {class_weights}")
     return weights

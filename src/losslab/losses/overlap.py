@@ -46,8 +46,9 @@ class OverlapLoss(Loss):
         present = images > 0
         weight = present.to(p.dtype) if self.class_weights is None else present * self.class_weights.to(p.dtype)
         # A size may be 0, or too small to be divided by twice: of an absent class, or where nothing is predicted and
-        # only false positives count. 0/0 would put NaN into the gradient, though it is masked.
-        counts = present & (size > torch.finfo(p.dtype).tiny ** 0.5)
+        # only false positives count. 0/0 would put NaN into the gradient, though it is masked. A size that is NaN, of
+        # logits that are, is kept.
+        counts = present & ~(size <= torch.finfo(p.dtype).tiny ** 0.5)
         loss = torch.where(counts, misses / torch.where(counts, size, 1), 0) * weight
         if self.reduction == "none":
             return loss

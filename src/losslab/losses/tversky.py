@@ -12,7 +12,7 @@ from losslab.losses.overlap import OverlapLoss
 class TverskyLoss(OverlapLoss):
     """Mean over the classes in the batch of 1 - TP / (TP + alpha FP + beta FN) (Salehi et al. 2017, arXiv:1706.05721).
 
-    Equations 1 and 2 there, with TP = sum_i p_ic y_ic, FP = sum_i p_ic (1 - y_ic), FN = sum_i (1 - p_ic) y_ic over the
+    Equations 2 and 3 there, with TP = sum_i p_ic y_ic, FP = sum_i p_ic (1 - y_ic), FN = sum_i (1 - p_ic) y_ic over the
     images i of the batch. The direct knob between precision and recall: a larger alpha punishes false positives, more
     precision; a larger beta false negatives, more recall.
 

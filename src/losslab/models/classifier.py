@@ -16,6 +16,9 @@ from losslab.metrics import classification_metrics
 from losslab.models.non_finite_loss import require_finite
 from losslab.models.unfit_loss import require_fitting
 
+EvaluateTrain = Literal["never", "last_epoch", "every_epoch"]
+"""When the training images are evaluated; see Classifier."""
+
 Batch = tuple[Tensor, Tensor]
 """Images (B, *image_shape) float32 and labels (B,) int64."""
 
@@ -37,7 +40,7 @@ class Classifier(LightningModule, ABC):
         optimizer: called with the parameters. None: Adam, learning rate 0.01, fused.
         lr_scheduler: called with the optimiser, and stepped after each epoch. None: one cycle over all steps of the
             training, up to the optimiser's learning rate (Smith & Topin 2017, arXiv:1708.07120).
-        evaluate_train: when `train/acc` is measured: after the last epoch, or after every one.
+        evaluate_train: when `train/acc` is measured, which takes a third of an epoch's time.
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class Classifier(LightningModule, ABC):
         loss: Loss | Callable[[Tensor, Tensor], Tensor] | None,
         optimizer: OptimizerCallable | None,
         lr_scheduler: LRSchedulerCallable | None,
-        evaluate_train: Literal["last_epoch", "every_epoch"],
+        evaluate_train: EvaluateTrain,
     ) -> None:
         super().__init__()
         # Arguments that are objects (of a model built in Python) are no hyper-parameters; Lightning warns of them.
@@ -135,9 +138,13 @@ class Classifier(LightningModule, ABC):
         correct = torch.stack(self._correct).sum().cpu().double()
         loss_sum, correct, count = self._sum_over_ranks(torch.stack([losses @ sizes, correct, sizes.sum()]))
         self.log_dict({"train/loss": loss_sum / count, "train/acc_running": correct / count}, prog_bar=True)
-        last = self.current_epoch + 1 == self.trainer.max_epochs
-        if (last or self.evaluate_train == "every_epoch") and hasattr(self._datamodule, "evaluation_dataloader"):
+        if self.evaluates_train() and hasattr(self._datamodule, "evaluation_dataloader"):
             self.log("train/acc", self._train_accuracy())
+
+    def evaluates_train(self) -> bool:
+        """Whether `train/acc` is measured at the end of the current epoch."""
+        last = self.current_epoch + 1 == self.trainer.max_epochs
+        return self.evaluate_train == "every_epoch" or (last and self.evaluate_train == "last_epoch")
 
     def _training_losses(self) -> Tensor:
         """The epoch's losses, (S,) float64 on CPU, all finite: else NonFiniteLossError."""

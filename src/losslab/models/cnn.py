@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from losslab.losses import Loss
-from losslab.models.classifier import Classifier
+from losslab.models.classifier import Classifier, EvaluateTrain
 
 
 class CNN(Classifier):
@@ -21,31 +20,37 @@ class CNN(Classifier):
 
     Args:
         widths: channels of the three convolutions.
+        crop: pixels cut off at each edge of the image first, >= 0. MNIST's digits lie in the middle; with 2 a step
+            takes three quarters of the time.
         dropout: share of the features dropped before the last layer in training, in [0, 1).
         num_classes, image_shape, loss, optimizer, lr_scheduler, evaluate_train: see Classifier. Height and width must
-            be at least 20.
+            be at least 20 + 2 crop.
     """
 
     def __init__(
         self,
         widths: Sequence[int] = (16, 32, 64),
+        crop: int = 0,
         dropout: float = 0.1,
         num_classes: int = 10,
         image_shape: tuple[int, int, int] = (1, 28, 28),
         loss: Loss | Callable[[Tensor, Tensor], Tensor] | None = None,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
-        evaluate_train: Literal["last_epoch", "every_epoch"] = "last_epoch",
+        evaluate_train: EvaluateTrain = "last_epoch",
     ) -> None:
         super().__init__(num_classes, image_shape, loss, optimizer, lr_scheduler, evaluate_train)
         channels, height, width = image_shape
         if len(widths) != 3 or any(w < 1 for w in widths) or not 0 <= dropout < 1:
             raise ValueError(f"widths must be three numbers >= 1 and dropout in [0, 1), got {widths} and {dropout}")
-        if min(height, width) < 20:
-            raise ValueError(f"CNN needs images of 20 x 20 pixels or more, got {image_shape}")
+        if crop < 0 or min(height, width) - 2 * crop < 20:
+            raise ValueError(
+                f"crop must be >= 0 and leave 20 x 20 pixels or more, got {crop} for images of {height} x {width}"
+            )
         first, second, third = widths
-        features = third * math.prod(((size - 4) // 2 - 2) // 2 - 2 for size in (height, width))
+        features = third * math.prod(((size - 2 * crop - 4) // 2 - 2) // 2 - 2 for size in (height, width))
         self.network = nn.Sequential(
+            *([nn.ZeroPad2d(-crop)] if crop else []),
             *[nn.Conv2d(channels, first, 5, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(first), nn.ReLU()],
             *[nn.Conv2d(first, second, 3, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(second), nn.ReLU()],
             *[nn.Conv2d(second, third, 3, bias=False), nn.BatchNorm2d(third), nn.ReLU()],

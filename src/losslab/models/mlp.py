@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from losslab.losses import Loss
-from losslab.models.classifier import Classifier
+from losslab.models.classifier import Classifier, EvaluateTrain
 
 
 class MLP(Classifier):
@@ -34,7 +33,7 @@ class MLP(Classifier):
         loss: Loss | Callable[[Tensor, Tensor], Tensor] | None = None,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
-        evaluate_train: Literal["last_epoch", "every_epoch"] = "last_epoch",
+        evaluate_train: EvaluateTrain = "last_epoch",
     ) -> None:
         super().__init__(num_classes, image_shape, loss, optimizer, lr_scheduler, evaluate_train)
         if any(width < 1 for width in hidden) or not 0 <= dropout < 1:

@@ -1,14 +1,13 @@
 """A residual network for small images."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from losslab.losses import Loss
-from losslab.models.classifier import Classifier
+from losslab.models.classifier import Classifier, EvaluateTrain
 
 
 class ResNet(Classifier):
@@ -33,7 +32,7 @@ class ResNet(Classifier):
         loss: Loss | Callable[[Tensor, Tensor], Tensor] | None = None,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
-        evaluate_train: Literal["last_epoch", "every_epoch"] = "last_epoch",
+        evaluate_train: EvaluateTrain = "last_epoch",
     ) -> None:
         super().__init__(num_classes, image_shape, loss, optimizer, lr_scheduler, evaluate_train)
         if not widths or any(w < 1 for w in widths) or blocks < 1 or not 0 <= dropout < 1:

@@ -1,14 +1,13 @@
 """A CNN of depthwise separable convolutions."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from losslab.losses import Loss
-from losslab.models.classifier import Classifier
+from losslab.models.classifier import Classifier, EvaluateTrain
 
 
 class SeparableCNN(Classifier):
@@ -35,7 +34,7 @@ class SeparableCNN(Classifier):
         loss: Loss | Callable[[Tensor, Tensor], Tensor] | None = None,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
-        evaluate_train: Literal["last_epoch", "every_epoch"] = "last_epoch",
+        evaluate_train: EvaluateTrain = "last_epoch",
     ) -> None:
         super().__init__(num_classes, image_shape, loss, optimizer, lr_scheduler, evaluate_train)
         channels, height, width = image_shape

@@ -2,12 +2,13 @@
 
 import argparse
 import copy
+import functools
 import importlib
 import json
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,9 @@ TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,
     "log_every_n_steps": 1,
 }
+
+PARSED_KEPT = 256
+"""Configurations remembered once they are parsed: a study comes back to each, and parsing takes a tenth of a second."""
 
 DESCRIPTION = """\
 An experiment is a model, the data and a Trainer. Begin with a file and change single values:
@@ -68,6 +72,7 @@ class CommandLine(LightningCLI):
 
     def __init__(self, tokens: Sequence[str], prog: str, options: Sequence[tuple[str, str]] = ()) -> None:
         self._options = options
+        self._parsed = functools.lru_cache(PARSED_KEPT)(self._parse_text)
         find_own_modules()
         _silence_upstream()
         super().__init__(
@@ -107,26 +112,31 @@ class CommandLine(LightningCLI):
             if not asks_for_help and not any(token.startswith((f"--{part}", "--config")) for token in tokens):
                 raise UserError(f"no {part} is given: add --config experiments/cnn.yaml, or --{part} {example}.")
         self.config = self._checked(lambda: parser.parse_args(tokens))
+        self._resolved = self._plain(self.config)
         for notice in notices:
             _log.warning("NOTICE: %s", notice)
 
     def parse_config(self, config: Config) -> None:
         """Take a whole configuration, as `resolved` returns it or with objects still to be completed."""
-        self.config = self._checked(lambda: self.parser.parse_object(config))
+        self.config, self._resolved = self._parsed(json.dumps(config))
 
-    def _checked(self, parse: Any) -> Namespace:
+    def _parse_text(self, text: str) -> tuple[Namespace, Config]:
+        config = self._checked(lambda: self.parser.parse_object(json.loads(text)))
+        return config, self._plain(config)
+
+    def _checked(self, parse: Callable[[], Namespace]) -> Namespace:
         try:
-            self._resolved: Config | None = None
             return parse()
         except argparse.ArgumentError as error:
             raise UserError(one_line(str(error), self.parser.get_defaults().keys())) from None
 
+    def _plain(self, config: Namespace) -> Config:
+        text = self.parser.dump(config, skip_none=False, skip_validation=True, format="json")
+        not_config = {"config", *(name for name, _ in self._options)}
+        return {key: value for key, value in json.loads(text).items() if key not in not_config}
+
     def resolved(self) -> Config:
         """The whole configuration as plain values: every argument of every object, links left out."""
-        if self._resolved is None:
-            text = self.parser.dump(self.config, skip_none=False, skip_validation=True, format="json")
-            not_config = {"config", *(name for name, _ in self._options)}
-            self._resolved = {key: value for key, value in json.loads(text).items() if key not in not_config}
         return copy.deepcopy(self._resolved)
 
     def _set_seed(self) -> None:

@@ -149,8 +149,7 @@ class Population(LightningModule):
         logits, labels = torch.cat(self._logits, dim=1), torch.cat(self._labels)
         losses, sizes = torch.stack(self._losses, dim=1).cpu().double(), torch.tensor(self._sizes).double()
         correct = torch.stack(self._correct).sum(dim=0).cpu().double()
-        last = self.current_epoch + 1 == self.trainer.max_epochs
-        evaluate_train = last or self.members[0].evaluate_train == "every_epoch"
+        evaluate_train = self.members[0].evaluates_train()
         train_accuracy = self._train_accuracy(data) if evaluate_train else []
         for k, member in enumerate(self.members):
             if k in self.stopped:

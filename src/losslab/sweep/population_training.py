@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from losslab.report.results import Result
-from losslab.run.command_line import Built, CommandLine
+from losslab.run.command_line import Built
 from losslab.run.config import Config
 from losslab.run.interruption import Interrupted, Interruption
 from losslab.run.provenance import provenance, utc_now
@@ -22,6 +22,14 @@ from losslab.sweep.training import Training
 
 Outcome = Result | Exception
 """A training's result, or why it has none: NonFiniteLossError, TrialPruned."""
+
+
+class Member(NamedTuple):
+    """A training that joins a population: what it is, what its configuration builds, and the configuration."""
+
+    training: Training
+    built: Built
+    config: Config
 
 
 class Pruned(NamedTuple):
@@ -61,59 +69,45 @@ class MemberRecords(Checkpoint):
 
 
 def train_population(
-    command_line: CommandLine,
-    trainings: Sequence[Training],
-    take: Callable[[Training], object],
-    callbacks: Sequence[Callback],
+    members: Sequence[Member],
+    build_trainer: Callable[[Sequence[Callback]], Trainer],
     prunable: Sequence[Pruned],
     monitor: str,
 ) -> list[Outcome]:
     """Train several kin trainings as one population.
 
     Args:
-        command_line: parses and builds the members.
-        trainings: two or more of one kinship.
-        take: lets `command_line` hold a training's configuration.
-        callbacks: added to the Trainer's.
-        prunable: the trials that a pruner may stop, by members' places among the trainings.
+        members: two or more of one kinship.
+        build_trainer: gives the Trainer that any of them configures, with further callbacks, and without loggers and
+            checkpoints: those are each member's own.
+        prunable: the trials that a pruner may stop, by members' places.
         monitor: the metric that a pruner hears of.
 
     Returns:
-        An outcome for each training. Any other error, such as too little memory, is raised.
+        An outcome for each member. Any other error, such as too little memory, is raised.
     """
-    members: list[tuple[Built, Config]] = []
-    for training in trainings:
-        take(training)
-        built = command_line.build(logger_arguments=training.tracker_arguments())
-        members.append((built, command_line.resolved()))
-    data = members[0][0].data
+    data = members[0].built.data
     data.prepare_data()
     data.setup("fit")
     folders = []
-    for place, (training, (built, config)) in enumerate(zip(trainings, members, strict=True)):
+    for place, (training, built, config) in enumerate(members):
         training.remove_remains()
         folder = RunFolder.create(training.run_path, config)
         device = {"device": str(built.trainer.strategy.root_device), "status": "running"}
-        population_place = {"population": {"size": len(trainings), "place": place}}
+        population_place = {"population": {"size": len(members), "place": place}}
         folder.write_manifest(provenance(config, data) | device | population_place)
         folders.append(folder)
-    population = Population([built.model for built, _ in members])  # type: ignore[misc]
+    population = Population([member.built.model for member in members])  # type: ignore[misc]
     records, interruption = MemberRecords(folders, prunable, monitor), Interruption(None)
-    trainer = command_line.build(
-        [*callbacks, interruption, records],
-        default_root_dir=str(trainings[0].study_folder),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        logger=False,
-    ).trainer
+    trainer = build_trainer([interruption, records])
     started = time.monotonic()
     with interruption, warnings.catch_warnings():
         # Of global average pooling, which sets a stride; the fallback is a loop over members that computes nothing.
         warnings.filterwarnings("ignore", "There is a performance drop .* aten::as_strided_")
-        trainer.fit(population, datamodule=PopulationData(data, [training.seed for training in trainings]))
-    seconds = (time.monotonic() - started) / len(trainings)
+        trainer.fit(population, datamodule=PopulationData(data, [member.training.seed for member in members]))
+    seconds = (time.monotonic() - started) / len(members)
     outcomes: list[Outcome] = []
-    for k, (training, folder, (built, _)) in enumerate(zip(trainings, folders, members, strict=True)):
+    for k, (folder, (training, built, _)) in enumerate(zip(folders, members, strict=True)):
         failure = population.failures.get(k) or records.pruned.get(k)
         end = {"ended_at": utc_now(), "seconds": round(seconds, 3), "status": "failed" if failure else "finished"}
         if failure is not None:

@@ -1,12 +1,10 @@
 """Trials that were asked for together: which of their trainings form populations, and training those."""
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from filelock import FileLock
-from lightning.pytorch import Callback, LightningModule, Trainer
 from optuna.trial import Trial
 
 from losslab.report.results import read_result
@@ -14,16 +12,26 @@ from losslab.run.command_line import CommandLine
 from losslab.sweep.display import Display
 from losslab.sweep.kinship import kinship
 from losslab.sweep.population import Population, PopulationData
-from losslab.sweep.population_training import Pruned, train_population
+from losslab.sweep.population_training import Member, Pruned, train_population
+from losslab.sweep.stopwatch import Stopwatch
 from losslab.sweep.training import Training
 
 AUTO_SIZE = 16
 """Trainings in a population whose size is not given."""
-WARM_UP, MEASURED = 5, 20
-"""Steps not counted, and counted, to find out whether a population is faster."""
 
 Failures = dict[tuple[str, int], Exception]
 """By a training's setting hash and seed, why it has no result."""
+
+_QUIET: dict[str, Any] = {
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "logger": False,
+}
+
+
+class _Candidate(NamedTuple):
+    trial: Trial
+    member: Member
 
 
 class Populations:
@@ -58,39 +66,48 @@ class Populations:
         Args:
             trials: each with its trainings, the first of which speaks for it to the pruner.
         """
-        kin: dict[str, dict[tuple[str, int], tuple[Trial, Training]]] = {}
+        kin: dict[str, dict[tuple[str, int], _Candidate]] = {}
         for trial, trainings in trials:
             for training in trainings:
                 if read_result(training.result_path) is None:
                     self._take(training)
-                    common = kinship(self._command_line.resolved(), self._command_line.build())
+                    member = Member(
+                        training,
+                        self._command_line.build(logger_arguments=training.tracker_arguments()),
+                        self._command_line.resolved(),
+                    )
+                    common = kinship(member.config, member.built)
                     if common is not None:
-                        kin.setdefault(common, {})[training.setting_hash, training.seed] = (trial, training)
+                        kin.setdefault(common, {})[training.setting_hash, training.seed] = _Candidate(trial, member)
         failures: Failures = {}
         for common, group in kin.items():
-            members = list(group.values())
-            for start in range(0, len(members), self.size):
-                part = members[start : start + self.size]
-                if len(part) > 1 and self._worth_it(common, [training for _, training in part]):
+            candidates = list(group.values())
+            for start in range(0, len(candidates), self.size):
+                part = candidates[start : start + self.size]
+                if len(part) > 1 and self._worth_it(common, [candidate.member.training for candidate in part]):
                     failures |= self._train(part)
         return failures
 
-    def _train(self, members: list[tuple[Trial, Training]]) -> Failures:
+    def _train(self, candidates: list[_Candidate]) -> Failures:
         with ExitStack() as locks:
             # In one order in every process, so that two never wait for each other.
-            for path in sorted(training.lock_path for _, training in members):
+            for path in sorted(candidate.member.training.lock_path for candidate in candidates):
                 path.parent.mkdir(exist_ok=True)
                 locks.enter_context(FileLock(path))
-            members = [(trial, training) for trial, training in members if read_result(training.result_path) is None]
-            trainings = [training for _, training in members]
-            if len(trainings) < 2:
+            candidates = [c for c in candidates if read_result(c.member.training.result_path) is None]
+            members = [candidate.member for candidate in candidates]
+            if len(members) < 2:
                 return {}
-            label = f"{len(trainings)} trainings as one"
+            label = f"{len(members)} trainings as one"
             try:
+                self._take(members[0].training)
+                progress = self._display.training(label, len(members))
                 outcomes = train_population(
-                    self._command_line, trainings, self._take,
-                    [self._display.training(label, len(trainings))], self._prunable(members), self._monitor,
-                )  # fmt: skip
+                    members,
+                    lambda callbacks: self._command_line.build([progress, *callbacks], **_QUIET).trainer,
+                    self._prunable(candidates),
+                    self._monitor,
+                )
             except OSError:
                 raise
             except Exception as error:  # too little memory, or a network that cannot be vectorised
@@ -98,20 +115,20 @@ class Populations:
                 self._display.line(f"{label}: {reason}. Each is trained alone.")
                 return {}
         failures: Failures = {}
-        for training, outcome in zip(trainings, outcomes, strict=True):
+        for member, outcome in zip(members, outcomes, strict=True):
             if isinstance(outcome, Exception):
-                failures[training.setting_hash, training.seed] = outcome
+                failures[member.training.setting_hash, member.training.seed] = outcome
             else:
-                self._display.training_ended(training.ended(outcome, self._monitor))
+                self._display.training_ended(member.training.ended(outcome, self._monitor))
         return failures
 
-    def _prunable(self, members: list[tuple[Trial, Training]]) -> list[Pruned]:
+    def _prunable(self, candidates: list[_Candidate]) -> list[Pruned]:
         if not self._prunes:
             return []
         of_trial: dict[int, list[int]] = {}
-        for place, (trial, _) in enumerate(members):
+        for place, (trial, _) in enumerate(candidates):
             of_trial.setdefault(trial.number, []).append(place)
-        return [Pruned(members[places[0]][0], places[0], places) for places in of_trial.values()]
+        return [Pruned(candidates[places[0]].trial, places[0], places) for places in of_trial.values()]
 
     def _worth_it(self, common: str, trainings: Sequence[Training]) -> bool:
         """Whether to train together: always, if a size was given; else what a few steps say, once for each kinship."""
@@ -134,47 +151,15 @@ class Populations:
 
     def _solo_seconds(self, training: Training) -> float:
         self._take(training)
-        trainer, model, data = self._command_line.build([clock := _Stopwatch()], **_QUIET)
+        trainer, model, data = self._command_line.build([clock := Stopwatch()], enable_checkpointing=False, **_QUIET)
         return clock.measure(trainer, model, data)
 
     def _population_seconds(self, trainings: Sequence[Training]) -> float:
         members: list[Any] = []
         for training in trainings:
             self._take(training)
-            trainer, model, data = self._command_line.build([clock := _Stopwatch()], **_QUIET)
+            trainer, model, data = self._command_line.build(
+                [clock := Stopwatch()], enable_checkpointing=False, **_QUIET
+            )
             members.append(model)
         return clock.measure(trainer, Population(members), PopulationData(data, [t.seed for t in trainings]))
-
-
-_QUIET: dict[str, Any] = {
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-    "logger": False,
-}
-
-
-class _MeasuredError(Exception):
-    """Ends a training that was begun for its speed."""
-
-
-class _Stopwatch(Callback):
-    """Seconds a step."""
-
-    def measure(self, trainer: Trainer, model: LightningModule, data: Any) -> float:
-        try:
-            trainer.fit(model, datamodule=data)
-        except _MeasuredError:
-            return self._seconds
-        raise AssertionError("an epoch ends before its last batch")
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        last = min(WARM_UP + MEASURED, int(trainer.num_training_batches)) - 1
-        first = min(WARM_UP, last) - 1
-        if batch_idx == max(first, 0):
-            self._start = time.perf_counter()
-        if batch_idx == last:
-            self._seconds = (time.perf_counter() - self._start) / max(last - max(first, 0), 1)
-            raise _MeasuredError
