@@ -118,6 +118,14 @@ def test_the_monitored_metric_belongs_to_the_family_and_counts() -> None:
     assert summary.family.size == 6
 
 
+def test_settings_whose_rounded_labels_are_alike_stay_apart() -> None:
+    given = results({0: BASE, 2: SAME})
+    for result in given:
+        result["label"] = "gamma=1"
+    labels = [setting.label for setting in summarise("pets", given, declared()).settings]
+    assert labels == ["gamma=1 (0)", "gamma=1 (2)"]
+
+
 @pytest.mark.parametrize("tailed", [True, False])
 def test_without_a_declared_family_it_is_macro_and_tail_where_there_is_a_tail(tailed: bool) -> None:
     counts = {"class_counts": COUNTS} if tailed else {}

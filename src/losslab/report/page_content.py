@@ -115,7 +115,7 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> PageC
         question="What does the loss function do to each class's precision and recall?",
         heading=summary.heading,
         answer=summary.answer,
-        facts=_facts(summary, results, trials.unreadable),
+        facts=_facts(summary, results),
         described=_described(summary),
         headline=_headline(_ranked(summary)[:MOST_LISTED] if many else summary.settings),
         headline_all=_headline(summary.settings) if many else None,
@@ -175,7 +175,7 @@ def _gallery(
     return script_json(content | {"classes": classes, "order": labels, "start": labels[-1]}), ""
 
 
-def _facts(summary: Summary, results: list[Result], unreadable: str) -> list[tuple[str, str]]:
+def _facts(summary: Summary, results: list[Result]) -> list[tuple[str, str]]:
     facts = [
         ("settings", str(len(summary.settings))),
         ("seeds for each", str(len(summary.declared.seeds))),

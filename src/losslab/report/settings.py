@@ -1,5 +1,6 @@
 """A study's results, grouped by setting."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,12 @@ def group_by_setting(results: Sequence[Result]) -> list[SettingResults]:
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(result["setting_hash"], []).append(result)
-    return [_setting(group) for group in groups.values()]
+    settings = [_setting(group) for group in groups.values()]
+    for label, count in Counter(setting.label for setting in settings).items():
+        for setting in settings if count > 1 else []:
+            if setting.label == label:  # numbers in labels are rounded: a search may draw two that look alike
+                setting.label = f"{label} ({setting.setting_hash[:4]})"
+    return settings
 
 
 def _setting(group: list[Result]) -> SettingResults:

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import NoReturn
@@ -58,7 +59,9 @@ def sweep_command(tokens: list[str]) -> None:
     command_line = CommandLine(["--config", study_file.experiment, *changes], "losslab sweep")
     folder = RUNS / (options.name or options.config.stem)
     content = read_yaml(options.config) | given
-    run_study(study_file, content, folder, command_line, f"losslab sweep {shlex.join(tokens)}")
+    # A database's password has no place in a report.
+    command = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", f"losslab sweep {shlex.join(tokens)}")
+    run_study(study_file, content, folder, command_line, command)
 
 
 def _population(text: str) -> int | str:
