@@ -5,16 +5,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXPERIMENT ?= experiments/cnn.yaml
 NAME ?= $(basename $(notdir $(EXPERIMENT)))
+STUDY ?= gamma
 DATA ?=
 ARGS ?=
 OPTIONS = $(if $(DATA),--data.root $(DATA)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fit sweep-gamma sweep-architecture runs test test-fast test-slow bench lint format clean
+.PHONY: help setup fit sweep-gamma sweep-architecture report runs test test-fast test-slow bench lint format clean
 
 help:  ## list the commands
 	@awk 'BEGIN {FS = ":.*  ## "} /^[a-z-]+:.*  ## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  EXPERIMENT=experiments/mlp.yaml  DATA=folder that holds MNIST/raw/  ARGS='--trainer.max_epochs 1'  NAME=run"
+	@echo "  EXPERIMENT=experiments/mlp.yaml  DATA=folder that holds MNIST/raw/  ARGS='--trainer.max_epochs 1'  NAME=run  STUDY=gamma"
 
 setup: .venv/ready  ## make .venv and install losslab with its pinned dependencies
 
@@ -33,6 +34,9 @@ sweep-gamma: setup  ## the main job: what does focal's gamma do to each digit's 
 
 sweep-architecture: setup  ## search over four networks, gamma and the learning rate
 	$(BIN)/losslab sweep --config sweeps/architecture.yaml $(OPTIONS)
+
+report: setup  ## write a study's page, runs/STUDY/report.html, again
+	$(BIN)/losslab report runs/$(STUDY) $(ARGS)
 
 runs: setup  ## list the runs and their headline numbers
 	$(BIN)/losslab runs

@@ -11,6 +11,8 @@ COMMANDS = {
     "export": "write a run's network as ONNX, checked against PyTorch",
     "summary": "print a network's layers, shapes and parameter counts",
     "sweep": "run or continue a study: one training for each setting and seed",
+    "report": "write a study's page, report.html, and report.md",
+    "plot-loss": "draw a loss and its gradient against the probability of the label",
     "runs": "list the runs with their headline numbers",
 }
 
@@ -106,6 +108,14 @@ def _call(command: str, arguments: list[str]) -> None:
         from losslab.sweep.command import sweep_command
 
         sweep_command(arguments)
+    elif command == "report":
+        from losslab.report.command import report_command
+
+        report_command(arguments)
+    elif command == "plot-loss":
+        from losslab.report.plot_loss import plot_loss_command
+
+        plot_loss_command(arguments)
     elif command == "runs":
         from losslab.report.runs_list import runs_command
 

@@ -1,28 +1,30 @@
 """The summary says what the results say, and no more."""
 
-import csv
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from losslab.report.study_summary import show_summary, summarise
+from losslab.report.declared import Declared
+from losslab.report.study_summary import Summary, summarise
 
 GAMMA = "model.loss.gamma"
+COUNTS = {"cat": 50, "dog": 5}
 
 
-@dataclass
-class Study:
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    monitor: str = "val/f1/macro"
-    direction: str = "maximize"
-    grid: dict[str, list[Any]] = field(default_factory=lambda: {GAMMA: [0, 2]})
-    baseline: dict[str, Any] | None = field(default_factory=lambda: {"arm": "focal", GAMMA: 0})
-    family: list[str] = field(default_factory=lambda: ["val/f1/macro"])
+def declared(**changes: Any) -> Declared:
+    plain = {
+        "seeds": [0, 1, 2, 3, 4, 5],
+        "monitor": "val/f1/macro",
+        "direction": "maximize",
+        "baseline": {"arm": "focal", GAMMA: 0},
+        "family": ["val/f1/macro"],
+        "storage": "journal",
+    }
+    return Declared(**(plain | changes))
 
 
-def results(scores: dict[float, list[float]]) -> list[dict[str, Any]]:
+def results(scores: dict[float, list[float]], **more: Any) -> list[dict[str, Any]]:
     def metrics(score: float) -> dict[str, float]:
         keys = [f"{m}/{c}" for m in ("precision", "recall") for c in ("macro", "cat", "dog")]
         return {f"val/{key}": score for key in [*keys, "f1/macro", "acc", "ece"]}
@@ -36,66 +38,99 @@ def results(scores: dict[float, list[float]]) -> list[dict[str, Any]]:
             "setting_hash": str(gamma),
             "metrics": metrics(score),
             "data_name": "pets",
+            **more,
         }
         for order, (gamma, by_seed) in enumerate(scores.items())
         for seed, score in enumerate(by_seed)
     ]
 
 
-def test_an_unresolved_difference_leaves_the_baseline_in_place() -> None:
-    summary = summarise(results({0: [0.90, 0.92, 0.91], 2: [0.93, 0.91, 0.92]}), Study())
+def summary_of(scores: dict[float, list[float]], **changes: Any) -> Summary:
+    return summarise("pets", results(scores), declared(**changes))
+
+
+BASE = [0.90, 0.92, 0.91, 0.905, 0.915, 0.91]
+SAME = [0.93, 0.91, 0.92, 0.90, 0.92, 0.91]
+BETTER = [0.95, 0.971, 0.96, 0.953, 0.966, 0.961]
+
+
+def test_a_difference_that_is_not_shown_leaves_the_baseline_in_place() -> None:
+    summary = summary_of({0: BASE, 2: SAME})
     assert summary.best.label == "gamma=2"
-    assert "gamma=2 minus gamma=0 in val/f1/macro: +1.00 [" in summary.sentence
-    assert "not resolved: nothing is shown" in summary.sentence
     assert summary.chosen.label == "gamma=0"
+    assert summary.answer[0] == "No difference between gamma=2 and gamma=0 is shown in macro F1."
+    assert summary.answer[1].startswith("The best mean macro F1 has gamma=2: +0.50 points"[:38])
+    assert summary.answer[1].endswith("so gamma=0 stays the choice.")
+    assert "family of 1 comparisons" in summary.answer[2]
 
 
-def test_a_resolved_difference_changes_the_choice() -> None:
-    summary = summarise(results({0: [0.90, 0.92, 0.91], 2: [0.95, 0.971, 0.96]}), Study())
-    assert summary.sentence.endswith(": resolved.")
+def test_a_shown_difference_changes_the_choice() -> None:
+    summary = summary_of({0: BASE, 2: BETTER})
+    assert summary.answer[0].startswith("Against gamma=0, gamma=2 has higher macro F1.")
     assert summary.chosen.label == "gamma=2"
 
 
+def test_three_seeds_change_nothing_however_large_the_difference() -> None:
+    summary = summary_of({0: BASE[:3], 2: BETTER[:3]}, seeds=[0, 1, 2])
+    assert summary.chosen.label == "gamma=0"
+    assert "needs 6 seeds" in summary.answer[1]
+    assert summary.answer[2] == "No verdict below 6 paired seeds; there are 3."
+
+
 def test_a_baseline_that_is_best_is_said_to_be() -> None:
-    summary = summarise(results({0: [0.95, 0.96, 0.97], 2: [0.90, 0.91, 0.92]}), Study())
-    assert summary.sentence == "No setting has a better mean val/f1/macro than gamma=0, the baseline."
+    summary = summary_of({0: BETTER, 2: BASE})
+    assert summary.answer[1] == "No setting has a better mean macro F1 than gamma=0, the baseline."
+    assert summary.answer[0].startswith("Against gamma=0, gamma=2 has lower macro F1.")
     assert summary.chosen.label == "gamma=0"
 
 
-def test_a_setting_without_all_seeds_is_not_chosen() -> None:
-    summary = summarise(results({0: [0.90, 0.91, 0.92], 2: [0.99]}), Study())
+def test_a_setting_without_all_seeds_is_neither_chosen_nor_compared() -> None:
+    summary = summary_of({0: BASE, 2: [0.99]})
     assert summary.best.label == "gamma=0"
+    assert summary.family is not None
+    assert summary.family.verdicts == []
 
 
-def test_partial_settings_are_not_compared() -> None:
-    summary = summarise(results({0: [0.90, 0.91], 2: [0.95]}), Study())
-    assert summary.sentence == "No setting has a result for each of its seeds: there is nothing to compare yet."
-    assert summary.difference is None
+def test_nothing_complete_is_nothing_to_compare() -> None:
+    summary = summary_of({0: [0.90, 0.91], 2: [0.95]})
+    assert summary.answer == ["No setting has a result for each of its seeds: there is nothing to compare yet."]
+    assert summary.family is None
 
 
 def test_less_can_be_better() -> None:
-    summary = summarise(results({0: [0.5, 0.6, 0.7], 2: [0.1, 0.2, 0.3]}), Study(direction="minimize"))
+    lower = (np.array(BASE) - [0.3, 0.31, 0.29, 0.302, 0.3, 0.305]).tolist()
+    summary = summary_of({0: BASE, 2: lower}, direction="minimize")
     assert summary.best.label == "gamma=2"
+    assert summary.chosen.label == "gamma=2"
 
 
 def test_a_search_without_a_baseline_says_that_its_best_is_optimistic() -> None:
-    summary = summarise(results({0: [0.90, 0.91, 0.92], 2: [0.99, 0.98, 0.97]}), Study(baseline=None))
-    assert summary.sentence.startswith("Best of 2 on validation: gamma=2, val/f1/macro 98.00±1.00 % (n = 3).")
+    summary = summary_of({0: BASE, 2: BETTER}, baseline=None)
+    assert summary.answer[0].startswith("Best of 2 on validation: gamma=2, macro F1 96.02±")
+    assert "likely worse on fresh seeds" in summary.answer[1]
     assert summary.chosen is summary.best
 
 
-def test_files_and_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    show_summary(results({0: [0.90, 0.92, 0.91], 2: [0.93, 0.91, 0.92]}), Study(), tmp_path)
-    shown = capsys.readouterr().out
-    assert "validation split of pets, mean and sd over 3 seeds, at one learning rate" in shown
-    assert "91.00±1.00" in shown
-    heading, *rows = (tmp_path / "summary.csv").read_text().splitlines()
-    assert heading.startswith("# ")
-    table = list(csv.DictReader(rows))
-    assert float(table[1]["val/recall/dog mean"]) == pytest.approx(0.92)
-    assert float(table[1]["val/recall/dog sd"]) == pytest.approx(0.01)
-    page = (tmp_path / "precision_recall.html").read_text()
-    assert all(text in page for text in ("macro mean", "class cat", "class dog", "gamma=2"))
-    first = page
-    show_summary(results({0: [0.90, 0.92, 0.91], 2: [0.93, 0.91, 0.92]}), Study(), tmp_path)
-    assert (tmp_path / "precision_recall.html").read_text() == first  # the same results, the same bytes
+def test_the_monitored_metric_belongs_to_the_family_and_counts() -> None:
+    summary = summary_of({0: BASE, 1: SAME, 2: SAME}, family=["val/recall/macro", "val/recall/dog"])
+    assert summary.family is not None
+    assert summary.family.metrics == ["val/recall/macro", "val/recall/dog", "val/f1/macro"]
+    assert summary.family.size == 6
+
+
+def test_settings_whose_rounded_labels_are_alike_stay_apart() -> None:
+    given = results({0: BASE, 2: SAME})
+    for result in given:
+        result["label"] = "gamma=1"
+    labels = [setting.label for setting in summarise("pets", given, declared()).settings]
+    assert labels == ["gamma=1 (0)", "gamma=1 (2)"]
+
+
+@pytest.mark.parametrize("tailed", [True, False])
+def test_without_a_declared_family_it_is_macro_and_tail_where_there_is_a_tail(tailed: bool) -> None:
+    counts = {"class_counts": COUNTS} if tailed else {}
+    summary = summarise("pets", results({0: BASE, 2: SAME}, **counts), declared(family=[], monitor="val/recall/macro"))
+    assert summary.family is not None
+    tail = ["val/precision/tail", "val/recall/tail"] if tailed else []
+    assert summary.family.metrics == ["val/precision/macro", "val/recall/macro", *tail]
+    assert summary.settings[0].classes == ["cat", "dog"]

@@ -106,9 +106,9 @@ def test_a_grid_trains_every_setting_at_every_seed(study: list[str], capsys: pyt
     assert float(table[1]["val/recall/3 mean"]) == pytest.approx(sum(recalls) / 2, abs=1e-6)
     assert float(table[1]["val/recall/3 sd"]) == pytest.approx(abs(recalls[0] - recalls[1]) / 2**0.5, abs=1e-6)
 
-    page = (folder / "precision_recall.html").read_text()
+    page = (folder / "report.html").read_text()
     assert all(f"class {digit}" in page for digit in digits)
-    assert 'src="http' not in page
+    assert (folder / "report.md").read_text().startswith("# gamma\n")
 
     best = yaml.safe_load((folder / "best.yaml").read_text())
     assert best["model"]["init_args"]["loss"]["init_args"]["gamma"] in (0, 1, 2)

@@ -1,204 +1,161 @@
-"""What came out of a study: per setting, mean and spread over seeds; the best against the baseline."""
+"""What came out of a study: its settings, the verdicts on the declared family, and the answer in three sentences."""
 
-import csv
-import io
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
-import numpy as np
-from rich.console import Console
-
-from losslab.report.paired import Difference, paired_difference
-from losslab.report.precision_recall_figure import write_precision_recall
-from losslab.report.results import Result
-from losslab.report.terminal import console, dense_table
-from losslab.run.run_folder import write_whole
-
-
-class Comparison(Protocol):
-    """What the summary needs to know of a study file."""
-
-    seeds: list[int]
-    monitor: str
-    direction: Any
-    grid: dict[str, list[Any]]
-    baseline: dict[str, Any] | None
-    family: list[str]
-
-
-@dataclass
-class SettingResults:
-    """All results of one setting: `values[key]` is one number a seed, ordered by seed."""
-
-    label: str
-    arm: str
-    varied: dict[str, Any]
-    seeds: list[int]
-    values: dict[str, list[float]]
-
-    def mean_sd(self, key: str) -> tuple[float, float]:
-        """Mean and sample standard deviation over the seeds; the latter is NaN for one seed."""
-        numbers = np.asarray(self.values[key])
-        return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else float("nan")
+from losslab.report.declared import Declared
+from losslab.report.results import Result, read_results
+from losslab.report.settings import SettingResults, group_by_setting, percent
+from losslab.report.verdicts import Family, Verdict, compare
 
 
 @dataclass
 class Summary:
-    """The settings in order, the best by mean, and how it stands against the baseline, if there is one."""
+    """A study's results as terminal, page and Markdown show them.
 
+    Args:
+        name: the study's.
+        heading: what was measured on which images.
+        declared: what the study declared.
+        settings: all, in order.
+        best: the best complete setting by the mean of the monitored metric; the first one if none is complete.
+        baseline: the declared one, if it is complete.
+        family: the comparisons with it.
+        answer: three sentences at most.
+    """
+
+    name: str
+    heading: str
+    declared: Declared
     settings: list[SettingResults]
     best: SettingResults
     baseline: SettingResults | None
-    difference: Difference | None
-    sentence: str
+    family: Family | None
+    answer: list[str]
 
     @property
     def chosen(self) -> SettingResults:
-        """The setting to go on with: the best, unless it is not shown to differ from the baseline."""
-        if self.baseline is not None and self.difference is not None and not self.difference.resolved:
-            return self.baseline
-        return self.best
+        """The setting to go on with: the best, unless it is not shown to be better than the baseline."""
+        if self.baseline is None or self.family is None:
+            return self.best
+        verdict = self.family.of(self.best.label, self.declared.monitor)
+        better = "higher" if self.declared.direction == "maximize" else "lower"
+        return self.best if verdict is not None and verdict.word == better else self.baseline
+
+    @property
+    def complete(self) -> list[SettingResults]:
+        """The settings with a result for each seed."""
+        return [setting for setting in self.settings if setting.seeds == sorted(self.declared.seeds)]
 
 
-def summarise(results: Sequence[Result], study: Comparison) -> Summary:
-    """Group results by setting, and compare the best complete one with the baseline.
+def summarise(name: str, results: list[Result], declared: Declared) -> Summary:
+    """Group results by setting, and compare the complete ones with the baseline.
 
     Args:
+        name: the study's.
         results: one or more; a setting that failed or was pruned before its last seed takes no part in the choice.
-        study: what was monitored, and the declared comparison.
+        declared: what was monitored, and the declared comparison.
     """
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        groups.setdefault(result["setting_hash"], []).append(result)
-    settings = [_setting_results(group) for group in groups.values()]
-    complete = [setting for setting in settings if setting.seeds == sorted(study.seeds)]
-    if not complete:
-        sentence = "No setting has a result for each of its seeds: there is nothing to compare yet."
-        return Summary(settings, settings[0], None, None, sentence)
-    sign = 1 if study.direction == "maximize" else -1
-    best = max(complete, key=lambda setting: sign * setting.mean_sd(study.monitor)[0])
-    baseline = next((setting for setting in complete if is_baseline(setting, study)), None)
-    if baseline is None:
-        sentence = (
-            f"Best of {len(settings)} on validation: {best.label}, {study.monitor} "
-            f"{_percent(*best.mean_sd(study.monitor))} % (n = {len(best.seeds)}). "
-            "Chosen for being highest, it is likely lower on fresh seeds."
-        )
-        return Summary(settings, best, None, None, sentence)
-    if best is baseline:
-        sentence = f"No setting has a better mean {study.monitor} than {baseline.label}, the baseline."
-        return Summary(settings, best, baseline, None, sentence)
-    size = family_size(settings, study)
-    difference = paired_difference(best.values[study.monitor], baseline.values[study.monitor], size)
-    verdict = "resolved" if difference.resolved else "not resolved: nothing is shown"
-    sentence = (
-        f"{best.label} minus {baseline.label} in {study.monitor}: {_points(difference)} points "
-        f"(paired over {difference.n} seeds, 95 % for the family of {size} comparisons): {verdict}."
-    )
-    return Summary(settings, best, baseline, difference, sentence)
-
-
-def is_baseline(setting: SettingResults, study: Comparison) -> bool:
-    """Whether `setting` is the study's declared baseline."""
-    return study.baseline is not None and {"arm": setting.arm, **setting.varied} == study.baseline
-
-
-def family_size(settings: Sequence[SettingResults], study: Comparison) -> int:
-    """Number of declared comparisons: metrics of the family times settings other than the baseline."""
-    return max(1, len(study.family) * (len(settings) - 1))
-
-
-def show_summary(results: Sequence[Result], study: Comparison, folder: Path) -> Summary:
-    """Print the summary, and write summary.csv and precision_recall.html into the study's folder."""
-    summary = summarise(results, study)
-    heading = _heading(results, study, folder.name)
-    _write_csv(folder / "summary.csv", summary, heading)
-    out = console()
-    out.print(f"\n{heading}", highlight=False)
-    _print_headline(out, summary)
-    for metric in ("precision", "recall"):
-        _print_each_class(out, summary, metric)
+    settings = group_by_setting(results)
+    summary = Summary(name, _heading(name, results, declared), declared, settings, settings[0], None, None, [])
+    complete = summary.complete
+    if complete:
+        sign = 1 if declared.direction == "maximize" else -1
+        summary.best = max(complete, key=lambda setting: sign * setting.mean_sd(declared.monitor)[0])
+        summary.baseline = next((setting for setting in complete if declared.is_baseline(setting)), None)
     if summary.baseline is not None:
-        _print_differences(out, summary, study)
-    out.print(summary.sentence, highlight=False)
-    figure = folder / "precision_recall.html"
-    drawn = write_precision_recall(figure, summary.settings, heading)
-    out.print(f"{folder / 'summary.csv'}{f', {figure}' if drawn else ''}", highlight=False)
+        keys = [key for key in declared.endpoints(results) if all(key in setting.values for setting in complete)]
+        summary.family = compare(complete, summary.baseline, keys)
+    summary.answer = _answer(summary)
     return summary
 
 
-def _heading(results: Sequence[Result], study: Comparison, name: str) -> str:
+def summarise_folder(folder: Path) -> tuple[Summary, list[Result]]:
+    """The summary of runs/<study>, and its results.
+
+    Raises:
+        UserError: there is no study, or it has no result.
+    """
+    from losslab.errors import UserError
+
+    declared = Declared.read(folder)
+    results = read_results(folder)
+    if not results:
+        raise UserError(f"{folder} has no result yet; `losslab sweep` makes them.")
+    return summarise(folder.name, results, declared), results
+
+
+def _heading(name: str, results: list[Result], declared: Declared) -> str:
     varied = {path for result in results for path in result["setting"]["values"]}
     rate = "" if any(path.endswith(".lr") for path in varied) else ", at one learning rate"
+    seeds = f"{len(declared.seeds)} seed{'s' if len(declared.seeds) > 1 else ''}"
     names = " and ".join(sorted({result["data_name"] for result in results}))
-    return f"{name}: validation split of {names}, mean and sd over {len(study.seeds)} seeds{rate}"
+    return f"{name}: validation split of {names}, mean and sd over {seeds}{rate}"
 
 
-def _setting_results(group: list[Result]) -> SettingResults:
-    first = group[0]
-    keys = [key for key in first["metrics"] if all(key in result["metrics"] for result in group)]
-    values = {key: [result["metrics"][key] for result in group] for key in keys}
-    setting = first["setting"]
-    return SettingResults(first["label"], setting["arm"], setting["values"], [r["seed"] for r in group], values)
+def _answer(summary: Summary) -> list[str]:
+    best, baseline, family, monitor = summary.best, summary.baseline, summary.family, summary.declared.monitor
+    if not summary.complete:
+        return ["No setting has a result for each of its seeds: there is nothing to compare yet."]
+    value = f"{name_of(monitor)} {percent(*best.mean_sd(monitor))} %"
+    if baseline is None or family is None:
+        return [
+            f"Best of {len(summary.settings)} on validation: {best.label}, {value} (n = {len(best.seeds)}).",
+            "Chosen for being best, it is likely worse on fresh seeds; without a baseline nothing is compared.",
+        ]
+    if best is baseline:
+        choice = f"No setting has a better mean {name_of(monitor)} than {baseline.label}, the baseline."
+    else:
+        verdict = family.of(best.label, monitor)
+        assert verdict is not None
+        kept = "" if summary.chosen is best else f", so {baseline.label} stays the choice"
+        choice = f"The best mean {name_of(monitor)} has {best.label}: {told(verdict)}{kept}."
+    return [_shown(family), choice, family.method]
 
 
-def _percent(mean: float, sd: float) -> str:
-    return f"{100 * mean:.2f}" if np.isnan(sd) else f"{100 * mean:.2f}±{100 * sd:.2f}"
+def _shown(family: Family) -> str:
+    settings = {verdict.setting for verdict in family.verdicts}
+    metrics = ", ".join(map(name_of, family.metrics))
+    if not family.verdicts:
+        return f"There is nothing yet to compare with {family.baseline}."
+    if not family.shown:
+        against = next(iter(settings)) if len(settings) == 1 else f"any of {len(settings)} settings"
+        return f"No difference between {against} and {family.baseline} is shown in {metrics}."
+    told_of = []
+    for setting in dict.fromkeys(verdict.setting for verdict in family.shown):
+        found = {
+            word: [name_of(v.metric) for v in family.shown if (v.setting, v.word) == (setting, word)]
+            for word in ("higher", "lower")
+        }
+        told_of.append(
+            f"{setting} has " + " and ".join(f"{w} {', '.join(names)}" for w, names in found.items() if names)
+        )
+    rest = family.size - len(family.shown)
+    others = f"; the other {rest} of {family.size} comparisons are not shown" if rest else ""
+    return f"Against {family.baseline}, {'; '.join(told_of)}{others}."
 
 
-def _points(difference: Difference) -> str:
-    """A difference in percentage points."""
-    mean, low, high = (100 * number for number in difference[:3])
-    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+def told(verdict: Verdict) -> str:
+    """A verdict in words: "+1.00 points [+0.20, +1.80] against the baseline, higher"."""
+    hint = f" ({verdict.hint})" if verdict.hint else ""
+    return f"{interval(verdict)} points against the baseline, {verdict.word}{hint}"
 
 
-def _write_csv(path: Path, summary: Summary, heading: str) -> None:
-    """A comment line, then one row a setting: mean and sd of every validation metric."""
-    keys = [key for key in summary.settings[0].values if key.startswith(("val/", "train/"))]
-    table = io.StringIO()
-    table.write(f"# {heading}\n")
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["setting", "seeds", *(f"{key} {part}" for key in keys for part in ("mean", "sd"))])
-    for setting in summary.settings:
-        numbers = [f"{number:.6f}" for key in keys for number in setting.mean_sd(key)]
-        writer.writerow([setting.label, len(setting.seeds), *numbers])
-    write_whole(path, table.getvalue())
+def interval(verdict: Verdict) -> str:
+    """The difference in percentage points with its interval, or its sd where there are too few seeds for one."""
+    if not verdict.decidable:
+        return points(verdict.mean) + ("" if math.isnan(verdict.sd) else f" (sd {100 * verdict.sd:.2f})")
+    return f"{points(verdict.mean)} [{points(verdict.low)}, {points(verdict.high)}]"
 
 
-def _print_headline(out: Console, summary: Summary) -> None:
-    columns = {"precision/macro": "precision", "recall/macro": "recall", "f1/macro": "F1", "ece": "ECE"}
-    table = dense_table("setting", "n", *columns.values(), title="macro means, %")
-    for setting in summary.settings:
-        cells = [_percent(*setting.mean_sd(f"val/{key}")) for key in columns]
-        table.add_row(setting.label, str(len(setting.seeds)), *cells)
-    out.print(table)
+def points(difference: float) -> str:
+    """A difference in percentage points, with its sign."""
+    return f"{round(100 * difference, 2) + 0.0:+.2f}".replace("-", "−")  # no minus before zero
 
 
-def _print_each_class(out: Console, summary: Summary, metric: str) -> None:
-    """One row a class, one column a setting; of more than six settings, the best three."""
-    prefix = f"val/{metric}/"
-    settings = summary.settings
-    title = f"{metric}, %"
-    if len(settings) > 6:
-        settings = sorted(settings, key=lambda setting: -setting.mean_sd("val/f1/macro")[0])[:3]
-        title += ", of the three settings with the best macro F1"
-    table = dense_table("class", *(setting.label for setting in settings), title=title)
-    for key in summary.settings[0].values:
-        if key.startswith(prefix) and key != f"{prefix}macro":
-            table.add_row(key.removeprefix(prefix), *(_percent(*setting.mean_sd(key)) for setting in settings))
-    out.print(table)
-
-
-def _print_differences(out: Console, summary: Summary, study: Comparison) -> None:
-    baseline = summary.baseline
-    assert baseline is not None
-    size = family_size(summary.settings, study)
-    title = f"minus {baseline.label}, in points; 95 % intervals for all {size} comparisons together"
-    table = dense_table("setting", *(key.removeprefix("val/") for key in study.family), title=title)
-    for setting in summary.settings:
-        if setting is not baseline and setting.seeds == baseline.seeds:
-            cells = (paired_difference(setting.values[key], baseline.values[key], size) for key in study.family)
-            table.add_row(setting.label, *map(_points, cells))
-    out.print(table)
+def name_of(key: str) -> str:
+    """A metric's key in words: "val/recall/tail" is "tail recall"."""
+    parts = key.split("/")[1:]
+    words = {"f1": "F1", "ece": "ECE", "acc": "accuracy"}
+    return " ".join(words.get(part, part) for part in reversed(parts))

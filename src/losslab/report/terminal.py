@@ -6,9 +6,12 @@ from rich.table import Table
 
 
 def console() -> Console:
-    """The terminal; a file or a pipe counts as 200 columns wide, since nobody wants it cut at 80."""
-    terminal = Console(soft_wrap=True)
-    return terminal if terminal.is_terminal else Console(soft_wrap=True, width=200)
+    """The terminal; a file or a pipe counts as 200 columns wide, since nobody wants it cut at 80.
+
+    Brackets are printed as they are: a label may hold them.
+    """
+    terminal = Console(soft_wrap=True, markup=False)
+    return terminal if terminal.is_terminal else Console(soft_wrap=True, width=200, markup=False)
 
 
 def dense_table(*columns: str, title: str | None = None) -> Table:

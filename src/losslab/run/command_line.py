@@ -76,7 +76,7 @@ class CommandLine(LightningCLI):
     def __init__(self, tokens: Sequence[str], prog: str, options: Sequence[tuple[str, str]] = ()) -> None:
         self._options = options
         self._parsed = functools.lru_cache(PARSED_KEPT)(self._parse_text)
-        _find_own_modules()
+        find_own_modules()
         _silence_upstream()
         super().__init__(
             Classifier,
@@ -195,7 +195,7 @@ def option_value(tokens: Sequence[str], name: str) -> str | None:
         raise UserError(str(error).removeprefix("argument ")) from None
 
 
-def _find_own_modules() -> None:
+def find_own_modules() -> None:
     """Let `--model.loss my_module.MyLoss` find a module in the folder in which the command is called."""
     here = str(Path.cwd())
     if here not in sys.path:

@@ -24,8 +24,13 @@ SEED = "seed_everything"
 
 def config_hash(config: Config, with_seed: bool = True) -> str:
     """SHA-256, 64 hex digits, of all that determines the result of a run; `with_seed=False` leaves the seed out."""
-    content = {path: value for path, value in _leaves(config) if _counts(path) and (with_seed or path != SEED)}
+    content = {path: value for path, value in values_with_effect(config).items() if with_seed or path != SEED}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def values_with_effect(config: Config) -> dict[str, Any]:
+    """All that determines the result of a run, by dotted path."""
+    return {path: value for path, value in _leaves(config) if _counts(path)}
 
 
 def differences(ours: Config, theirs: Config) -> list[str]:

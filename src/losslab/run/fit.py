@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from losslab.data import ImageDataModule
 from losslab.errors import UserError
 from losslab.run.checkpoint_files import EpochCheckpoints, loading, require_same_config
 from losslab.run.command_line import Built, CommandLine, option_value
@@ -54,7 +55,7 @@ def fit_command(tokens: list[str]) -> None:
         say(f"Continuing {folder.path}")
     path = folder.path if folder else new_run_path(name, config)
     fitted = fit(command_line, folder or path, True, trackers=tracker_arguments(path, name, path.name, "fit"))
-    finish_trackers(fitted.trainer)
+    finish_trackers(fitted.trainer, fitted.folder, fitted.data)
     metrics, seconds = fitted.metrics, fitted.folder.manifest().get("seconds", 0.0)
     say(
         f"{path}: validation accuracy {metrics['val/acc']:.4f}, macro precision "
@@ -81,11 +82,12 @@ def _run_of_checkpoint(checkpoint: str, name: str) -> RunFolder:
 
 
 class Fit(NamedTuple):
-    """A finished fit: the run's folder, all metrics after the last epoch, and the Trainer, its trackers still open."""
+    """A finished fit: the run's folder, all metrics after the last epoch, the Trainer, its trackers open, the data."""
 
     folder: RunFolder
     metrics: dict[str, float]
     trainer: Trainer
+    data: ImageDataModule
     interrupted_by: int | None
     """A signal that came too late to stop this fit, for whoever would begin another one."""
 
@@ -146,7 +148,7 @@ def fit(
             folder.write_manifest(manifest)
         _fit_recorded(built, folder, manifest, last if last.is_file() else None)
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    return Fit(folder, metrics, trainer, interruption.received)
+    return Fit(folder, metrics, trainer, data, interruption.received)
 
 
 def _fit_recorded(built: Built, folder: RunFolder, manifest: dict[str, Any], last: Path | None) -> None:

@@ -16,7 +16,7 @@ def write_best(folder: Path, study: Study, summary: Summary) -> None:
     setting = Setting(chosen.arm, chosen.varied)
     take_setting(study.command_line, study.file, study.base, setting, study.file.seeds[0])
     config = yaml.safe_dump(study.command_line.resolved(), sort_keys=False)
-    reason = f"# {chosen.label}, chosen by the study {folder.name} on validation.\n# {summary.sentence}\n"
+    reason = f"# {chosen.label}, chosen by the study {folder.name} on validation.\n# {' '.join(summary.answer)}\n"
     if chosen is not summary.best:
         reason += f"# So this is the baseline, {chosen.label}, and not {summary.best.label}.\n"
     write_whole(folder / "best.yaml", f"{reason}# Train it: losslab fit --config {folder}/best.yaml\n{config}")

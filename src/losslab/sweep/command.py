@@ -1,16 +1,23 @@
 """`losslab sweep`: check everything, say what it will take, run, and show what came out."""
 
 import argparse
+import dataclasses
 import difflib
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import NoReturn
 
 from losslab.data import ImageDataModule
 from losslab.errors import UserError
 from losslab.metrics import metric_keys
+from losslab.report.class_groups import group_keys
+from losslab.report.command import write_report
+from losslab.report.declared import Declared
 from losslab.report.results import read_results
-from losslab.report.study_summary import show_summary
+from losslab.report.study_summary import summarise
+from losslab.report.terminal_summary import show_summary
 from losslab.run.command_line import CommandLine
 from losslab.run.config import SEED, Config, differences
 from losslab.run.experiment_file import read_yaml
@@ -51,14 +58,17 @@ def sweep_command(tokens: list[str]) -> None:
     study_file = read_study(options.config, given)
     command_line = CommandLine(["--config", study_file.experiment, *changes], "losslab sweep")
     folder = RUNS / (options.name or options.config.stem)
-    run_study(study_file, read_yaml(options.config) | given, folder, command_line)
+    content = read_yaml(options.config) | given
+    # A database's password has no place in a report.
+    command = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", f"losslab sweep {shlex.join(tokens)}")
+    run_study(study_file, content, folder, command_line, command)
 
 
 def _population(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
-def run_study(study_file: StudyFile, content: Config, folder: Path, command_line: CommandLine) -> None:
+def run_study(study_file: StudyFile, content: Config, folder: Path, command_line: CommandLine, command: str) -> None:
     """Run what is left of a study and summarise it.
 
     Args:
@@ -66,13 +76,21 @@ def run_study(study_file: StudyFile, content: Config, folder: Path, command_line
         content: the same as plain values, for the study's record.
         folder: runs/<study>.
         command_line: has parsed the experiment that the study starts from.
+        command: how it was called, for the study's record.
 
     Raises:
         UserError: a setting, the data or the folder are unfit, or the folder holds another study: before any training.
     """
     base = command_line.resolved()
     data, parameters = _check_settings(study_file, command_line, base)
-    record = {"study": content, "experiment": base, "data": {"name": data.data_name, **data.hashes}}
+    declared = Declared(**{field.name: getattr(study_file, field.name) for field in dataclasses.fields(Declared)})
+    record = {
+        "study": content,
+        "experiment": base,
+        "data": {"name": data.data_name, **data.hashes},
+        "declared": declared.plain(),
+        "command": command,
+    }
     _same_study(folder, record)
     study = Study(study_file, folder, command_line, base)
     done = len(read_results(folder))
@@ -84,8 +102,10 @@ def run_study(study_file: StudyFile, content: Config, folder: Path, command_line
     results = read_results(folder)
     if not results:
         raise UserError(f"no training of {folder} succeeded; the reasons are above.")
-    summary = show_summary(results, study_file, folder)
+    summary = summarise(folder.name, results, declared)
+    show_summary(summary, folder)
     write_best(folder, study, summary)
+    write_report(folder)
 
 
 def _check_settings(study: StudyFile, command_line: CommandLine, base: Config) -> tuple[ImageDataModule, int]:
@@ -106,7 +126,8 @@ def _check_settings(study: StudyFile, command_line: CommandLine, base: Config) -
         largest = max(largest, sum(parameter.numel() for parameter in model.parameters()))
     data.prepare_data()
     data.setup("fit")
-    known = [f"val/{key}" for key in ("loss", *metric_keys(data.class_names))]
+    groups = group_keys(dict(zip(data.class_names, data.class_counts.tolist(), strict=True)))
+    known = [f"val/{key}" for key in ("loss", *metric_keys(data.class_names), *groups)]
     for key in (study.monitor, *study.family):
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
@@ -132,6 +153,8 @@ def _same_study(folder: Path, record: Config) -> None:
         for line in differences(former[part], record[part])
         if part != "study" or not line.startswith(MAY_CHANGE)
     ]
+    if not changed and record != former:
+        write_whole(file, json.dumps(record, indent=1) + "\n")
     if changed:
         raise UserError(f"{folder} holds a study that differs: {'; '.join(changed)}. Give this one another --name.")
 

@@ -120,7 +120,7 @@ def train_population(
         for row in records.rows[k]:
             for logger in built.trainer.loggers:
                 logger.log_metrics({key: float(value) for key, value in row.items()}, int(row["step"]))
-        finish_trackers(built.trainer)
+        finish_trackers(built.trainer, folder, data)
     if interruption.received is not None:
         raise Interrupted(interruption.received)
     return outcomes

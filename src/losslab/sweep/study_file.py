@@ -34,8 +34,9 @@ class StudyFile:
         sampler: of a search; by default Optuna's TPE, seeded with 0.
         pruner: stops a setting within its first seed, step = epoch; by default nothing is pruned.
         baseline: the setting to compare with: `arm`, and the value of each path in `grid`.
-        family: the validation metrics that are compared with the baseline's; their number times that of the other
-            settings is the number of comparisons that intervals account for.
+        family: the validation metrics that are compared with the baseline's, the monitored one always among them;
+            their number times that of the other settings is the number of comparisons that intervals and verdicts
+            account for. By default macro precision and recall and, where classes differ in frequency, the tail's.
         storage: "journal", a file in the study's folder, or a database URL for Optuna.
         population: how many trainings of one architecture are trained at once, as one vectorised model; "auto"
             measures whether that is faster; by default each is trained alone.
@@ -54,7 +55,7 @@ class StudyFile:
     sampler: BaseSampler | None = None
     pruner: BasePruner | None = None
     baseline: dict[str, Any] | None = None
-    family: list[str] = field(default_factory=lambda: ["val/precision/macro", "val/recall/macro"])
+    family: list[str] = field(default_factory=list)
     storage: str = "journal"
     population: int | Literal["auto"] = 1
     keep: Literal["best", "all"] = "best"

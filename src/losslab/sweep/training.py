@@ -77,7 +77,7 @@ class Training(NamedTuple):
     def write_result(self, metrics: dict[str, float]) -> Result:
         """Write the result of the finished run, unless another process has; that one is returned then."""
         manifest = RunFolder(self.run_path).manifest()
-        kept = ("data_name", "hashes", "device", "precision", "seconds", "started_at", "population")
+        kept = ("data_name", "class_counts", "hashes", "device", "precision", "seconds", "started_at", "population")
         result: Result = {
             "study": self.study_folder.name,
             "label": self.label,
@@ -117,7 +117,7 @@ def train(command_line: CommandLine, training: Training, callbacks: list[Callbac
     training.remove_remains()
     fitted = fit(command_line, training.run_path, False, callbacks, training.tracker_arguments())
     result = training.write_result(fitted.metrics)
-    finish_trackers(fitted.trainer)
+    finish_trackers(fitted.trainer, fitted.folder, fitted.data)
     if fitted.interrupted_by is not None:
         raise Interrupted(fitted.interrupted_by)
     return result

@@ -1,0 +1,244 @@
+"""What a study's page says: gathered here, laid out by the template."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from losslab import __version__
+from losslab.errors import UserError
+from losslab.losses import FocalLoss
+from losslab.report.calibration_figure import calibration
+from losslab.report.confusion_figure import confusion
+from losslab.report.figure import Figure, Table, script_json
+from losslab.report.learning_figure import learning_curves
+from losslab.report.loss_figure import loss_curves
+from losslab.report.misclassified import gallery
+from losslab.report.precision_recall_figures import (
+    half_width,
+    precision_recall_by_class,
+    precision_recall_plane,
+    varied_number,
+)
+from losslab.report.provenance_table import provenance_table, reproduce_commands
+from losslab.report.results import Result
+from losslab.report.run_records import Predictions, focal_gamma, read_config, read_predictions
+from losslab.report.settings import SettingResults, percent
+from losslab.report.study_summary import Summary, name_of, points
+from losslab.report.terminal_summary import headline_keys
+from losslab.report.trial_figures import trial_figures, unfinished
+from losslab.report.trials import read_trials
+from losslab.report.validation_images import validation_images
+from losslab.report.verdict_table import VerdictRow, verdict_rows
+
+MOST_SHOWN = 8
+"""Settings whose predictions and epochs are shown; a search has hundreds."""
+MOST_LISTED = 16
+"""Settings in the first table; of more, the best."""
+CONTENTS = (
+    ("run", "What was run"), ("verdicts", "Verdicts"), ("precision", "Precision and recall"),
+    ("loss", "Loss and gradient"), ("confusion", "Confusions"), ("mistakes", "Misclassified images"),
+    ("calibration", "Calibration"), ("learning", "Learning curves"), ("trials", "Trials"),
+    ("provenance", "Provenance"),
+)  # fmt: skip
+GAMMAS = [0.25 * step for step in range(21)]
+"""Where the slider stops, besides the study's own values."""
+
+
+@dataclass
+class PageContent:
+    """Fields are the template's."""
+
+    name: str
+    kind: str
+    question: str
+    heading: str
+    answer: list[str]
+    facts: list[tuple[str, str]]
+    described: str
+    headline: Table
+    headline_all: Table | None
+    baseline: str
+    family_size: int
+    method: str
+    verdict_columns: list[str]
+    verdicts: list[VerdictRow]
+    by_class: Table
+    precision_recall: list[Figure]
+    loss: Figure | None
+    shown_note: str
+    confusion: Figure | None
+    gallery: str
+    no_gallery: str
+    calibration: Figure | None
+    learning: Figure | None
+    trials: list[Figure]
+    trials_note: str
+    unfinished: Table
+    provenance: Table
+    commands: list[str]
+    no_verdicts: str = "No baseline was declared, or it is not finished: nothing is compared."
+    no_predictions: str = "The runs' predictions are not there, or are of different images."
+    no_loss: str = "No setting of this study uses focal loss."
+    version: str = __version__
+
+    @property
+    def contents(self) -> list[tuple[int, str, str]]:
+        """Number, id and title of each section."""
+        return [(number, *entry) for number, entry in enumerate(CONTENTS, start=1)]
+
+
+def page_content(folder: Path, summary: Summary, results: list[Result]) -> PageContent:
+    """Gather the contents from runs/<study>.
+
+    Args:
+        folder: the study's.
+        summary: of its results.
+        results: one or more.
+    """
+    shown = shown_settings(summary)
+    predicted = [(s, p) for s in shown if (p := read_predictions(folder, s)) is not None]
+    labels, predictions = [s.label for s, _ in predicted], [p for _, p in predicted]
+    classes = summary.settings[0].classes
+    gammas = {setting.label: focal_gamma(read_config(folder, setting)) for setting in shown}
+    same_images = bool(predicted) and all(np.array_equal(p.labels, predictions[0].labels) for p in predictions)
+    images, no_gallery = _gallery(folder, predicted, classes, same_images)
+    trials = read_trials(folder, summary.declared.storage)
+    family, baseline = summary.family, summary.baseline
+    maximize = summary.declared.direction == "maximize"
+    few = len(shown) < len(summary.settings)
+    many = len(summary.settings) > MOST_LISTED
+    confused = confusion(labels, predictions, classes, baseline.label if baseline else None) if same_images else None
+    return PageContent(
+        name=summary.name,
+        kind="study",
+        question="What does the loss function do to each class's precision and recall?",
+        heading=summary.heading,
+        answer=summary.answer,
+        facts=_facts(summary, results),
+        described=_described(summary),
+        headline=_headline(_ranked(summary)[:MOST_LISTED] if many else summary.settings),
+        headline_all=_headline(summary.settings) if many else None,
+        baseline=baseline.label if baseline else "",
+        family_size=family.size if family else 0,
+        method=family.method if family else "",
+        verdict_columns=[name_of(key) for key in family.metrics] if family else [],
+        verdicts=verdict_rows(family) if family else [],
+        by_class=_by_class(summary),
+        precision_recall=_precision_recall(summary),
+        loss=_loss(gammas),
+        shown_note=f"Sections 5 to 8 show {len(shown)} of {len(summary.settings)} settings: "
+        f"{'the baseline and ' if baseline else ''}the best by {name_of(summary.declared.monitor)}." if few else "",
+        confusion=confused,
+        gallery=images,
+        no_gallery=no_gallery,
+        calibration=calibration(labels, predictions, [gammas[label] for label in labels]) if predicted else None,
+        learning=learning_curves(folder, shown),
+        trials=trial_figures(trials, summary.declared.monitor, maximize),
+        trials_note=f"Optuna's record of the trials cannot be read: {trials.unreadable}" if trials.unreadable else "",
+        unfinished=unfinished(trials.trials),
+        provenance=provenance_table(folder, results),
+        commands=reproduce_commands(folder),
+    )  # fmt: skip
+
+
+def shown_settings(summary: Summary) -> list[SettingResults]:
+    """All settings or, of many, the baseline and the best, in the study's order."""
+    settings = summary.complete or summary.settings
+    if len(settings) <= MOST_SHOWN:
+        return settings
+    first = [summary.baseline] if summary.baseline is not None else []
+    kept = [*first, *(s for s in _ranked(summary) if s is not summary.baseline)][:MOST_SHOWN]
+    return [s for s in settings if any(s is k for k in kept)]
+
+
+def _ranked(summary: Summary) -> list[SettingResults]:
+    """The best first; of settings that have all their seeds, if there are any."""
+    sign = 1 if summary.declared.direction == "maximize" else -1
+    settings = summary.complete or summary.settings
+    return sorted(settings, key=lambda s: -sign * s.mean_sd(summary.declared.monitor)[0])
+
+
+def _gallery(
+    folder: Path, predicted: list[tuple[SettingResults, Predictions]], classes: list[str], same_images: bool
+) -> tuple[str, str]:
+    if not same_images:
+        return "", PageContent.no_predictions
+    labels, predictions = [s.label for s, _ in predicted], [p for _, p in predicted]
+    try:
+        images = validation_images(folder / predicted[0][0].runs[0])
+    except (UserError, OSError, IndexError) as error:
+        return "", f"The images are not shown: {error}"
+    if len(images) != len(predictions[0].labels):
+        return "", "The images are not shown: the predictions are of another number of images."
+    content = gallery(labels, predictions, images)
+    return script_json(content | {"classes": classes, "order": labels, "start": labels[-1]}), ""
+
+
+def _facts(summary: Summary, results: list[Result]) -> list[tuple[str, str]]:
+    facts = [
+        ("settings", str(len(summary.settings))),
+        ("seeds for each", str(len(summary.declared.seeds))),
+        ("trainings", str(len(results))),
+        ("images", " and ".join(sorted({result["data_name"] for result in results}))),
+    ]
+    if summary.family is not None:
+        shown = len(summary.family.shown)
+        facts.append(("differences shown", f"{shown} of {summary.family.size}"))
+    return facts
+
+
+def _described(summary: Summary) -> str:
+    varied = list(dict.fromkeys(path for setting in summary.settings for path in setting.varied))
+    arms = list(dict.fromkeys(setting.arm for setting in summary.settings))
+    parts = [f"{len(summary.settings)} settings"]
+    if len(arms) > 1:
+        parts.append(f"of {len(arms)} arms ({', '.join(arms)})")
+    if varied:
+        parts.append(f"varying {', '.join(varied)}")
+    return (
+        f"{' '.join(parts)}, each trained once with each of the seeds {', '.join(map(str, summary.declared.seeds))}. "
+        "The same seed means the same split, the same initial weights and the same order of images for every setting."
+    )
+
+
+def _headline(settings: list[SettingResults]) -> Table:
+    keys = headline_keys(settings)
+    rows = [[s.label, str(len(s.seeds)), *(percent(*s.mean_sd(key)) for key in keys)] for s in settings]
+    return Table(["setting", "n", *(f"{name_of(key)}, %" for key in keys)], rows)
+
+
+def _by_class(summary: Summary) -> Table:
+    """Student's paired intervals for every class, of all complete settings."""
+    baseline = summary.baseline
+    if baseline is None:
+        return Table([], [])
+    keys = [(name, metric) for name in baseline.classes for metric in ("precision", "recall")]
+    rows = []
+    for setting in summary.complete:
+        if setting is not baseline:
+            cells = []
+            for name, metric in keys:
+                key = f"val/{metric}/{name}"
+                difference = np.subtract(setting.values[key], baseline.values[key])
+                half, mean = half_width(difference.tolist()), float(difference.mean())
+                ends = "" if np.isnan(half) else f" [{points(mean - half)}, {points(mean + half)}]"
+                cells.append(points(mean) + ends)
+            rows.append([setting.label, *cells])
+    return Table(["setting", *(f"{metric} {name}" for name, metric in keys)], rows)
+
+
+def _precision_recall(summary: Summary) -> list[Figure]:
+    # Those of a search are points; settings that no number orders have a colour each, of which there are few.
+    settings = summary.settings if varied_number(summary.settings) else shown_settings(summary)
+    return [precision_recall_by_class(settings), precision_recall_plane(settings)]
+
+
+def _loss(gammas: dict[str, float | None]) -> Figure | None:
+    used = sorted({gamma for gamma in gammas.values() if gamma is not None})
+    if not used:
+        return None
+    values = sorted({*GAMMAS, *used})
+    figure = loss_curves("FocalLoss", [f"{value:g}" for value in values], [FocalLoss(value) for value in values], "γ")
+    figure.title = "Focal loss against p_t"
+    return figure

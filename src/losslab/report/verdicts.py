@@ -1,0 +1,131 @@
+"""Each setting against the baseline, for every metric of the declared family: higher, lower, or not shown."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from losslab.report.seeds_needed import seeds_needed
+from losslab.report.settings import SettingResults
+from losslab.report.sign_flips import ALL_PATTERNS_UP_TO, FEWEST_SEEDS, RANDOM_PATTERNS, max_t
+
+
+class Verdict(NamedTuple):
+    """One comparison of the family.
+
+    Args:
+        setting, metric: what is compared: a setting's label and a metric's key.
+        mean, sd: of the differences, setting minus baseline, over the seeds; sd is NaN for one seed.
+        low, high: the simultaneous interval; infinite below `FEWEST_SEEDS` seeds.
+        p: adjusted for the family; 1 below `FEWEST_SEEDS` seeds.
+        seeds: how many, paired.
+        needed: seeds that an effect as large as the observed one asks for; None if that is above 1,000.
+    """
+
+    setting: str
+    metric: str
+    mean: float
+    sd: float
+    low: float
+    high: float
+    p: float
+    seeds: int
+    needed: int | None
+
+    @property
+    def word(self) -> Literal["higher", "lower", "not shown"]:
+        """The verdict, read off the interval."""
+        return "higher" if self.low > 0 else "lower" if self.high < 0 else "not shown"
+
+    @property
+    def decidable(self) -> bool:
+        """Whether there are seeds enough for any verdict."""
+        return self.seeds >= FEWEST_SEEDS
+
+    @property
+    def hint(self) -> str:
+        """How many seeds would be needed, if nothing is shown."""
+        if self.word != "not shown" or self.mean == 0:
+            return ""
+        if math.isnan(self.sd):
+            return f"needs {FEWEST_SEEDS} seeds or more"
+        return f"needs {self.needed or '> 1000'} seeds"
+
+
+@dataclass(frozen=True)
+class Family:
+    """The verdicts on all declared comparisons, which hold together."""
+
+    baseline: str
+    metrics: list[str]
+    verdicts: list[Verdict]
+    seeds: int
+
+    @property
+    def size(self) -> int:
+        """Number of comparisons."""
+        return len(self.verdicts)
+
+    @property
+    def shown(self) -> list[Verdict]:
+        """Those that are higher or lower."""
+        return [verdict for verdict in self.verdicts if verdict.word != "not shown"]
+
+    def of(self, setting: str, metric: str) -> Verdict | None:
+        """The verdict on a setting's metric, if it is in the family."""
+        return next((v for v in self.verdicts if (v.setting, v.metric) == (setting, metric)), None)
+
+    @property
+    def method(self) -> str:
+        """How the verdicts came about, in a sentence."""
+        if self.seeds < FEWEST_SEEDS:
+            return f"No verdict below {FEWEST_SEEDS} paired seeds; there are {self.seeds}."
+        whole = self.seeds <= ALL_PATTERNS_UP_TO
+        patterns = f"all {2**self.seeds:,}" if whole else f"{RANDOM_PATTERNS:,} random"
+        return (
+            f"Paired over {self.seeds} seeds; {patterns} sign flips, largest |t| over the declared family of "
+            f"{self.size} comparisons; intervals and verdicts hold together at 95 %."
+        )
+
+
+def compare(settings: Sequence[SettingResults], baseline: SettingResults, metrics: Sequence[str]) -> Family:
+    """Compare every setting with the baseline in every metric.
+
+    Args:
+        settings: those to compare, trained with the baseline's seeds; the baseline among them is left out.
+        baseline: what they are compared with.
+        metrics: keys that all of them have.
+    """
+    pairs = [(setting, baseline) for setting in settings if setting is not baseline]
+    return compare_pairs(pairs, baseline.label, metrics, len(baseline.seeds))
+
+
+def compare_pairs(
+    pairs: Sequence[tuple[SettingResults, SettingResults]], baseline: str, metrics: Sequence[str], seeds: int
+) -> Family:
+    """Compare the first of each pair with the second in every metric, all of them as one family.
+
+    Args:
+        pairs: settings with one value for each of the same seeds, in the same order.
+        baseline: what the second ones are called.
+        metrics: keys that all of them have.
+        seeds: how many.
+    """
+    columns = [(setting, other, key) for setting, other in pairs for key in metrics]
+    if not columns:
+        return Family(baseline, list(metrics), [], seeds)
+    # (seeds, comparisons)
+    differences = np.array([np.subtract(setting.values[key], other.values[key]) for setting, other, key in columns]).T
+    tested: Iterable[tuple[float, ...]]
+    if seeds >= FEWEST_SEEDS:
+        tested = zip(*(numbers.tolist() for numbers in max_t(differences)), strict=True)
+    else:
+        tested = ((float(mean), -math.inf, math.inf, 1.0) for mean in differences.mean(axis=0))
+    sds = differences.std(axis=0, ddof=1).tolist() if seeds > 1 else [math.nan] * len(columns)
+    verdicts = [
+        Verdict(setting.label, key, mean, sd, low, high, p, seeds, seeds_needed(mean, sd, len(columns)))
+        for (setting, _, key), (mean, low, high, p), sd in zip(columns, tested, sds, strict=True)
+    ]
+    return Family(baseline, list(metrics), verdicts, seeds)

@@ -1,0 +1,98 @@
+"""`losslab report --compare`: what differs is marked, and only what is comparable is compared."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from losslab.cli import main
+from losslab.report.comparison_content import comparison_content
+from losslab.report.side import Side, read_side
+
+
+def shifted(study: Path, to: Path, points: float) -> Path:
+    """A copy of the study whose recalls are higher by `points`, give or take a little for each seed."""
+    shutil.copytree(study, to)
+    for file in to.glob("results/*/*.json"):
+        result = json.loads(file.read_text())
+        for key in result["metrics"]:
+            if key.startswith("val/recall/"):
+                result["metrics"][key] += points * (1 + result["seed"] / 100)
+        file.write_text(json.dumps(result))
+    return to
+
+
+def verdicts(a: Side, b: Side) -> dict[str, set[str]]:
+    page = comparison_content(a, b)
+    words: dict[str, set[str]] = {name: set() for name in page.verdict_columns}
+    for row in page.verdicts:
+        for name, cell in zip(page.verdict_columns, row.cells, strict=True):
+            words[name].add(cell.word)
+    return words
+
+
+def test_a_study_against_itself_shows_nothing(gamma_study: Path) -> None:
+    page = comparison_content(read_side(gamma_study), read_side(gamma_study))
+    assert page.configuration.rows == []
+    assert page.sources_marked == page.means_marked == []
+    assert page.answer[1] == "No difference is shown."
+    assert {cell.word for row in page.verdicts for cell in row.cells} == {"not shown"}
+    assert page.family_size == 3 * 3  # settings in common x metrics
+
+
+def test_a_difference_that_all_seeds_have_is_shown_and_marked(gamma_study: Path, tmp_path: Path) -> None:
+    a, b = read_side(gamma_study), read_side(shifted(gamma_study, tmp_path / "better", 0.1))
+    words = verdicts(a, b)
+    assert words["macro recall"] == {"higher"}
+    assert words["macro precision"] == {"not shown"}
+    page = comparison_content(a, b)
+    marked = {tuple(page.means.rows[index][:2]) for index in page.means_marked}
+    assert ("gamma=2", "3 recall") in marked
+    assert ("gamma=2", "3 precision") not in marked
+    assert "macro recall of gamma=2 is higher" in page.answer[1]
+
+
+def test_other_images_are_not_compared(gamma_study: Path, tmp_path: Path) -> None:
+    other = shifted(gamma_study, tmp_path / "other", 0.1)
+    for file in other.glob("results/*/*.json"):
+        result = json.loads(file.read_text())
+        result["hashes"]["split"] = "0" * 64
+        file.write_text(json.dumps(result))
+    page = comparison_content(read_side(gamma_study), read_side(other))
+    assert page.verdicts == []
+    assert "nothing is compared" in page.note
+    assert [page.sources.rows[index][0] for index in page.sources_marked] == ["split (SHA-256)"]
+
+
+def test_two_runs_and_their_page(tiny_mlp: list[str]) -> None:
+    assert main(["fit", *tiny_mlp, "--name", "a"]) == 0
+    assert main(["fit", *tiny_mlp, "--name", "b", "--model.loss.gamma", "5"]) == 0
+    assert main(["report", "--compare", "runs/a", "runs/b"]) == 0
+    page = Path("runs/compare/a-and-b.html").read_text()
+    assert "model.init_args.loss.init_args.gamma" in page
+    assert "two runs; in the configuration 1 value differs." in page
+    assert "No verdict below 6 paired seeds; there are 1." in page
+    assert {"by-class", "confusion"} == set(re.findall(r'data-figure="([a-z-]+)"', page))
+    content = json.loads(re.search(r'id="figure-by-class">(.*?)</script>', page)[1])  # type: ignore[index]
+    assert len(content["traces"]) == 4
+    assert all(not trace["meta"] for trace in content["traces"])  # nothing to choose from: all are shown
+
+
+def test_what_cannot_be_compared_is_told(
+    gamma_study: Path, search_study: Path, hostile_study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(next(gamma_study.glob("runs/*/seed-0")))
+    for a, b, message in (
+        (str(gamma_study), run, "is a study and"),
+        (str(gamma_study), str(search_study), "no setting in common"),
+        (run, str(next(hostile_study.glob("runs/*/seed-0"))), "different classes"),
+        ("runs/x", "runs/y", "there is no run in runs/x"),
+    ):
+        assert main(["report", "--compare", a, b]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    assert main(["report"]) == 2
+    assert "give either a study's folder" in capsys.readouterr().err

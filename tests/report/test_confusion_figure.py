@@ -1,0 +1,42 @@
+"""The confusion figure shows the counts."""
+
+import numpy as np
+from sklearn.metrics import confusion_matrix
+
+from losslab.report.confusion_figure import confusion, mean_confusion
+from losslab.report.run_records import Predictions
+
+
+def draw(seed: int) -> Predictions:
+    random = np.random.default_rng(seed)
+    return Predictions(random.normal(size=(3, 40, 4)).astype(np.float32), np.arange(40) % 4)
+
+
+def test_the_mean_over_seeds() -> None:
+    given = draw(0)
+    theirs = [confusion_matrix(given.labels, logits.argmax(axis=1)) for logits in given.logits]
+    assert (mean_confusion(given) == np.mean(theirs, axis=0)).all()
+    assert mean_confusion(given).sum() == 40
+
+
+def test_errors_diagonal_and_difference_are_drawn() -> None:
+    base, other = draw(0), draw(1)
+    figure = confusion(["a", "b"], [base, other], ["w", "x", "y", "<z>"], "a")
+    of_b = [trace for trace in figure.traces if trace["meta"] == {"setting": "b"}]
+    errors, diagonal, difference = of_b
+    matrix = mean_confusion(other)
+    drawn = np.array(errors["z"], dtype=float)
+    assert np.isnan(np.diag(drawn)).all()
+    np.testing.assert_allclose(np.nansum(drawn), matrix.sum() - np.trace(matrix))
+    assert [float(text) for text in diagonal["text"]] == np.diag(matrix).round(1).tolist()
+    np.testing.assert_allclose(difference["z"], matrix - mean_confusion(base))
+    assert figure.choices[0].options == ["a", "b"]
+    assert errors["x"][-1] == "&lt;z&gt;"
+    worst = figure.table.rows[0]
+    assert float(worst[3]) == round(float(np.nanmax(mean_confusion(base) * (1 - np.eye(4)))), 1)
+
+
+def test_without_a_baseline_there_is_one_panel() -> None:
+    figure = confusion(["a"], [draw(0)], list("wxyz"), None)
+    assert figure.panels == 1
+    assert len(figure.traces) == 2

@@ -1,0 +1,90 @@
+"""What W&B gets: exactly the metrics of metrics.csv, the configuration, and the summary, of every training."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from losslab.cli import main
+
+pytest.importorskip("wandb")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::Warning:wandb"),  # of wandb's own code: its dependencies' deprecations
+    pytest.mark.filterwarnings("ignore::Warning:pydantic"),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch, own_folder: Path) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("NETRC", str(own_folder / "netrc"))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+
+
+def inspect(file: Path, *options: str) -> str:
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", *options, "--json", str(file)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def history(file: Path) -> dict[int, dict[str, float]]:
+    """What an offline run holds of each epoch: metrics by key."""
+    epochs: dict[int, dict[str, float]] = {}
+    for line in inspect(file).splitlines():
+        record: dict[str, Any] = json.loads(line)
+        if record.get("type") == "history":
+            item = record["history"]["item"]
+            metrics = {key: value for key, value in item.items() if key.startswith(("val/", "train/"))}
+            if metrics:
+                epochs.setdefault(int(item["epoch"]), {}).update(metrics)
+    return epochs
+
+
+@pytest.mark.parametrize("population", [[], ["--population", "4"]])
+def test_offline_runs_hold_exactly_the_metrics_of_metrics_csv(tiny_mlp: list[str], population: list[str]) -> None:
+    Path("gamma.yaml").write_text(
+        "experiment: tiny.yaml\n"
+        "arms: {focal: {model.init_args.loss: {class_path: losslab.losses.FocalLoss}}}\n"
+        "grid: {model.init_args.loss.init_args.gamma: [0, 2]}\nseeds: [0, 1]\n"
+    )
+    assert main(["sweep", "--config", "gamma.yaml", "--trainer.logger", "WandbLogger", *population]) == 0
+    runs = sorted(Path("runs/gamma/runs").glob("*/seed-*"))
+    assert len(runs) == 4
+    for run in runs:
+        (file,) = run.rglob("run-*.wandb")
+        with (run / "metrics.csv").open(newline="") as rows:
+            recorded = {
+                int(row["epoch"]): {k: float(v) for k, v in row.items() if k not in ("epoch", "step") and v}
+                for row in csv.DictReader(rows)
+            }
+        seen = history(file)
+        assert {epoch: set(metrics) for epoch, metrics in seen.items()} == {e: set(m) for e, m in recorded.items()}
+        for epoch, metrics in recorded.items():
+            assert seen[epoch] == pytest.approx(metrics, rel=1e-6)
+
+
+def test_a_run_says_who_it_is_and_ends_with_its_summary(tiny_mlp: list[str]) -> None:
+    assert main(["fit", *tiny_mlp, "--trainer.logger", "WandbLogger", "--seed_everything", "3"]) == 0
+    (file,) = Path("runs").rglob("run-*.wandb")
+    shown = json.loads(inspect(file, "--summary"))
+    assert (shown["state"], shown["exit_code"]) == ("finished", 0)
+    config = shown["config"]
+    assert (config["loss"], config["gamma"], config["architecture"], config["seed"]) == ("FocalLoss", 1.5, "MLP", 3)
+    assert {"config_hash", "split_hash", "train_hash", "setting_hash"} <= set(config)
+    assert config["model.init_args.loss.init_args.gamma"] == 1.5
+    run = file.parents[2]
+    with np.load(run / "predictions.npz") as predictions:
+        wrong = int((predictions["logits"].argmax(axis=1) != predictions["labels"]).sum())
+    assert len(shown["summary"]["misclassified"]["captions"]) == min(50, wrong) > 0
+    assert shown["summary"]["per_class"]["nrows"] == 10
+    table = json.loads(next(file.parent.rglob("per_class*.table.json")).read_text())
+    recall = {row[0]: row[2] for row in table["data"]}
+    with (run / "metrics.csv").open(newline="") as rows:
+        last = list(csv.DictReader(rows))[-1]
+    assert recall == pytest.approx({str(digit): float(last[f"val/recall/{digit}"]) for digit in range(10)})
+    assert shown["summary"]["confusion_table"]["nrows"] == 100

@@ -1,0 +1,91 @@
+"""Small real studies whose pages tests look at: each takes a few seconds."""
+
+import contextlib
+from pathlib import Path
+
+from tiny_digits import TinyDigits
+
+from losslab.cli import main
+
+EXPERIMENT = """\
+model:
+  class_path: losslab.models.MLP
+  init_args: {hidden: [16], loss: {class_path: losslab.losses.FocalLoss}}
+data:
+  class_path: tiny_digits.TinyDigits
+  init_args: {batch_size: 20}
+trainer: {max_epochs: 2, accelerator: cpu, enable_progress_bar: false}
+"""
+
+GAMMA = """\
+experiment: tiny.yaml
+arms:
+  focal:
+    model.init_args.loss: {class_path: losslab.losses.FocalLoss}
+grid:
+  model.init_args.loss.init_args.gamma: [0, 2, 5]
+seeds: [0, 1, 2, 3, 4, 5]
+baseline: {arm: focal, model.init_args.loss.init_args.gamma: 0}
+family: [val/precision/macro, val/recall/macro]
+"""
+
+SINGLE = """\
+experiment: tiny.yaml
+arms: {dice: {model.init_args.loss: {class_path: losslab.losses.DiceLoss}}}
+grid: {data.init_args.batch_size: [20]}
+seeds: [0]
+"""
+
+SEARCH = """\
+experiment: tiny.yaml
+arms:
+  narrow: {model.init_args.hidden: [4]}
+  fragile: {model.init_args.loss: {class_path: fragile_loss.FragileLoss}}
+space:
+  model.init_args.loss.init_args.gamma:
+    class_path: optuna.distributions.FloatDistribution
+    init_args: {low: 0.0, high: 5.0}
+arm_space:
+  narrow:
+    model.init_args.dropout:
+      class_path: optuna.distributions.FloatDistribution
+      init_args: {low: 0.0, high: 0.5}
+trials: 14
+seeds: [0, 1]
+pruner: {class_path: optuna.pruners.MedianPruner, init_args: {n_startup_trials: 1, n_warmup_steps: 0}}
+"""
+"""Trials of it are pruned, and trials of it fail."""
+
+HOSTILE = """\
+experiment: tiny.yaml
+arms:
+  "</script><script>document.title='owned'</script>": {model.init_args.hidden: [6]}
+  "<img src=x onerror=alert(1)>": {model.init_args.hidden: [4]}
+  "{{7*7}} %{x} @ink ' \\" & &amp;": {model.init_args.hidden: [5]}
+grid:
+  model.init_args.loss.init_args.gamma: [1]
+seeds: [0, 1]
+baseline: {arm: "<img src=x onerror=alert(1)>", model.init_args.loss.init_args.gamma: 1}
+"""
+
+
+class HostileDigits(TinyDigits):
+    """Classes whose names are markup, script, templates, and names of colours and axes."""
+
+    data_name = "digits <b onmouseover=alert(2)>"
+    class_names = (
+        "<script>alert(3)<\\script>", "<td><h1>4", "\"><img src=x onerror=alert(5)>", "%{y}", "{{8*8}}",
+        "@c1", "2026-01-01", "<b>bold<i>", "&lt;&", "tail",
+    )  # fmt: skip
+
+    default_val_size = 50
+
+
+def run_study(folder: Path, name: str, study: str, *options: str, experiment: str = EXPERIMENT) -> Path:
+    """Run a study in `folder`; returns runs/<name>."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.chdir(folder):
+        Path("tiny.yaml").write_text(experiment)
+        Path("study.yaml").write_text(study)
+        assert main(["sweep", "--config", "study.yaml", "--name", name, *options]) == 0
+    return folder / "runs" / name
