@@ -270,6 +270,12 @@ def test_a_figure_can_be_saved(browser: Any, gamma_study: Path, kind: str) -> No
 
 def test_it_can_be_printed(browser: Any, gamma_study: Path) -> None:
     open_page(browser, gamma_study, dark=True)
+    looks = "const { width, font } = document.querySelector('.plot').layout; return [width, font.color]"
+    on_screen = browser.execute_script(looks)
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert browser.execute_script(looks) == [640, "rgb(28, 35, 48)"]  # a page's width, and dark on light
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert browser.execute_script(looks) == on_screen
     printed = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
     assert len(printed["data"]) > 100_000
     assert browser.get_log("browser") == []

@@ -1,6 +1,7 @@
 "use strict";
 // Draws the figures from the JSON beside them, in the theme's colours, and lets the reader choose what they show.
 (() => {
+  const PAPER = 640;
   const root = document.documentElement;
   const probe = document.body.appendChild(document.createElement("span"));
   probe.hidden = true;
@@ -184,8 +185,18 @@
     drawAll();
   });
   scheme.addEventListener("change", () => drawAll());
-  addEventListener("beforeprint", () => drawAll(660));
-  addEventListener("afterprint", () => drawAll());
+  // Paper is light, and narrower than most windows.
+  let before;
+  addEventListener("beforeprint", () => {
+    before = root.dataset.theme || "";
+    root.dataset.theme = "light";
+    drawAll(PAPER);
+  });
+  addEventListener("afterprint", () => {
+    if (before) root.dataset.theme = before;
+    else delete root.dataset.theme;
+    drawAll();
+  });
   let waiting;
   let width = innerWidth;
   addEventListener("resize", () => {
