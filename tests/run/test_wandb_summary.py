@@ -88,3 +88,19 @@ def test_a_run_says_who_it_is_and_ends_with_its_summary(tiny_mlp: list[str]) -> 
         last = list(csv.DictReader(rows))[-1]
     assert recall == pytest.approx({str(digit): float(last[f"val/recall/{digit}"]) for digit in range(10)})
     assert shown["summary"]["confusion_table"]["nrows"] == 100
+
+
+def test_a_test_is_a_run_of_its_own_with_the_tests_metrics_and_mistakes(tiny_mlp: list[str]) -> None:
+    assert main(["fit", *tiny_mlp, "--trainer.logger", "WandbLogger", "--name", "mine"]) == 0
+    assert main(["test", "--run", "runs/mine"]) == 0
+    (run,) = Path("runs/mine").iterdir()
+    (file,) = (run / "test").rglob("run-*.wandb")
+    assert len(list(run.rglob("run-*.wandb"))) == 2
+    assert '"job_type":"test"' in inspect(file).replace(" ", "")
+    shown = json.loads(inspect(file, "--summary"))
+    assert (shown["state"], shown["config"]["loss"]) == ("finished", "FocalLoss")
+    measured = json.loads((run / "test" / "metrics.json").read_text())["metrics"]
+    assert {key: shown["summary"][key] for key in measured} == pytest.approx(measured, rel=1e-6)
+    with np.load(run / "test" / "predictions.npz") as predictions:
+        wrong = int((predictions["logits"].argmax(axis=1) != predictions["labels"]).sum())
+    assert len(shown["summary"]["misclassified"]["captions"]) == min(50, wrong)

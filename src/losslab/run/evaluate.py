@@ -14,7 +14,9 @@ from losslab.run.metrics_table import print_metrics
 from losslab.run.provenance import git_state, require_same_data, utc_now
 from losslab.run.records import write_predictions
 from losslab.run.run_folder import RUNS, RunFolder, write_whole
+from losslab.run.trackers import finish_trackers, tracker_arguments
 from losslab.run.trained import Options, find_trained
+from losslab.run.wandb_summary import Summary
 
 Stage = Literal["validate", "test", "predict"]
 
@@ -43,9 +45,14 @@ def evaluate(stage: Stage, tokens: list[str], options: Options = ()) -> tuple[Pa
     """
     trained = find_trained(stage, tokens, options)
     folder, checkpoint, command_line = trained
+    out = trained.output_folder(stage)
+    study = folder.path.parent.parent.parent  # where the run is a study's, runs/STUDY/runs/SETTING/SEED
+    group = study.name if (study / "study.json").is_file() else folder.path.parent.name
+    trackers = tracker_arguments(out, group, f"{folder.path.name} {stage}", stage)
     trainer, model, data = command_line.build(
-        default_root_dir=str(folder.path), enable_progress_bar=False, enable_model_summary=False, logger=False
-    )
+        (), trackers, default_root_dir=str(folder.path), enable_progress_bar=False, enable_model_summary=False,
+        **({} if stage == "test" else {"logger": False}),
+    )  # fmt: skip
     data.prepare_data()
     data.setup(stage)
     require_same_data(folder.manifest(), data, folder.path)
@@ -58,7 +65,6 @@ def evaluate(stage: Stage, tokens: list[str], options: Options = ()) -> tuple[Pa
         else:
             getattr(trainer, stage)(model, verbose=False, **arguments)
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    out = trained.output_folder(stage)
     if trainer.is_global_zero:
         try:
             out.mkdir(exist_ok=True)
@@ -67,6 +73,7 @@ def evaluate(stage: Stage, tokens: list[str], options: Options = ()) -> tuple[Pa
             write_whole(out / "metrics.json", json.dumps({**record, "metrics": metrics}, indent=2) + "\n")
         except OSError as error:
             raise UserError(f"cannot write {out}: {error.strerror}.") from None
+        finish_trackers(trainer, Summary(folder, out / "predictions.npz", data, "test"))
     return out, metrics
 
 

@@ -23,6 +23,7 @@ from losslab.run.provenance import provenance, require_same_data, utc_now
 from losslab.run.records import Records, write_predictions
 from losslab.run.run_folder import RUNS, RunFolder, find_run, new_run_path
 from losslab.run.trackers import finish_trackers, tracker_arguments
+from losslab.run.wandb_summary import Summary
 
 OPTIONS = (
     ("name", "The runs' folder under runs/; by default the experiment file's name."),
@@ -55,7 +56,7 @@ def fit_command(tokens: list[str]) -> None:
         say(f"Continuing {folder.path}")
     path = folder.path if folder else new_run_path(name, config)
     fitted = fit(command_line, folder or path, True, trackers=tracker_arguments(path, name, path.name, "fit"))
-    finish_trackers(fitted.trainer, fitted.folder, fitted.data)
+    finish_trackers(fitted.trainer, fitted.summary())
     metrics, seconds = fitted.metrics, fitted.folder.manifest().get("seconds", 0.0)
     say(
         f"{path}: validation accuracy {metrics['val/acc']:.4f}, macro precision "
@@ -90,6 +91,10 @@ class Fit(NamedTuple):
     data: ImageDataModule
     interrupted_by: int | None
     """A signal that came too late to stop this fit, for whoever would begin another one."""
+
+    def summary(self) -> Summary:
+        """What trackers get in the end."""
+        return Summary(self.folder, self.folder.predictions_file, self.data, "val")
 
 
 def fit(

@@ -8,10 +8,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 
-from losslab.data import ImageDataModule
 from losslab.run.guarded_logger import GuardedLogger
-from losslab.run.run_folder import RunFolder
-from losslab.run.wandb_summary import log_summary
+from losslab.run.wandb_summary import Summary, log_summary
 
 
 def tracker_arguments(folder: Path, group: str, name: str, job_type: str) -> dict[str, Any]:
@@ -41,20 +39,19 @@ def wandb_has_key() -> bool:
     return file.is_file() and "wandb" in file.read_text(errors="ignore")
 
 
-def finish_trackers(trainer: Trainer, folder: RunFolder | None = None, data: ImageDataModule | None = None) -> None:
-    """Close what stays open after a fit: Lightning leaves W&B's run to the process's end.
+def finish_trackers(trainer: Trainer, summary: Summary | None = None) -> None:
+    """Close what stays open after a fit or a test: Lightning leaves W&B's run to the process's end.
 
     Args:
         trainer: whose loggers are meant.
-        folder: of the run if it is finished: then W&B first gets its summary.
-        data: what it was validated on, for images in the summary.
+        summary: what W&B gets first, if the run is finished.
     """
     for logger in trainer.loggers:
         if isinstance(logger, GuardedLogger) and isinstance(logger.guarded, WandbLogger):
-            logger.call(functools.partial(_finish, logger.guarded, folder, data))
+            logger.call(functools.partial(_finish, logger.guarded, summary))
 
 
-def _finish(logger: WandbLogger, folder: RunFolder | None, data: ImageDataModule | None) -> None:
-    if folder is not None:
-        log_summary(logger.experiment, folder, data.split("val").images.cpu() if data is not None else None)
+def _finish(logger: WandbLogger, summary: Summary | None) -> None:
+    if summary is not None:
+        log_summary(logger.experiment, summary)
     logger.experiment.finish()

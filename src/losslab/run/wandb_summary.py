@@ -1,11 +1,12 @@
 """What W&B gets of a finished run beside its metrics: who it is, and its classes, confusions and mistakes."""
 
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
+from losslab.data import ImageDataModule
 from losslab.run.config import SEED, Config, config_hash, values_with_effect
 from losslab.run.run_folder import RunFolder
 
@@ -43,21 +44,30 @@ def run_config(config: Config, manifest: dict[str, Any]) -> dict[str, Any]:
     return flat | short | hashes
 
 
-def log_summary(run: Any, folder: RunFolder, images: Tensor | None) -> None:
-    """Log a finished run's configuration, per-class table, confusion matrix and most confident mistakes.
+class Summary(NamedTuple):
+    """What is told of a finished run: its folder, and the split that it was evaluated on.
 
     Args:
-        run: W&B's run.
-        folder: with config.yaml, manifest.json and predictions.npz.
-        images: the validation images, (N, channels, height, width) uint8, or None if they are not at hand.
+        folder: with config.yaml and manifest.json.
+        predictions: the split's predictions.npz.
+        data: holds the split's images.
+        split: "val" or "test".
     """
+
+    folder: RunFolder
+    predictions: Path
+    data: ImageDataModule
+    split: str
+
+
+def log_summary(run: Any, summary: Summary) -> None:
+    """Log a run's configuration, per-class table, confusion matrix and most confident mistakes to W&B's `run`."""
     import wandb
 
-    manifest = folder.manifest()
+    folder, predictions, data, split = summary
+    manifest, images = folder.manifest(), data.split(split).images.cpu()
     run.config.update(run_config(folder.config(), manifest), allow_val_change=True)
-    if not folder.predictions_file.is_file():
-        return
-    with np.load(folder.predictions_file) as file:
+    with np.load(predictions) as file:
         logits, labels = file["logits"], file["labels"]
     names = list(manifest["class_counts"])
     called = logits.argmax(axis=1)
@@ -66,21 +76,23 @@ def log_summary(run: Any, folder: RunFolder, images: Tensor | None) -> None:
             ["class", "precision", "recall", "f1", "support"], list(_per_class(called, labels, names))
         ),
         CONFUSION: wandb.plot.confusion_matrix(
-            y_true=labels.tolist(), preds=called.tolist(), class_names=names, title="validation"
+            y_true=labels.tolist(),
+            preds=called.tolist(),
+            class_names=names,
+            title="validation" if split == "val" else split,
         ),
     }
-    if images is not None:
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-        confidence = shifted.max(axis=1) / shifted.sum(axis=1)
-        wrong = np.flatnonzero(called != labels)
-        worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_IMAGES]
-        content[MISCLASSIFIED] = [
-            wandb.Image(
-                np.moveaxis(images[i].numpy(), 0, -1).squeeze(),
-                caption=f"{names[labels[i]]} called {names[called[i]]}, {confidence[i]:.0%}",
-            )
-            for i in worst.tolist()
-        ]
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    confidence = shifted.max(axis=1) / shifted.sum(axis=1)
+    wrong = np.flatnonzero(called != labels)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_IMAGES]
+    content[MISCLASSIFIED] = [
+        wandb.Image(
+            np.moveaxis(images[i].numpy(), 0, -1).squeeze(),
+            caption=f"{names[labels[i]]} called {names[called[i]]}, {confidence[i]:.0%}",
+        )
+        for i in worst.tolist()
+    ]
     run.log(content)
 
 

@@ -17,6 +17,7 @@ from losslab.run.provenance import provenance, utc_now
 from losslab.run.records import epoch_row, write_predictions, write_rows
 from losslab.run.run_folder import RunFolder
 from losslab.run.trackers import finish_trackers
+from losslab.run.wandb_summary import Summary
 from losslab.sweep.population import Population, PopulationData
 from losslab.sweep.training import Training
 
@@ -120,7 +121,7 @@ def train_population(
         for row in records.rows[k]:
             for logger in built.trainer.loggers:
                 logger.log_metrics({key: float(value) for key, value in row.items()}, int(row["step"]))
-        finish_trackers(built.trainer, folder, data)
+        finish_trackers(built.trainer, Summary(folder, folder.predictions_file, data, "val"))
     if interruption.received is not None:
         raise Interrupted(interruption.received)
     return outcomes

@@ -117,7 +117,7 @@ def train(command_line: CommandLine, training: Training, callbacks: list[Callbac
     training.remove_remains()
     fitted = fit(command_line, training.run_path, False, callbacks, training.tracker_arguments())
     result = training.write_result(fitted.metrics)
-    finish_trackers(fitted.trainer, fitted.folder, fitted.data)
+    finish_trackers(fitted.trainer, fitted.summary())
     if fitted.interrupted_by is not None:
         raise Interrupted(fitted.interrupted_by)
     return result
