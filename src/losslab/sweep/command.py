@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import json
+import os
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,10 +19,12 @@ from losslab.run.run_folder import RUNS, write_whole
 from losslab.sweep.best_file import write_best
 from losslab.sweep.display import Display
 from losslab.sweep.setting import corner_settings, grid_settings, take_setting
+from losslab.sweep.storage import shown
 from losslab.sweep.study import Study
 from losslab.sweep.study_file import StudyFile, read_study
+from losslab.sweep.workers import PARENT, STORAGE, Workers, parent_is_gone
 
-MAY_CHANGE = ("trials", "keep", "storage", "family", "baseline", "population")
+MAY_CHANGE = ("trials", "keep", "storage", "family", "baseline", "population", "max_retry", "time_limit")
 """Keys of a study file that may change between two calls, because no training depends on them."""
 
 
@@ -45,20 +48,51 @@ def sweep_command(tokens: list[str]) -> None:
     parser.add_argument("--storage", help="replaces the file's storage: 'journal' or a database URL")
     parser.add_argument("--population", type=_population, help="replaces the file's: trainings at once, or 'auto'")
     parser.add_argument("--keep", choices=["best", "all"], help="replaces which checkpoints the file keeps")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes at once on this machine; 1")
     options, changes = parser.parse_known_args(tokens)
+    if options.workers < 1:
+        raise UserError(f"--workers must be >= 1, got {options.workers}.")
+    is_worker = PARENT in os.environ
+    if is_worker:
+        options.storage = os.environ[STORAGE]
     given = {key: getattr(options, key) for key in ("seeds", "trials", "storage", "population", "keep")}
     given = {key: value for key, value in given.items() if value is not None}
     study_file = read_study(options.config, given)
     command_line = CommandLine(["--config", study_file.experiment, *changes], "losslab sweep")
     folder = RUNS / (options.name or options.config.stem)
-    run_study(study_file, read_yaml(options.config) | given, folder, command_line)
+    if is_worker:  # all is checked by the parent, which shows what comes out, too
+        with Display(0, 0) as display:
+            Study(study_file, folder, command_line, command_line.resolved()).run(display, parent_is_gone)
+        return
+    content = read_yaml(options.config) | given
+    content["storage"] = shown(study_file.storage)
+    workers = _without(tokens, "--workers", "--storage") if options.workers > 1 else None
+    run_study(study_file, content, folder, command_line, options.workers, workers)
+
+
+def _without(tokens: list[str], *names: str) -> list[str]:
+    """The command line without these options and their values."""
+    kept: list[str] = []
+    skip = False
+    for token in tokens:
+        if not skip and token.split("=")[0] not in names:
+            kept.append(token)
+        skip = not skip and token in names
+    return kept
 
 
 def _population(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
-def run_study(study_file: StudyFile, content: Config, folder: Path, command_line: CommandLine) -> None:
+def run_study(
+    study_file: StudyFile,
+    content: Config,
+    folder: Path,
+    command_line: CommandLine,
+    workers: int = 1,
+    tokens: list[str] | None = None,
+) -> None:
     """Run what is left of a study and summarise it.
 
     Args:
@@ -66,6 +100,8 @@ def run_study(study_file: StudyFile, content: Config, folder: Path, command_line
         content: the same as plain values, for the study's record.
         folder: runs/<study>.
         command_line: has parsed the experiment that the study starts from.
+        workers: processes that run it.
+        tokens: the command that each of them is called with, if they are several.
 
     Raises:
         UserError: a setting, the data or the folder are unfit, or the folder holds another study: before any training.
@@ -78,7 +114,10 @@ def run_study(study_file: StudyFile, content: Config, folder: Path, command_line
     done = len(read_results(folder))
     _announce(study, study_file, folder, done, parameters, data)
     with Display(study.total_trainings(), done) as display:
-        study.run(display)
+        if tokens is None:
+            study.run(display)
+        else:
+            Workers(workers, tokens, study, folder).run(display)
     for label, reason in study.failures():
         print(f"{label} failed: {reason}")
     results = read_results(folder)

@@ -10,6 +10,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial
 
 from losslab.sweep.owner import is_dead, this_process
+from losslab.sweep.storage import Journal, PatientStorage
 
 LEASE_SECONDS = 120.0
 """A trial that was not renewed for so long is given away. The clocks of the machines must agree to a part of it."""
@@ -21,30 +22,20 @@ class LeaseLostError(Exception):
     """The trial was given to another process, because this one had not renewed its lease: it was stopped, or hung."""
 
 
-def is_lost(trial: FrozenTrial, since: float = 0.0) -> bool:
-    """Whether a running trial's process has given it back, is gone, or has not renewed its lease.
-
-    Args:
-        trial: as the storage has it.
-        since: time from which the storage could be reached again; nobody could renew before.
-    """
-    attributes = trial.user_attrs
-    if "stopped" in attributes or is_dead(attributes.get("owner")):
-        return True
-    return time.time() - max(attributes.get("renewed", 0.0), since) > LEASE_SECONDS
-
-
 class Lease:
     """Renews the leases of the trials that this process runs, from a thread. Use it as a context around their run.
 
     What is held when the context ends was stopped, and is given back.
 
     Args:
-        seconds: a trial is renewed no longer than this, so that a hung one is given away; None is for ever.
+        storage: the study's.
     """
 
-    def __init__(self, seconds: float | None) -> None:
-        self._seconds = seconds
+    seconds = float("inf")
+    """A trial is renewed no longer than this, so that a hung one is given away."""
+
+    def __init__(self, storage: Journal | PatientStorage) -> None:
+        self._storage = storage
         self._held: dict[int, Trial] = {}
         self._until: dict[int, float] = {}
         self._lost: set[int] = set()
@@ -73,9 +64,19 @@ class Lease:
         self.extend(trial)
         self._held[trial.number] = trial
 
+    def is_lost(self, trial: FrozenTrial) -> bool:
+        """Whether a running trial's process has given it back, is gone, or has not renewed its lease."""
+        attributes = trial.user_attrs
+        owner = attributes.get("owner")
+        if "stopped" in attributes or is_dead(owner) or (owner == this_process() and trial.number not in self._held):
+            return True
+        # While the storage was away, nobody could renew.
+        renewed = max(attributes.get("renewed", 0.0), self._storage.answers_since)
+        return time.time() - renewed > LEASE_SECONDS
+
     def extend(self, trial: Trial) -> None:
         """Begin the time anew after which a trial counts as hung."""
-        self._until[trial.number] = time.monotonic() + (self._seconds or float("inf"))
+        self._until[trial.number] = time.monotonic() + self.seconds
 
     def end(self, trial: Trial) -> None:
         """Hold it no longer: Optuna has been told."""

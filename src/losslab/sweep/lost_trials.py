@@ -3,24 +3,20 @@
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from losslab.sweep.lease import is_lost
+from losslab.sweep.lease import Lease
 from losslab.sweep.owner import is_dead
 
 
-def take_up_lost(study: optuna.Study, since: float) -> None:
+def take_up_lost(study: optuna.Study, lease: Lease) -> None:
     """Queue again what was stopped, or belongs to a process that is gone. Its finished seeds have their results.
 
     First queued, then told as failed: a process that dies in between leaves it to the next one, which sees by
     `retry_of` what is queued already. Call it under the study's lock.
-
-    Args:
-        study: the study.
-        since: see `is_lost`.
     """
     retried = {trial.user_attrs.get("retry_of") for trial in study.get_trials(deepcopy=False)}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         attributes = trial.user_attrs
-        if is_lost(trial, since):
+        if lease.is_lost(trial):
             queued = attributes.get("queued") or trial.params
             if queued and trial.number not in retried:  # without parameters it died before it had a setting
                 # Stopped by its user, or not begun yet, it is not to blame; else it may be killed again.
@@ -32,7 +28,7 @@ def take_up_lost(study: optuna.Study, since: float) -> None:
             study.tell(trial.number, state=TrialState.FAIL)
 
 
-def waits_for_another(trials: list[FrozenTrial], trial: Trial, since: float) -> bool:
+def waits_for_another(trials: list[FrozenTrial], trial: Trial, lease: Lease) -> bool:
     """Whether an earlier trial of the same setting is in training: this one then waits, and finds the results.
 
     A trial waits for earlier ones only, so that no two wait for each other.
@@ -42,7 +38,7 @@ def waits_for_another(trials: list[FrozenTrial], trial: Trial, since: float) -> 
         other.number < trial.number
         and other.state == TrialState.RUNNING
         and other.user_attrs.get("setting_hash") == setting_hash
-        and not is_lost(other, since)
+        and not lease.is_lost(other)
         for other in trials
     )
 

@@ -42,9 +42,9 @@ class Study:
     def __init__(self, study: StudyFile, folder: Path, command_line: CommandLine, base: Config) -> None:
         self.file, self.folder, self.command_line, self.base = study, folder, command_line, base
         self._lock = FileLock(folder / "lock")
-        self._lease = Lease(None)
         with self._lock:
-            self.optuna, self._storage = open_study(study, folder)
+            self.optuna, storage = open_study(study, folder)
+        self._lease = Lease(storage)
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False, states=states or None)
@@ -61,9 +61,10 @@ class Study:
             self.command_line, self._take, self.file.population, self.file.monitor, prunes, display
         )
         at_once = max(1, populations.size // len(self.file.seeds))
-        limit = self.file.time_limit
-        # Twice: as a population that fails and then one by one. Whatever takes longer hangs, and is given away.
-        with Lease(None if limit is None else 2 * limit * at_once + LEASE_SECONDS) as self._lease:
+        if self.file.time_limit is not None:
+            # Twice: as a population that fails and then one by one. Whatever takes longer hangs, and is given away.
+            self._lease.seconds = 2 * self.file.time_limit * at_once + LEASE_SECONDS
+        with self._lease:
             waits = False
             while not stop():
                 trials = self._ask_for(at_once)
@@ -89,7 +90,7 @@ class Study:
         """The next trials, marked as this process's; none when all are done or in other processes' hands."""
         trials: list[Trial] = []
         with self._lock:
-            take_up_lost(self.optuna, self._storage.answers_since)
+            take_up_lost(self.optuna, self._lease)
             while len(trials) < most and self._left():
                 trial = self.optuna.ask()
                 self._lease.take(trial)
@@ -132,7 +133,7 @@ class Study:
 
     def _waits(self, known: list[FrozenTrial], trial: Trial, besides: set[int]) -> bool:
         others = [other for other in known if other.number not in besides]
-        return waits_for_another(others, trial, self._storage.answers_since)
+        return waits_for_another(others, trial, self._lease)
 
     def _training(self, trial: Trial, seed: int) -> Training:
         setting = suggest(self.file, trial)
