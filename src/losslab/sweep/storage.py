@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -66,10 +67,11 @@ def _url(storage: str) -> URL:
         ) from None
 
 
-def _secrets(url: URL) -> list[str]:
+def _secrets(url: URL) -> set[str]:
+    """Passwords as they are, and as a URL has them."""
     values = [url.password, *(url.query.get(key) for key in ("password", "sslpassword"))]
     plain = [str(value) for value in values if value]
-    return [*plain, *(url.set(password=value).render_as_string(False).split(":")[2].split("@")[0] for value in plain)]
+    return {form for value in plain for form in (value, quote(value, safe=""), quote(value, safe=" +"))}
 
 
 def _without_secrets(text: str, url: URL) -> str:
@@ -104,8 +106,8 @@ class PatientStorage(RDBStorage):
     """Time at which the server answered again, after it last was away."""
 
 
-def _patient(name: str) -> Callable[..., Any]:
-    once = getattr(RDBStorage, name)
+def patient(once: Callable[..., Any]) -> Callable[..., Any]:
+    """The same method of the storage, called again until the database answers."""
 
     @functools.wraps(once)
     def call(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
@@ -142,4 +144,4 @@ for _name in (
     # What Optuna's cache in front of it calls.
     *("_create_new_trial", "_set_trial_param", "_get_trials", "_get_best_trial_id"),
 ):
-    setattr(PatientStorage, _name, _patient(_name))
+    setattr(PatientStorage, _name, patient(getattr(RDBStorage, _name)))
