@@ -7,15 +7,18 @@ EXPERIMENT ?= experiments/cnn.yaml
 NAME ?= $(basename $(notdir $(EXPERIMENT)))
 STUDY ?= gamma
 DATA ?=
+WORKERS ?=
 ARGS ?=
 OPTIONS = $(if $(DATA),--data.root $(DATA)) $(ARGS)
+SWEEP = $(OPTIONS) $(if $(WORKERS),--workers $(WORKERS))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup fit sweep-gamma sweep-architecture report runs test test-fast test-slow bench lint format clean
 
 help:  ## list the commands
 	@awk 'BEGIN {FS = ":.*  ## "} /^[a-z-]+:.*  ## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  EXPERIMENT=experiments/mlp.yaml  DATA=folder that holds MNIST/raw/  ARGS='--trainer.max_epochs 1'  NAME=run  STUDY=gamma"
+	@echo "  EXPERIMENT=experiments/mlp.yaml  DATA=folder that holds MNIST/raw/  ARGS='--trainer.max_epochs 1'"
+	@echo "  NAME=run  STUDY=gamma  WORKERS=4"
 
 setup: .venv/ready  ## make .venv and install losslab with its pinned dependencies
 
@@ -30,10 +33,10 @@ fit: setup  ## train one experiment, then test it once
 	$(BIN)/losslab test --run runs/$(NAME) $(if $(DATA),--data.root $(DATA))
 
 sweep-gamma: setup  ## the main job: what does focal's gamma do to each digit's precision and recall?
-	$(BIN)/losslab sweep --config sweeps/gamma.yaml $(OPTIONS)
+	$(BIN)/losslab sweep --config sweeps/gamma.yaml $(SWEEP)
 
 sweep-architecture: setup  ## search over four networks, gamma and the learning rate
-	$(BIN)/losslab sweep --config sweeps/architecture.yaml $(OPTIONS)
+	$(BIN)/losslab sweep --config sweeps/architecture.yaml $(SWEEP)
 
 report: setup  ## write a study's page, runs/STUDY/report.html, again
 	$(BIN)/losslab report runs/$(STUDY) $(ARGS)

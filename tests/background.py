@@ -8,22 +8,27 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["losslab.sweep.command", "losslab.run.evaluate", "tiny_digits"])
 
 
-def start(folder: Path, arguments: Sequence[str]) -> BaseProcess:
-    """Run `losslab ARGUMENTS` in `folder`, its output going to `folder`/output.txt."""
-    process = _context.Process(target=_main, args=(str(folder), list(arguments)))
+def start(
+    folder: Path, arguments: Sequence[str], prepare: Callable[..., None] | None = None, *given: Any
+) -> BaseProcess:
+    """Run `losslab ARGUMENTS` in `folder`, its output going to `folder`/output.txt; first call `prepare(*given)`."""
+    process = _context.Process(target=_main, args=(str(folder), list(arguments), prepare, given))
     process.start()
     return process
 
 
-def _main(folder: str, arguments: list[str]) -> None:
+def _main(folder: str, arguments: list[str], prepare: Callable[..., None] | None, given: Sequence[Any]) -> None:
     from losslab.cli import main
 
     os.chdir(folder)
+    if prepare is not None:
+        prepare(*given)
     with open("output.txt", "a") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)

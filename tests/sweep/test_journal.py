@@ -7,7 +7,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from losslab.sweep.journal import repair_journal
+from losslab.sweep.journal import JournalLock, repair_journal
 
 
 @pytest.fixture
@@ -21,17 +21,38 @@ def journal(tmp_path: Path) -> Path:
     return path
 
 
-def test_cut_at_every_byte_of_its_last_line_it_can_be_read_and_written_again(journal: Path) -> None:
+def open_study(journal: Path) -> optuna.Study:
+    storage = JournalStorage(JournalFileBackend(str(journal), JournalLock(journal)))
+    return optuna.load_study(study_name="s", storage=storage)
+
+
+def test_cut_at_every_byte_of_its_last_two_lines_it_can_be_read_and_written_again(journal: Path) -> None:
     whole = journal.read_bytes()
-    last_line = len(whole) - (whole.rstrip(b"\n").rfind(b"\n") + 1)
-    for cut in range(1, last_line):
+    lines = whole.splitlines(keepends=True)
+    torn = journal.with_name("journal.log.torn")
+    for cut in range(1, len(lines[-1]) + len(lines[-2])):
+        torn.unlink(missing_ok=True)
         journal.write_bytes(whole[:-cut])
         repair_journal(journal)
-        storage = JournalStorage(JournalFileBackend(str(journal)))
-        study = optuna.load_study(study_name="s", storage=storage)
-        assert [trial.params.get("x") for trial in study.trials] == [0, 1, 2]
+        study = open_study(journal)
+        assert len(study.trials) == 3
+        assert [trial.params["x"] for trial in study.trials[:2]] == [0, 1]
         study.tell(study.ask(), 1.0)
-        assert journal.with_name("journal.log.torn").read_bytes() == whole[:-cut]
+        assert open_study(journal).trials[-1].value == 1.0
+        if cut == len(lines[-1]):  # a line less, and whole
+            assert not torn.exists()
+        else:
+            assert torn.read_bytes() == whole[:-cut]
+
+
+def test_a_line_that_is_cut_while_others_work_is_mended_by_the_next_writer(journal: Path) -> None:
+    study = open_study(journal)
+    with journal.open("ab") as file:
+        file.write(b'{"op_code": 4, "study_')
+    assert len(study.trials) == 3
+    study.tell(study.ask(), 2.0)
+    assert [trial.value for trial in study.trials] == [0.0, 1.0, 2.0, 2.0]
+    assert open_study(journal).trials[-1].value == 2.0
 
 
 def test_a_whole_journal_is_left_alone(journal: Path) -> None:

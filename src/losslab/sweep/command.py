@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import json
-import re
+import os
 import shlex
 from pathlib import Path
 from typing import NoReturn
@@ -25,10 +25,12 @@ from losslab.run.run_folder import RUNS, write_whole
 from losslab.sweep.best_file import write_best
 from losslab.sweep.display import Display
 from losslab.sweep.setting import corner_settings, grid_settings, take_setting
+from losslab.sweep.storage import shown
 from losslab.sweep.study import Study
 from losslab.sweep.study_file import StudyFile, read_study
+from losslab.sweep.workers import PARENT, STORAGE, Workers, parent_is_gone
 
-MAY_CHANGE = ("trials", "keep", "storage", "family", "baseline", "population")
+MAY_CHANGE = ("trials", "keep", "storage", "family", "baseline", "population", "max_retry", "time_limit")
 """Keys of a study file that may change between two calls, because no training depends on them."""
 
 
@@ -52,23 +54,55 @@ def sweep_command(tokens: list[str]) -> None:
     parser.add_argument("--storage", help="replaces the file's storage: 'journal' or a database URL")
     parser.add_argument("--population", type=_population, help="replaces the file's: trainings at once, or 'auto'")
     parser.add_argument("--keep", choices=["best", "all"], help="replaces which checkpoints the file keeps")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes at once on this machine; 1")
     options, changes = parser.parse_known_args(tokens)
+    if options.workers < 1:
+        raise UserError(f"--workers must be >= 1, got {options.workers}.")
+    is_worker = PARENT in os.environ
+    if is_worker:
+        options.storage = os.environ[STORAGE]
     given = {key: getattr(options, key) for key in ("seeds", "trials", "storage", "population", "keep")}
     given = {key: value for key, value in given.items() if value is not None}
     study_file = read_study(options.config, given)
     command_line = CommandLine(["--config", study_file.experiment, *changes], "losslab sweep")
     folder = RUNS / (options.name or options.config.stem)
+    if is_worker:  # all is checked by the parent, which shows what comes out, too
+        with Display(0, 0) as display:
+            Study(study_file, folder, command_line, command_line.resolved()).run(display, parent_is_gone)
+        return
     content = read_yaml(options.config) | given
-    # A database's password has no place in a report.
-    command = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", f"losslab sweep {shlex.join(tokens)}")
-    run_study(study_file, content, folder, command_line, command)
+    content["storage"] = shown(study_file.storage)
+    # A database's password has no place in a record.
+    storage = [] if options.storage is None else ["--storage", content["storage"]]
+    command = f"losslab sweep {shlex.join([*_without(tokens, '--storage'), *storage])}"
+    workers = _without(tokens, "--workers", "--storage") if options.workers > 1 else None
+    run_study(study_file, content, folder, command_line, command, options.workers, workers)
+
+
+def _without(tokens: list[str], *names: str) -> list[str]:
+    """The command line without these options and their values."""
+    kept: list[str] = []
+    skip = False
+    for token in tokens:
+        if not skip and token.split("=")[0] not in names:
+            kept.append(token)
+        skip = not skip and token in names
+    return kept
 
 
 def _population(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
-def run_study(study_file: StudyFile, content: Config, folder: Path, command_line: CommandLine, command: str) -> None:
+def run_study(
+    study_file: StudyFile,
+    content: Config,
+    folder: Path,
+    command_line: CommandLine,
+    command: str,
+    workers: int = 1,
+    tokens: list[str] | None = None,
+) -> None:
     """Run what is left of a study and summarise it.
 
     Args:
@@ -77,6 +111,8 @@ def run_study(study_file: StudyFile, content: Config, folder: Path, command_line
         folder: runs/<study>.
         command_line: has parsed the experiment that the study starts from.
         command: how it was called, for the study's record.
+        workers: processes that run it.
+        tokens: the command that each of them is called with, if they are several.
 
     Raises:
         UserError: a setting, the data or the folder are unfit, or the folder holds another study: before any training.
@@ -96,7 +132,10 @@ def run_study(study_file: StudyFile, content: Config, folder: Path, command_line
     done = len(read_results(folder))
     _announce(study, study_file, folder, done, parameters, data)
     with Display(study.total_trainings(), done) as display:
-        study.run(display)
+        if tokens is None:
+            study.run(display)
+        else:
+            Workers(workers, tokens, study, folder).run(display)
     for label, reason in study.failures():
         print(f"{label} failed: {reason}")
     results = read_results(folder)

@@ -59,6 +59,11 @@ class Display:
         self._show("", 0.0)
         self.line(line)
 
+    def results(self, results: int, description: str) -> None:
+        """Show that so many trainings of the study have their result, whoever trained them."""
+        self._finished = results - self.done
+        self._show(description, 0.0)
+
     def _show(self, description: str, fraction: float) -> None:
         assert self._task is not None
         self._bar.update(

@@ -1,19 +1,20 @@
 """Trials that were asked for together: which of their trainings form populations, and training those."""
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import Any, Literal, NamedTuple
 
-from filelock import FileLock
+from lightning.pytorch import Callback
 from optuna.trial import Trial
 
 from losslab.report.results import read_result
 from losslab.run.command_line import CommandLine
 from losslab.sweep.display import Display
 from losslab.sweep.kinship import kinship
+from losslab.sweep.lease import LeaseLostError
 from losslab.sweep.population import Population, PopulationData
 from losslab.sweep.population_training import Member, Pruned, train_population
 from losslab.sweep.stopwatch import Stopwatch
+from losslab.sweep.time_limit import TimeLimitError
 from losslab.sweep.training import Training
 
 AUTO_SIZE = 16
@@ -60,11 +61,12 @@ class Populations:
         self._monitor, self._prunes = monitor, prunes
         self._together: dict[str, bool] | None = {} if size == "auto" else None
 
-    def train(self, trials: Sequence[tuple[Trial, Sequence[Training]]]) -> Failures:
+    def train(self, trials: Sequence[tuple[Trial, Sequence[Training]]], callbacks: Sequence[Callback] = ()) -> Failures:
         """Train what can be trained together, and write the results.
 
         Args:
             trials: each with its trainings, the first of which speaks for it to the pruner.
+            callbacks: added to the Trainer's.
         """
         kin: dict[str, dict[tuple[str, int], _Candidate]] = {}
         for trial, trainings in trials:
@@ -85,39 +87,35 @@ class Populations:
             for start in range(0, len(candidates), self.size):
                 part = candidates[start : start + self.size]
                 if len(part) > 1 and self._worth_it(common, [candidate.member.training for candidate in part]):
-                    failures |= self._train(part)
+                    failures |= self._train(part, callbacks)
         return failures
 
-    def _train(self, candidates: list[_Candidate]) -> Failures:
-        with ExitStack() as locks:
-            # In one order in every process, so that two never wait for each other.
-            for path in sorted(candidate.member.training.lock_path for candidate in candidates):
-                path.parent.mkdir(exist_ok=True)
-                locks.enter_context(FileLock(path))
-            candidates = [c for c in candidates if read_result(c.member.training.result_path) is None]
-            members = [candidate.member for candidate in candidates]
-            if len(members) < 2:
-                return {}
-            label = f"{len(members)} trainings as one"
-            try:
-                self._take(members[0].training)
-                progress = self._display.training(label, len(members))
-                outcomes = train_population(
-                    members,
-                    lambda callbacks: self._command_line.build([progress, *callbacks], **_QUIET).trainer,
-                    self._prunable(candidates),
-                    self._monitor,
-                )
-            except OSError:
-                raise
-            except Exception as error:  # too little memory, or a network that cannot be vectorised
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                self._display.line(f"{label}: {reason}. Each is trained alone.")
-                return {}
+    def _train(self, candidates: list[_Candidate], callbacks: Sequence[Callback]) -> Failures:
+        members = [candidate.member for candidate in candidates]
+        keys = [(member.training.setting_hash, member.training.seed) for member in members]
+        label = f"{len(members)} trainings as one"
+        progress = self._display.training(label, len(members))
+        try:
+            self._take(members[0].training)
+            outcomes = train_population(
+                members,
+                lambda own: self._command_line.build([progress, *callbacks, *own], **_QUIET).trainer,
+                self._prunable(candidates),
+                self._monitor,
+            )
+        except (OSError, LeaseLostError):
+            raise
+        except TimeLimitError as error:
+            self._display.line(f"{label}: {error}.")
+            return dict.fromkeys(keys, error)
+        except Exception as error:  # too little memory, or a network that cannot be vectorised
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            self._display.line(f"{label}: {reason}. Each is trained alone.")
+            return {}
         failures: Failures = {}
-        for member, outcome in zip(members, outcomes, strict=True):
+        for key, member, outcome in zip(keys, members, outcomes, strict=True):
             if isinstance(outcome, Exception):
-                failures[member.training.setting_hash, member.training.seed] = outcome
+                failures[key] = outcome
             else:
                 self._display.training_ended(member.training.ended(outcome, self._monitor))
         return failures

@@ -1,30 +1,32 @@
-"""The study's loop: ask Optuna for a setting, train it at each seed, tell; and take up what a dead process left."""
+"""The study's loop: ask Optuna for a setting, train it at each seed, tell; alone or beside other processes."""
 
+import contextlib
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import optuna
 from filelock import FileLock
 from lightning.pytorch import Callback
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from losslab.errors import UserError
 from losslab.report.results import read_result
 from losslab.run.command_line import CommandLine
 from losslab.run.config import Config
-from losslab.run.interruption import Interrupted
 from losslab.sweep.display import Display
-from losslab.sweep.journal import repair_journal
-from losslab.sweep.owner import is_dead, this_process
+from losslab.sweep.lease import LEASE_SECONDS, Lease, LeaseCheck, LeaseLostError
+from losslab.sweep.lost_trials import may_meet_another, take_up_lost, waits_for_another
+from losslab.sweep.optuna_study import open_study
 from losslab.sweep.populations import Failures, Populations
-from losslab.sweep.setting import Setting, grid_settings, parameters, setting_of, suggest, take_setting
-from losslab.sweep.study_file import StudyFile, pruner_of, sampler_of
-from losslab.sweep.training import Pruning, Training, drop_checkpoints, train
+from losslab.sweep.setting import Setting, grid_settings, setting_of, suggest, take_setting
+from losslab.sweep.study_file import StudyFile
+from losslab.sweep.time_limit import TimeLimit
+from losslab.sweep.training import Pruning, Training, checkpoint_folders, drop_checkpoints, train
 
-MAX_RETRY = 3
-"""How often a setting whose process died is run again before it counts as failed."""
+POLL_SECONDS = 1.0
+"""How often a process that has nothing to do looks whether another one has finished, or died."""
 
 
 class Study:
@@ -40,36 +42,9 @@ class Study:
     def __init__(self, study: StudyFile, folder: Path, command_line: CommandLine, base: Config) -> None:
         self.file, self.folder, self.command_line, self.base = study, folder, command_line, base
         self._lock = FileLock(folder / "lock")
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self._lock:
-            try:
-                self.optuna = optuna.create_study(
-                    study_name=folder.name,
-                    storage=self._storage(),
-                    direction=study.direction,
-                    sampler=sampler_of(study),
-                    pruner=pruner_of(study),
-                    load_if_exists=True,
-                )
-            except Exception as error:  # of Optuna or of the database's driver: whichever it is, the study cannot begin
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise UserError(f"the study's storage cannot be opened: {reason}") from error
-            if self._trials():
-                # A seeded sampler would draw again what it drew before this process, or in another one.
-                self.optuna.sampler.reseed_rng()
-            if study.grid:
-                # A process may have died in the middle of this: what is queued is not queued again.
-                queued = [trial.user_attrs.get("queued") for trial in self._trials()]
-                for setting in grid_settings(study):
-                    if parameters(setting) not in queued:
-                        self.optuna.enqueue_trial(parameters(setting), {"queued": parameters(setting)})
-
-    def _storage(self) -> Any:
-        if self.file.storage != "journal":
-            return self.file.storage
-        journal = self.folder / "journal.log"
-        repair_journal(journal)
-        return JournalStorage(JournalFileBackend(str(journal)))
+            self.optuna, storage = open_study(study, folder)
+        self._lease = Lease(storage)
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False, states=states or None)
@@ -79,73 +54,96 @@ class Study:
         settings = len(grid_settings(self.file)) if self.file.grid else self.file.trials or 0
         return settings * len(self.file.seeds)
 
-    def run(self, display: Display) -> None:
-        """Run settings until none is left to do."""
+    def run(self, display: Display, stop: Callable[[], bool] = lambda: False) -> None:
+        """Run settings until the study is done, or `stop` says so; wait for what other processes have in hand."""
         prunes = self.file.pruner is not None
         populations = Populations(
             self.command_line, self._take, self.file.population, self.file.monitor, prunes, display
         )
         at_once = max(1, populations.size // len(self.file.seeds))
-        while trials := [trial for _ in range(at_once) if (trial := self._ask()) is not None]:
-            failures = self._train_together(trials, populations) if populations.size > 1 else {}
-            for trial in trials:
-                self._run_trial(trial, failures, display)
+        if self.file.time_limit is not None:
+            # Twice: as a population that fails and then one by one. Whatever takes longer hangs, and is given away.
+            self._lease.seconds = 2 * self.file.time_limit * at_once + LEASE_SECONDS
+        with self._lease:
+            waits = False
+            while not stop():
+                trials = self._ask_for(at_once)
+                if trials:
+                    failures = self._train_together(trials, populations) if populations.size > 1 else {}
+                    for trial in trials:
+                        self._run_trial(trial, failures, display)
+                    self._keep_best(display)
+                elif self._trials(TrialState.RUNNING):
+                    if not waits:
+                        display.line("The rest is in other processes' hands; waiting for them.")
+                    time.sleep(POLL_SECONDS)
+                else:
+                    break
+                waits = not trials
             self._keep_best(display)
-        self._keep_best(display)
 
-    def _ask(self) -> Trial | None:
-        """The next trial, marked as this process's; None when all are done or in other processes' hands."""
+    def is_done(self) -> bool:
+        """Whether no trial is left to do or in any process's hands."""
+        return not self._left() and not self._trials(TrialState.RUNNING)
+
+    def _ask_for(self, most: int) -> list[Trial]:
+        """The next trials, marked as this process's; none when all are done or in other processes' hands."""
+        trials: list[Trial] = []
         with self._lock:
-            self._take_up_lost()
-            waiting = self._trials(TrialState.WAITING)
-            if not waiting and (self.file.grid or self._spent() >= (self.file.trials or 0)):
-                return None
-            trial = self.optuna.ask()
-            trial.set_user_attr("owner", this_process())
-            return trial
+            take_up_lost(self.optuna, self._lease)
+            while len(trials) < most and self._left():
+                trial = self.optuna.ask()
+                self._lease.take(trial)
+                # Known before another process can ask, so that it sees a setting that is in training already.
+                with contextlib.suppress(UserError):  # it fails with this reason when it is to be trained
+                    self._training(trial, self.file.seeds[0])
+                trials.append(trial)
+        return sorted(trials, key=lambda trial: trial.number)
+
+    def _left(self) -> bool:
+        if self._trials(TrialState.WAITING):
+            return True
+        return not self.file.grid and self._spent() < (self.file.trials or 0)
 
     def _spent(self) -> int:
         """Trials that count: all but those whose process was lost, since their settings are queued again."""
         return sum(trial.state != TrialState.FAIL or "failure" in trial.user_attrs for trial in self._trials())
 
-    def _take_up_lost(self) -> None:
-        """Queue again what was stopped, or belongs to a process that is gone. Its finished seeds have their results.
-
-        First queued, then told as failed: a process that dies in between leaves it to the next one, which sees by
-        `retry_of` what is queued already.
-        """
-        retried = {trial.user_attrs.get("retry_of") for trial in self._trials()}
-        for trial in self._trials(TrialState.RUNNING):
-            if "stopped" in trial.user_attrs or is_dead(trial.user_attrs.get("owner")):
-                queued = trial.user_attrs.get("queued") or trial.params
-                if queued and trial.number not in retried:  # without parameters it died before it had a setting
-                    # Stopped by its user, it is not to blame; killed, it may be killed again.
-                    retries = trial.user_attrs.get("retries", 0) + ("stopped" not in trial.user_attrs)
-                    attributes = {"queued": queued, "retries": retries, "retry_of": trial.number}
-                    if "setting_hash" in trial.user_attrs:
-                        attributes["setting_hash"] = trial.user_attrs["setting_hash"]
-                    self.optuna.enqueue_trial(queued, attributes)
-                self.optuna.tell(trial.number, state=TrialState.FAIL)
-
     def _train_together(self, trials: list[Trial], populations: Populations) -> Failures:
         """Train what these trials have in common; `_run_trial` finds the results, and trains what is left."""
+        known = self._trials()
+        fit = [
+            trial
+            for trial in trials
+            if trial.user_attrs.get("retries", 0) <= self.file.max_retry
+            and not self._waits(known, trial, besides={trial.number for trial in trials})
+        ]
+        callbacks = [LeaseCheck(self._lease, fit), TimeLimit(self._limit(len(fit)))]
         try:
-            blameless = [trial for trial in trials if trial.user_attrs.get("retries", 0) <= MAX_RETRY]
-            return populations.train([(t, [self._training(t, seed) for seed in self.file.seeds]) for t in blameless])
-        except (Interrupted, KeyboardInterrupt):
-            for trial in trials:
-                trial.set_user_attr("stopped", True)  # the next call takes them up
-            raise
+            return populations.train(
+                [(trial, [self._training(trial, seed) for seed in self.file.seeds]) for trial in fit], callbacks
+            )
+        except LeaseLostError:
+            return {}  # of one trial or more; `_run_trial` sees of which
         except OSError as error:
             raise UserError(f"in {self.folder}: {error}. The same command continues the study.") from error
+
+    def _limit(self, trials: int) -> float | None:
+        return None if self.file.time_limit is None else self.file.time_limit * trials
+
+    def _waits(self, known: list[FrozenTrial], trial: Trial, besides: set[int]) -> bool:
+        others = [other for other in known if other.number not in besides]
+        return waits_for_another(others, trial, self._lease)
 
     def _training(self, trial: Trial, seed: int) -> Training:
         setting = suggest(self.file, trial)
         setting_hash = take_setting(self.command_line, self.file, self.base, setting, seed)
-        trial.set_user_attr("setting_hash", setting_hash)
-        return Training(
-            self.folder, setting, setting_hash, seed, self._order(trial.number, setting), self._label(setting)
-        )
+        if trial.user_attrs.get("setting_hash") != setting_hash:
+            trial.set_user_attr("setting_hash", setting_hash)
+        # What still lives, and lost this setting, must not write into the same folder.
+        attempt = f"-trial-{trial.number}" if may_meet_another(self._trials(), trial) else ""
+        order, label = self._order(trial.number, setting), self._label(setting)
+        return Training(self.folder, setting, setting_hash, seed, order, label, attempt)
 
     def _take(self, training: Training) -> None:
         take_setting(self.command_line, self.file, self.base, training.setting, training.seed)
@@ -154,44 +152,65 @@ class Study:
         """Train one setting at every seed, and tell Optuna the mean, or why there is none."""
         label = self._label(suggest(self.file, trial))
         try:
-            if trial.user_attrs.get("retries", 0) > MAX_RETRY:
-                raise RuntimeError(f"its process died {MAX_RETRY + 1} times")
+            self._train_and_tell(trial, label, failures, display)
+        except (LeaseLostError, UpdateFinishedTrialError):
+            display.line(f"{label}: given to another process, since this one had not answered for long; going on.")
+        except OSError as error:
+            # A full or vanished disk would fail every trial that is left: stop, and let the same command go on later.
+            raise UserError(f"{label} in {self.folder}: {error}. The same command continues the study.") from error
+        self._lease.end(trial)
+
+    def _train_and_tell(self, trial: Trial, label: str, failures: Failures, display: Display) -> None:
+        try:
+            if trial.user_attrs.get("retries", 0) > self.file.max_retry:
+                raise RuntimeError(f"its process died {self.file.max_retry + 1} times")
+            # Two trials may have drawn the same setting: the second one waits, and finds the results.
+            while self._waits(self._trials(), trial, besides=set()):
+                self._lease.check(trial)
+                self._lease.extend(trial)
+                time.sleep(POLL_SECONDS)
+            watch = [LeaseCheck(self._lease, [trial]), TimeLimit(self._limit(1))]
             values = [
-                self._train_at(trial, seed, failures, first=number == 0, display=display)
+                self._train_at(trial, seed, failures, watch, first=number == 0, display=display)
                 for number, seed in enumerate(self.file.seeds)
             ]
         except optuna.TrialPruned as pruned:
             display.line(f"{label}: {pruned}")
-            self.optuna.tell(trial, state=TrialState.PRUNED)
-        except (Interrupted, KeyboardInterrupt):
-            trial.set_user_attr("stopped", True)  # the next call takes it up
+            self._tell(trial, state=TrialState.PRUNED)
+        except (LeaseLostError, UpdateFinishedTrialError, OSError):
             raise
-        except OSError as error:
-            # A full or vanished disk would fail every trial that is left: stop, and let the same command go on later.
-            raise UserError(f"{label} in {self.folder}: {error}. The same command continues the study.") from error
         except Exception as error:  # whatever a setting does to a training, the others go on
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            trial.set_user_attr("failure", reason)
-            display.line(f"{label}: failed: {reason}")
-            self.optuna.tell(trial, state=TrialState.FAIL)
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            trial.set_user_attr("failure", why)
+            display.line(f"{label}: failed: {why}")
+            self._tell(trial, state=TrialState.FAIL)
         else:
-            self.optuna.tell(trial, sum(values) / len(values))
+            self._tell(trial, sum(values) / len(values))
 
-    def _train_at(self, trial: Trial, seed: int, failures: Failures, first: bool, display: Display) -> float:
+    def _tell(self, trial: Trial, value: float | None = None, state: TrialState | None = None) -> None:
+        """Tell Optuna; a trial that is told already was given to another process."""
+        try:
+            self.optuna.tell(trial, value, state)
+        except ValueError:
+            if trial.number in {finished.number for finished in self._trials(TrialState.RUNNING)}:
+                raise
+            raise LeaseLostError(f"trial {trial.number}") from None
+
+    def _train_at(
+        self, trial: Trial, seed: int, failures: Failures, watch: list[Callback], first: bool, display: Display
+    ) -> float:
         """The monitored metric of the trial's setting at `seed`, from its result if there is one."""
         training = self._training(trial, seed)
-        callbacks: list[Callback] = [display.training(training.name)]
+        known = read_result(training.result_path)
+        if known is not None:
+            return known["metrics"][self.file.monitor]
+        if (training.setting_hash, seed) in failures:
+            raise failures[training.setting_hash, seed]
+        callbacks = [display.training(training.name), *watch]
         if first and self.file.pruner is not None:
             callbacks.append(Pruning(trial, self.file.monitor))
-        # Two trials may have drawn the same setting: the second one waits, and finds the result.
-        training.lock_path.parent.mkdir(exist_ok=True)
-        with FileLock(training.lock_path):
-            known = read_result(training.result_path)
-            if known is None and (training.setting_hash, seed) in failures:
-                raise failures[training.setting_hash, seed]
-            result = known or train(self.command_line, training, callbacks)
-        if known is None:
-            display.training_ended(training.ended(result, self.file.monitor))
+        result = train(self.command_line, training, callbacks)
+        display.training_ended(training.ended(result, self.file.monitor))
         return result["metrics"][self.file.monitor]
 
     def _label(self, setting: Setting) -> str:
@@ -207,17 +226,24 @@ class Study:
         sign = 1 if self.file.direction == "maximize" else -1
         return max(finished, key=lambda trial: sign * float(trial.value), default=None)  # type: ignore[arg-type]
 
+    def show_best(self, display: Display) -> FrozenTrial | None:
+        """Let the display name the best setting so far, and return its trial."""
+        best = self.best()
+        if best is not None:
+            display.best = f"{best.value:.4f} ({self._label(setting_of(best.params))})"
+        return best
+
     def failures(self) -> list[tuple[str, str]]:
         """Label and reason of each failed setting."""
         failed = [trial for trial in self._trials(TrialState.FAIL) if "failure" in trial.user_attrs]
         return [(self._label(setting_of(trial.params)), trial.user_attrs["failure"]) for trial in failed]
 
     def _keep_best(self, display: Display) -> None:
-        best = self.best()
-        if best is not None:
-            display.best = f"{best.value:.4f} ({self._label(setting_of(best.params))})"
+        # Listed first: what another process begins after that is not among them.
+        folders = checkpoint_folders(self.folder)
+        best = self.show_best(display)
         if self.file.keep == "best":
             # What is being trained, or will be again, may still become the best.
             open_trials = self._trials(TrialState.RUNNING, TrialState.WAITING)
             kept = [best, *open_trials] if best is not None else open_trials
-            drop_checkpoints(self.folder, {trial.user_attrs.get("setting_hash", "") for trial in kept})
+            drop_checkpoints(folders, {trial.user_attrs.get("setting_hash", "") for trial in kept})

@@ -40,6 +40,8 @@ class StudyFile:
         storage: "journal", a file in the study's folder, or a database URL for Optuna.
         population: how many trainings of one architecture are trained at once, as one vectorised model; "auto"
             measures whether that is faster; by default each is trained alone.
+        max_retry: how often a setting whose process died is run again before it counts as failed.
+        time_limit: seconds that a trial, one setting at all seeds, may take before it counts as failed; by default any.
         keep: "best" deletes the checkpoints of all but the best setting; "all" keeps them.
     """
 
@@ -58,6 +60,8 @@ class StudyFile:
     family: list[str] = field(default_factory=list)
     storage: str = "journal"
     population: int | Literal["auto"] = 1
+    max_retry: int = 3
+    time_limit: float | None = None
     keep: Literal["best", "all"] = "best"
 
 
@@ -116,6 +120,9 @@ def _check(study: StudyFile, path: Path) -> None:
         study.population == "auto" or study.population >= 1,
         f"population must be a number >= 1 or auto, got {study.population!r}.",
     )
+    require(study.max_retry >= 0, f"max_retry must be >= 0, got {study.max_retry}.")
+    limit = study.time_limit
+    require(limit is None or 0 < limit < float("inf"), f"time_limit must be > 0 seconds, got {limit}.")
     require(study.monitor.startswith("val/"), f"monitor must be a validation metric, got {study.monitor!r}.")
     require(all(key.startswith("val/") for key in study.family), f"family must be val/ metrics, got {study.family}.")
     if study.baseline is not None:

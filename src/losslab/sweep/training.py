@@ -28,6 +28,7 @@ class Training(NamedTuple):
         seed: likewise.
         order: where the setting stands among the study's, for tables.
         label: the setting's name, for tables and trackers.
+        attempt: ends the name of the run's folder, where another process may still write into the usual one.
     """
 
     study_folder: Path
@@ -36,6 +37,7 @@ class Training(NamedTuple):
     seed: int
     order: int
     label: str
+    attempt: str = ""
 
     @property
     def name(self) -> str:
@@ -50,12 +52,7 @@ class Training(NamedTuple):
     @property
     def run_path(self) -> Path:
         """The run's folder."""
-        return self.study_folder / "runs" / self.setting_hash / f"seed-{self.seed}"
-
-    @property
-    def lock_path(self) -> Path:
-        """Held by the process that trains it."""
-        return self.study_folder / "locks" / f"{self.setting_hash}-{self.seed}"
+        return self.study_folder / "runs" / self.setting_hash / f"seed-{self.seed}{self.attempt}"
 
     def ended(self, result: Result, monitor: str) -> str:
         """The line that says so."""
@@ -123,8 +120,13 @@ def train(command_line: CommandLine, training: Training, callbacks: list[Callbac
     return result
 
 
-def drop_checkpoints(study_folder: Path, kept: set[str]) -> None:
-    """Delete the checkpoints of every training, except those of the settings with these hashes."""
-    for checkpoints in study_folder.glob("runs/*/seed-*/checkpoints"):
-        if checkpoints.parts[-3] not in kept:
-            shutil.rmtree(checkpoints, ignore_errors=True)
+def checkpoint_folders(study_folder: Path) -> list[Path]:
+    """The folders with checkpoints, of all trainings."""
+    return list(study_folder.glob("runs/*/seed-*/checkpoints"))
+
+
+def drop_checkpoints(folders: list[Path], kept: set[str]) -> None:
+    """Delete these folders, except those of the settings with these hashes."""
+    for folder in folders:
+        if folder.parts[-3] not in kept:
+            shutil.rmtree(folder, ignore_errors=True)

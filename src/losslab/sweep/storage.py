@@ -1,0 +1,147 @@
+"""Where Optuna keeps a study: a journal file, or a database that may be away for a while."""
+
+import functools
+import importlib.util
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+
+from losslab.errors import UserError
+from losslab.sweep.journal import JournalLock, repair_journal
+
+PATIENCE_SECONDS = 600.0
+"""How long a database may be away."""
+
+
+def open_storage(storage: str, folder: Path) -> "PatientStorage | Journal":
+    """Open a study's storage.
+
+    Args:
+        storage: "journal" or a database URL.
+        folder: the study's.
+
+    Raises:
+        UserError: it is no URL, its driver is missing, or the database does not answer. No message shows a password.
+    """
+    if storage == "journal":
+        journal = folder / "journal.log"
+        repair_journal(journal)
+        return Journal(JournalFileBackend(str(journal), JournalLock(journal)))
+    url = _url(storage)
+    if url.drivername == "postgresql":
+        url = url.set(drivername=f"postgresql+{_postgres_driver()}")
+    try:
+        return PatientStorage(url.render_as_string(hide_password=False), engine_kwargs={"pool_pre_ping": True})
+    except Exception as error:  # of Optuna, SQLAlchemy or the driver: whichever it is, the study cannot begin
+        raise UserError(f"the study's storage {shown(storage)} cannot be opened: {reason(error, storage)}") from None
+
+
+def shown(storage: str) -> str:
+    """The storage as records and messages show it: without a password."""
+    return storage if storage == "journal" else _hidden(_url(storage))
+
+
+def reason(error: BaseException, storage: str) -> str:
+    """An error's first line, without the password that the storage's URL may have."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+    line = (str(cause).splitlines() or [""])[0] or type(cause).__name__
+    return line if storage == "journal" else _without_secrets(line, _url(storage))
+
+
+def _url(storage: str) -> URL:
+    try:
+        return make_url(storage)
+    except (ArgumentError, ValueError):
+        # Not shown: a password with an unescaped character is a likely cause.
+        raise UserError(
+            "the study's storage cannot be opened: it must be 'journal' or a URL such as "
+            "postgresql://user@host/database, with special characters in a password escaped (%40 for @)."
+        ) from None
+
+
+def _secrets(url: URL) -> set[str]:
+    """Passwords as they are, and as a URL has them."""
+    values = [url.password, *(url.query.get(key) for key in ("password", "sslpassword"))]
+    plain = [str(value) for value in values if value]
+    return {form for value in plain for form in (value, quote(value, safe=""), quote(value, safe=" +"))}
+
+
+def _without_secrets(text: str, url: URL) -> str:
+    return functools.reduce(lambda text, secret: text.replace(secret, "***"), _secrets(url), text)
+
+
+def _hidden(url: URL) -> str:
+    return _without_secrets(url.render_as_string(hide_password=True), url)
+
+
+def _postgres_driver() -> str:
+    for driver in ("psycopg", "psycopg2"):
+        if importlib.util.find_spec(driver):
+            return driver
+    raise UserError("a PostgreSQL storage needs a driver: pip install 'losslab[postgres]'.")
+
+
+class Journal(JournalStorage):
+    """A journal file, which is never away."""
+
+    answers_since = 0.0
+
+
+class PatientStorage(RDBStorage):
+    """A database storage that waits while its server is away, and tries again.
+
+    Optuna's own gives up at the first call. Every call may be repeated: should the server have gone between a commit
+    and its answer, a trial is left over that belongs to nobody, which is queued again, or was told already.
+    """
+
+    answers_since = 0.0
+    """Time at which the server answered again, after it last was away."""
+
+
+def patient(once: Callable[..., Any]) -> Callable[..., Any]:
+    """The same method of the storage, called again until the database answers."""
+
+    @functools.wraps(once)
+    def call(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
+        deadline, pause = time.monotonic() + PATIENCE_SECONDS, 0.5
+        waited = False
+        while True:
+            try:
+                answer = once(self, *arguments, **named)
+            except (StorageInternalError, OperationalError, InterfaceError) as error:
+                cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+                if not isinstance(cause, OperationalError | InterfaceError):
+                    raise
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"the database was away for {PATIENCE_SECONDS:.0f} s: {reason(error, self.url)}. "
+                        "Finished results are on disk; the same command continues the study."
+                    ) from None
+                if not waited:
+                    print(f"The database does not answer: {reason(error, self.url)} Waiting for it.", flush=True)
+                waited = True
+                time.sleep(pause)
+                pause = min(2 * pause, 15.0)
+            else:
+                if waited:
+                    self.answers_since = time.time()
+                    print("The database answers again.", flush=True)
+                return answer
+
+    return call
+
+
+for _name in (
+    *(BaseStorage.__abstractmethods__ - {"get_best_trial"}),
+    # What Optuna's cache in front of it calls.
+    *("_create_new_trial", "_set_trial_param", "_get_trials", "_get_best_trial_id"),
+):
+    setattr(PatientStorage, _name, patient(getattr(RDBStorage, _name)))

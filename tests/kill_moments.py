@@ -1,0 +1,126 @@
+"""Moments of a sweep at which its process kills itself with SIGKILL, and short leases, for `background.start`."""
+
+import functools
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def kill_at(phase: str, count: int) -> None:
+    """Die at the `count`-th time that `phase` is reached, and note the hit in killed.txt."""
+    left = [count]
+
+    def reached(before_the_end: Callable[[], object] = lambda: None) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            before_the_end()
+            with open("killed.txt", "a") as file:
+                file.write(f"{phase}\n")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    PHASES[phase](reached)
+
+
+def _before(
+    owner: Any, name: str, reached: Callable[..., None], when: Callable[..., bool] = lambda *_, **__: True
+) -> None:
+    once = getattr(owner, name)
+
+    @functools.wraps(once)
+    def call(*arguments: Any, **named: Any) -> Any:
+        if when(*arguments, **named):
+            reached()
+        return once(*arguments, **named)
+
+    setattr(owner, name, call)
+
+
+def _before_ask(reached: Callable[..., None]) -> None:
+    from losslab.sweep.study import Study
+
+    _before(Study, "_ask_for", reached)
+
+
+def _after_ask(reached: Callable[..., None]) -> None:
+    from losslab.sweep.lease import Lease
+
+    _before(Lease, "take", reached)  # asked, and not marked yet
+
+
+def _in_a_step(reached: Callable[..., None]) -> None:
+    from losslab.models.classifier import Classifier
+
+    _before(Classifier, "training_step", reached)
+
+
+def _between_seeds(reached: Callable[..., None]) -> None:
+    from losslab.sweep.study import Study
+
+    _before(Study, "_train_at", reached, lambda *_, first, **__: not first)
+
+
+def _writing(kind: str, folder: str, reached: Callable[..., None]) -> None:
+    """Written under another name, and not moved to where it belongs yet."""
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == kind and f"{folder}/" in str(arguments[1]):
+            reached()
+
+    sys.addaudithook(hook)
+
+
+def _in_the_journal(reached: Callable[..., None]) -> None:
+    from optuna.storages.journal import JournalFileBackend
+
+    once = JournalFileBackend.append_logs
+
+    def append_logs(self: Any, logs: list[dict[str, Any]]) -> None:
+        def half() -> None:
+            self._lock.acquire()
+            line = json.dumps(logs[0]).encode()
+            with open(self._file_path, "ab") as file:
+                file.write(line[: len(line) // 2])
+
+        reached(half)
+        once(self, logs)
+
+    JournalFileBackend.append_logs = append_logs  # type: ignore[method-assign]
+
+
+def _between_result_and_tell(reached: Callable[..., None]) -> None:
+    import optuna
+
+    _before(optuna.Study, "tell", reached, lambda study, trial, value=None, *_, **__: value is not None)
+
+
+PHASES: dict[str, Callable[[Callable[..., None]], None]] = {
+    "before ask": _before_ask,
+    "after ask": _after_ask,
+    "inside a step": _in_a_step,
+    "between two seeds": _between_seeds,
+    "writing a checkpoint": functools.partial(_writing, "os.rename", "checkpoints"),
+    "writing a result": functools.partial(_writing, "os.link", "results"),
+    "inside the journal append": _in_the_journal,
+    "between result and tell": _between_result_and_tell,
+}
+
+
+def short_leases(seconds: float, stop_at_step: int | None = None) -> None:
+    """Leases that run out after `seconds`; with a step, this process stops itself (SIGSTOP) there, once."""
+    from losslab.sweep import lease
+
+    lease.LEASE_SECONDS, lease.RENEWAL_SECONDS = seconds, seconds / 10
+    if stop_at_step is not None:
+        left = [stop_at_step]
+
+        def reached() -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                Path("stopped.txt").write_text("stopped")
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+        _in_a_step(reached)

@@ -1,0 +1,199 @@
+"""A password never shows; a database that goes away and comes back costs nothing but time."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from optuna.storages import RDBStorage
+from sqlalchemy.exc import OperationalError
+
+from losslab.cli import main
+from losslab.errors import UserError
+from losslab.report.results import read_results
+from losslab.sweep import storage as storage_module
+from losslab.sweep.storage import PatientStorage, open_storage, reason, shown
+
+GAMMA = "model.init_args.loss.init_args.gamma"
+STUDY = f"""\
+experiment: tiny.yaml
+arms: {{focal: {{model.init_args.loss: {{class_path: losslab.losses.FocalLoss}}}}}}
+grid: {{{GAMMA}: [0, 1, 2, 3]}}
+seeds: [0, 1]
+"""
+PLANNED = Counter((gamma, seed) for gamma in (0, 1, 2, 3) for seed in (0, 1))
+
+
+def planned_and_done() -> Counter[tuple[float, int]]:
+    return Counter((r["setting"]["values"][GAMMA], r["seed"]) for r in read_results(Path("runs/study")))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://user:s3cr%40t@localhost/db",
+        "postgresql://localhost/db?user=user&password=s3cr%40t",
+    ],
+)
+def test_neither_form_of_a_password_is_shown(url: str) -> None:
+    assert "s3cr" not in shown(url)
+    assert "localhost/db" in shown(url)
+    for form in ("s3cr@t", "s3cr%40t"):
+        assert reason(RuntimeError(f"no {form} here"), url) == "no *** here"
+
+
+def test_a_url_that_cannot_be_read_is_not_repeated() -> None:
+    with pytest.raises(UserError, match="must be 'journal' or a URL") as raised:
+        open_storage("postgresql://user:sec/ret@localhost:x/db", Path())
+    assert "sec" not in str(raised.value).replace("special", "")
+
+
+def test_a_password_reaches_no_record_and_no_message(
+    tiny_mlp: list[str], own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (own_folder / "study.yaml").write_text(STUDY)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"postgresql://user:s3cr%40t@127.0.0.1:{port}/db"
+    assert main(["sweep", "--config", "study.yaml", "--storage", url]) == 2
+    printed = capsys.readouterr()
+    assert f"the study's storage postgresql://user:***@127.0.0.1:{port}/db cannot be opened" in printed.err
+    record = json.loads(Path("runs/study/study.json").read_text())
+    assert record["study"]["storage"] == f"postgresql://user:***@127.0.0.1:{port}/db"
+    for text in (printed.out, printed.err, *(f.read_text() for f in Path("runs").rglob("*") if f.is_file())):
+        assert "s3cr" not in text
+
+
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'losslab\[postgres\]'"):
+        open_storage("postgresql://localhost/db", Path())
+
+
+def test_a_call_is_repeated_until_the_database_answers(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(storage_module.time, "sleep", lambda _: None)
+    storage = PatientStorage("sqlite:///study.db")
+    failures = 3
+
+    def away(self: RDBStorage) -> list[object]:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise OperationalError("SELECT", {}, Exception("server closed the connection"))
+        return []
+
+    monkeypatch.setattr(PatientStorage, "get_all_studies", storage_module.patient(away))
+    assert storage.get_all_studies() == []
+    assert storage.answers_since == pytest.approx(time.time(), abs=10)
+    printed = capsys.readouterr().out
+    assert printed.count("The database does not answer") == printed.count("The database answers again") == 1
+
+    monkeypatch.setattr(storage_module, "PATIENCE_SECONDS", -1.0)
+    failures = 10**9
+    with pytest.raises(UserError, match="Finished results are on disk"):
+        storage.get_all_studies()
+
+
+class Server:
+    """A PostgreSQL server in a folder, run by a user without rights, on a port of its own."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self._programs, self._folder = programs, folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        # The server refuses to be root's.
+        self._as = ["setpriv", "--reuid=nobody", "--clear-groups", "--"] if os.geteuid() == 0 else []
+        if self._as:
+            shutil.chown(folder, "nobody")
+        (folder / "password").write_text("s3cr@t\n")
+        (folder / "password").chmod(0o644)
+        self._call(
+            "initdb", "-D", folder / "data", "-U", "losslab", "-A", "scram-sha-256", "--pwfile", folder / "password"
+        )
+        self.url = f"postgresql://losslab:s3cr%40t@127.0.0.1:{self.port}/postgres"
+
+    def _call(self, program: str, *arguments: str | Path) -> None:
+        command = [*self._as, str(self._programs / program), *map(str, arguments)]
+        done = subprocess.run(command, cwd=self._folder, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def start(self) -> None:
+        options = f"-h 127.0.0.1 -p {self.port} -c unix_socket_directories={self._folder}"
+        log = self._folder / "log"
+        command = ["-w", "-D", self._folder / "data", "-l", log, "-o", options, "start"]
+        # A daemon keeps the pipes open that it inherits, so it gets none.
+        full = [*self._as, str(self._programs / "pg_ctl"), *map(str, command)]
+        quiet = subprocess.DEVNULL
+        assert subprocess.run(full, cwd=self._folder, stdout=quiet, stderr=quiet, check=False).returncode == 0
+
+    def stop(self) -> None:
+        self._call("pg_ctl", "-D", self._folder / "data", "-m", "immediate", "stop")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    initdb = programs[-1] if programs else Path(shutil.which("initdb") or "")
+    if not initdb.is_file():
+        message = "needs a PostgreSQL server: apt-get install postgresql"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
+    # Not under pytest's own folder, which is closed to the server's user.
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(initdb.parent, Path(folder))
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.mark.slow
+def test_two_workers_go_on_when_postgresql_is_restarted(
+    tiny_mlp: list[str], own_folder: Path, server: Server, repository: Path
+) -> None:
+    (own_folder / "study.yaml").write_text(STUDY)
+    path = f"{repository / 'src'}{os.pathsep}{repository / 'tests'}"
+    command = [sys.executable, "-m", "losslab", "sweep", "--config", "study.yaml", "--trainer.max_epochs", "4"]
+    with Path("output.txt").open("w") as output:
+        parent = subprocess.Popen(
+            [*command, "--workers", "2", "--storage", server.url],
+            env=os.environ | {"PYTHONPATH": path}, stdout=output, stderr=output,
+        )  # fmt: skip
+    try:
+        wait_for(lambda: bool(read_results(Path("runs/study"))), parent)
+        server.stop()
+        before = len(read_results(Path("runs/study")))
+        assert before < 8
+        logs = [Path(f"runs/study/workers/{place}.log") for place in (0, 1)]
+        wait_for(lambda: all("The database does not answer" in log.read_text() for log in logs), parent)
+        server.start()
+        assert parent.wait(200) == 0, Path("output.txt").read_text()
+    finally:
+        if parent.poll() is None:
+            parent.send_signal(signal.SIGINT)
+            parent.wait(60)
+    printed = Path("output.txt").read_text()
+    assert planned_and_done() == PLANNED
+    assert "died" not in printed
+    assert printed.count("runs/study/best.yaml:") == 1
+    for text in (printed, *(f.read_text() for f in Path("runs").rglob("*") if f.suffix in (".log", ".json", ".yaml"))):
+        assert "s3cr" not in text
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, Path("output.txt").read_text()
+        assert time.monotonic() < end, Path("output.txt").read_text()
+        time.sleep(0.05)

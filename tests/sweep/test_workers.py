@@ -1,0 +1,151 @@
+"""`--workers`: several processes do what one does, and a parent that outlives them, or not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from losslab.cli import main
+from losslab.report.results import read_results
+from losslab.sweep.command import _without
+from losslab.sweep.workers import worker_environment
+
+GAMMA = "model.init_args.loss.init_args.gamma"
+STUDY = f"""\
+experiment: tiny.yaml
+arms: {{focal: {{model.init_args.loss: {{class_path: losslab.losses.FocalLoss}}}}}}
+grid: {{{GAMMA}: [0, 1, 2, 3]}}
+seeds: [0, 1]
+"""
+SWEEP = ["sweep", "--config", "study.yaml", "--trainer.max_epochs", "4"]
+PLANNED = Counter((gamma, seed) for gamma in (0, 1, 2, 3) for seed in (0, 1))
+
+
+def planned_and_done(name: str = "study") -> Counter[tuple[float, int]]:
+    return Counter((r["setting"]["values"][GAMMA], r["seed"]) for r in read_results(Path("runs", name)))
+
+
+@pytest.fixture
+def parent(tiny_mlp: list[str], own_folder: Path, repository: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts `losslab sweep --workers 2` in a process of its own."""
+    (own_folder / "study.yaml").write_text(STUDY)
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        path = f"{repository / 'src'}{os.pathsep}{repository / 'tests'}"
+        command = [sys.executable, "-m", "losslab", *SWEEP, "--workers", "2"]
+        process = subprocess.Popen(
+            command, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        for child in workers_of(process):
+            child.kill()
+        process.kill()
+        process.communicate()
+
+
+def workers_of(parent: subprocess.Popen[str]) -> list[psutil.Process]:
+    try:
+        return psutil.Process(parent.pid).children()
+    except psutil.NoSuchProcess:
+        return []
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_started_again_and_the_parent_shows_what_came_out(
+    parent: Callable[[], subprocess.Popen[str]],
+) -> None:
+    process = parent()
+    wait_for(lambda: bool(read_results(Path("runs/study"))))
+    victim = workers_of(process)[0]
+    victim.kill()
+    printed, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, printed
+    assert planned_and_done() == PLANNED
+    assert printed.count("died (SIGKILL; runs/study/workers/") == 1
+    assert "started again" in printed
+    assert printed.count("4 settings x 2 seeds = 8 trainings") == 1
+    assert printed.count("runs/study/best.yaml:") == 1
+    for gamma in (0, 1, 2, 3):
+        for seed in (0, 1):
+            assert sum(f"gamma={gamma} seed={seed}: val/f1/macro" in line for line in printed.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_all_within_seconds_and_keeps_what_was_finished(
+    parent: Callable[[], subprocess.Popen[str]],
+) -> None:
+    process = parent()
+    wait_for(lambda: bool(read_results(Path("runs/study"))))
+    workers = workers_of(process)
+    assert len(workers) == 2
+    stopped_at = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert time.monotonic() - stopped_at < 20
+    assert process.returncode == 130, printed
+    assert "the same command goes on from here" in printed
+    assert not any(worker.is_running() for worker in workers)
+    assert main(SWEEP) == 0
+    assert planned_and_done() == PLANNED
+
+
+def test_when_the_parent_is_killed_its_workers_end_and_the_same_command_goes_on(
+    parent: Callable[[], subprocess.Popen[str]],
+) -> None:
+    process = parent()
+    wait_for(lambda: bool(read_results(Path("runs/study"))))
+    workers = workers_of(process)
+    process.kill()
+    process.wait()
+    assert main(SWEEP) == 0  # joins them while they finish what they have in hand
+    assert planned_and_done() == PLANNED
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+
+
+def test_a_mistake_that_no_restart_mends_is_told_once(
+    tiny_mlp: list[str], own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (own_folder / "study.yaml").write_text(STUDY)
+    assert main([*SWEEP, "--workers", "0"]) == 2
+    assert "--workers must be >= 1, got 0" in capsys.readouterr().err
+    (own_folder / "study.yaml").write_text(STUDY.replace("[0, 1, 2, 3]", "[0, -1]"))
+    assert main([*SWEEP, "--workers", "2"]) == 2
+    assert "gamma must be >= 0" in capsys.readouterr().err
+    assert not Path("runs/study/workers").exists()
+
+
+def test_workers_share_the_gpus_or_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    assert worker_environment(0, 3, gpus=0) == {"OMP_NUM_THREADS": "2"}
+    assert worker_environment(0, 9, gpus=0) == {"OMP_NUM_THREADS": "1"}
+    assert [worker_environment(n, 4, gpus=2)["CUDA_VISIBLE_DEVICES"] for n in range(4)] == ["0", "1", "0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert worker_environment(1, 2, gpus=2) == {"CUDA_VISIBLE_DEVICES": "7"}
+
+
+def test_a_workers_command_line_has_no_storage_that_everybody_could_read() -> None:
+    tokens = ["--storage", "postgresql://a:b@c/d", "--config", "x.yaml", "--workers=2", "--seeds", "0", "1"]
+    assert _without(tokens, "--workers", "--storage") == ["--config", "x.yaml", "--seeds", "0", "1"]
