@@ -122,6 +122,40 @@ def test_when_the_parent_is_killed_its_workers_end_and_the_same_command_goes_on(
     assert not alive
 
 
+@pytest.mark.slow
+def test_a_second_terminal_joins_with_the_same_command(parent: Callable[[], subprocess.Popen[str]]) -> None:
+    first, second = parent(), parent()
+    for process in (first, second):
+        printed, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, printed
+        assert printed.count("runs/study/best.yaml:") == 1
+    assert planned_and_done() == PLANNED
+    assert len(list(Path("runs/study/workers").glob("*.log"))) == 4
+
+
+@pytest.mark.slow
+def test_a_setting_that_kills_its_process_is_given_up_and_the_others_are_trained(
+    parent: Callable[[], subprocess.Popen[str]], own_folder: Path
+) -> None:
+    (own_folder / "deadly_loss.py").write_text(
+        "import os\n"
+        "from losslab.losses import FocalLoss\n"
+        "class Deadly(FocalLoss):\n"
+        "    def forward(self, logits, target):\n"
+        "        if self.gamma == 1:\n"
+        "            os.kill(os.getpid(), 9)\n"
+        "        return super().forward(logits, target)\n"
+    )
+    deadly = STUDY.replace("losslab.losses.FocalLoss", "deadly_loss.Deadly") + "max_retry: 1\n"
+    (own_folder / "study.yaml").write_text(deadly)
+    process = parent()
+    printed, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, printed
+    assert printed.count("died (SIGKILL;") == 2
+    assert "gamma=1 failed: RuntimeError: its process died 2 times" in printed
+    assert planned_and_done() == Counter({key: n for key, n in PLANNED.items() if key[0] != 1})
+
+
 def test_a_mistake_that_no_restart_mends_is_told_once(
     tiny_mlp: list[str], own_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
