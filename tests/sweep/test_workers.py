@@ -183,3 +183,21 @@ def test_workers_share_the_gpus_or_the_cores(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_workers_command_line_has_no_storage_that_everybody_could_read() -> None:
     tokens = ["--storage", "postgresql://a:b@c/d", "--config", "x.yaml", "--workers=2", "--seeds", "0", "1"]
     assert _without(tokens, "--workers", "--storage") == ["--config", "x.yaml", "--seeds", "0", "1"]
+
+
+def test_a_task_of_the_job_array_runs_the_study_with_the_databases_storage(own_folder: Path, repository: Path) -> None:
+    (own_folder / "bin").mkdir()
+    srun = own_folder / "bin" / "srun"
+    srun.write_text('#!/bin/sh\necho "$OMP_NUM_THREADS threads: $*"\n')
+    srun.chmod(0o755)
+    environment = {"PATH": f"{srun.parent}{os.pathsep}{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "4"}
+    script = ["bash", str(repository / "sweeps" / "slurm.sbatch")]
+    done = subprocess.run(
+        [*script, "sweeps/gamma.yaml", "postgresql://host/db", "--seeds", "0", "1"],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    command = ".venv/bin/losslab sweep --config sweeps/gamma.yaml --storage postgresql://host/db --seeds 0 1"
+    assert done.stdout == f"4 threads: --ntasks=1 {command}\n"
+    refused = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert "usage: sbatch sweeps/slurm.sbatch" in refused.stderr
