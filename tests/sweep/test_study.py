@@ -303,6 +303,12 @@ def test_another_study_in_the_same_folder_is_refused(study: list[str], capsys: p
     assert main(study) == 2
     assert "study.grid.model.init_args.loss.init_args.gamma" in capsys.readouterr().err
     assert main([*study, "--name", "other"]) == 0
+    Path("gamma.yaml").write_text(STUDY)
+    record = json.loads(Path("runs/gamma/study.json").read_text())
+    record["data"]["split"] = "of other images"
+    Path("runs/gamma/study.json").write_text(json.dumps(record))
+    assert main(study) == 2
+    assert "data.split: of other images ->" in capsys.readouterr().err
 
 
 def test_a_sweep_never_loads_the_test_images(study: list[str], own_folder: Path) -> None:

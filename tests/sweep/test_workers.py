@@ -122,6 +122,40 @@ def test_when_the_parent_is_killed_its_workers_end_and_the_same_command_goes_on(
     assert not alive
 
 
+@pytest.mark.slow
+def test_a_second_terminal_joins_with_the_same_command(parent: Callable[[], subprocess.Popen[str]]) -> None:
+    first, second = parent(), parent()
+    for process in (first, second):
+        printed, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, printed
+        assert printed.count("runs/study/best.yaml:") == 1
+    assert planned_and_done() == PLANNED
+    assert len(list(Path("runs/study/workers").glob("*.log"))) == 4
+
+
+@pytest.mark.slow
+def test_a_setting_that_kills_its_process_is_given_up_and_the_others_are_trained(
+    parent: Callable[[], subprocess.Popen[str]], own_folder: Path
+) -> None:
+    (own_folder / "deadly_loss.py").write_text(
+        "import os\n"
+        "from losslab.losses import FocalLoss\n"
+        "class Deadly(FocalLoss):\n"
+        "    def forward(self, logits, target):\n"
+        "        if self.gamma == 1:\n"
+        "            os.kill(os.getpid(), 9)\n"
+        "        return super().forward(logits, target)\n"
+    )
+    deadly = STUDY.replace("losslab.losses.FocalLoss", "deadly_loss.Deadly") + "max_retry: 1\n"
+    (own_folder / "study.yaml").write_text(deadly)
+    process = parent()
+    printed, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, printed
+    assert printed.count("died (SIGKILL;") == 2
+    assert "gamma=1 failed: RuntimeError: its process died 2 times" in printed
+    assert planned_and_done() == Counter({key: n for key, n in PLANNED.items() if key[0] != 1})
+
+
 def test_a_mistake_that_no_restart_mends_is_told_once(
     tiny_mlp: list[str], own_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,3 +183,21 @@ def test_workers_share_the_gpus_or_the_cores(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_workers_command_line_has_no_storage_that_everybody_could_read() -> None:
     tokens = ["--storage", "postgresql://a:b@c/d", "--config", "x.yaml", "--workers=2", "--seeds", "0", "1"]
     assert _without(tokens, "--workers", "--storage") == ["--config", "x.yaml", "--seeds", "0", "1"]
+
+
+def test_a_task_of_the_job_array_runs_the_study_with_the_databases_storage(own_folder: Path, repository: Path) -> None:
+    (own_folder / "bin").mkdir()
+    srun = own_folder / "bin" / "srun"
+    srun.write_text('#!/bin/sh\necho "$OMP_NUM_THREADS threads: $*"\n')
+    srun.chmod(0o755)
+    environment = {"PATH": f"{srun.parent}{os.pathsep}{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "4"}
+    script = ["bash", str(repository / "sweeps" / "slurm.sbatch")]
+    done = subprocess.run(
+        [*script, "sweeps/gamma.yaml", "postgresql://host/db", "--seeds", "0", "1"],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    command = ".venv/bin/losslab sweep --config sweeps/gamma.yaml --storage postgresql://host/db --seeds 0 1"
+    assert done.stdout == f"4 threads: --ntasks=1 {command}\n"
+    refused = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert "usage: sbatch sweeps/slurm.sbatch" in refused.stderr

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from lightning.pytorch import Callback
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 
 from losslab.report.results import read_result
@@ -103,7 +104,7 @@ class Populations:
                 self._prunable(candidates),
                 self._monitor,
             )
-        except (OSError, LeaseLostError):
+        except (OSError, LeaseLostError, UpdateFinishedTrialError):
             raise
         except TimeLimitError as error:
             self._display.line(f"{label}: {error}.")

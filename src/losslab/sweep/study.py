@@ -123,7 +123,7 @@ class Study:
             return populations.train(
                 [(trial, [self._training(trial, seed) for seed in self.file.seeds]) for trial in fit], callbacks
             )
-        except LeaseLostError:
+        except (LeaseLostError, UpdateFinishedTrialError):
             return {}  # of one trial or more; `_run_trial` sees of which
         except OSError as error:
             raise UserError(f"in {self.folder}: {error}. The same command continues the study.") from error

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from losslab.errors import UserError
 from losslab.report.results import read_results
@@ -42,13 +43,20 @@ class Workers:
         number: how many.
         tokens: the arguments of the command, without those that are the parent's own.
         study: what they work on.
-        folder: the study's; their output goes to workers/<n>.log in it.
+        folder: the study's; their output goes to workers/<n>.log in it, or <n>-<process>.log where another call's does.
     """
 
     def __init__(self, number: int, tokens: list[str], study: Study, folder: Path) -> None:
         self._command = [sys.executable, "-m", "losslab", "sweep", *tokens]
         self._study, self._folder = study, folder
-        self._logs = [folder / "workers" / f"{place}.log" for place in range(number)]
+        folder.joinpath("workers").mkdir(exist_ok=True)
+        self._names = FileLock(folder / "workers" / "lock", blocking=False)
+        ending = ".log"
+        try:
+            self._names.acquire()
+        except Timeout:
+            ending = f"-{os.getpid()}.log"
+        self._logs = [folder / "workers" / f"{place}{ending}" for place in range(number)]
         self._environments = [
             os.environ | worker_environment(place, number, torch.cuda.device_count()) | self._own()
             for place in range(number)
@@ -68,7 +76,6 @@ class Workers:
             Interrupted: Ctrl-C, SIGTERM or a closed terminal. It was passed on, and all workers have ended.
             UserError: all workers died, more often than they are started again.
         """
-        self._folder.joinpath("workers").mkdir(exist_ok=True)
         former: dict[int, Any] = {}
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
@@ -85,12 +92,13 @@ class Workers:
         finally:
             self._stop()
             self._show(display)
+            self._names.release()
             for caught, handler in former.items():
                 signal.signal(caught, handler)
         if not self._study.is_done():
             raise UserError(
-                f"all workers died, {RESTARTS} restarts of each included; see {self._logs[0].parent}/*.log. "
-                "Finished results are kept; the same command goes on."
+                f"all workers ended before the study was done, after {sum(self._restarts)} restarts; see "
+                f"{self._logs[0].parent}/*.log. Finished results are kept; the same command goes on."
             )
 
     def _note(self, number: int, frame: FrameType | None) -> None:
