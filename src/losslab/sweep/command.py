@@ -120,6 +120,7 @@ def run_study(
     base = command_line.resolved()
     data, parameters = _check_settings(study_file, command_line, base)
     declared = Declared(**{field.name: getattr(study_file, field.name) for field in dataclasses.fields(Declared)})
+    declared = dataclasses.replace(declared, storage=shown(study_file.storage))
     record = {
         "study": content,
         "experiment": base,
