@@ -11,7 +11,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from losslab.sweep import lease as lease_module
 from losslab.sweep.lease import Lease, LeaseLostError
 from losslab.sweep.lost_trials import may_meet_another, take_up_lost, waits_for_another
-from losslab.sweep.owner import this_process
 from losslab.sweep.storage import Journal, open_storage
 
 ELSEWHERE = {"host": "elsewhere", "pid": 1, "boot": "another", "started": 0.0}
@@ -109,7 +108,7 @@ def test_the_later_of_two_equal_settings_waits_while_the_earlier_one_lives(
     lease, now = Lease(storage), time.time()
     first = asked(study, owner=ELSEWHERE, renewed=now, setting_hash="a")
     other = asked(study, owner=ELSEWHERE, renewed=now, setting_hash="b")
-    second = asked(study, owner=this_process(), renewed=now, setting_hash="a")
+    second = asked(study, owner=ELSEWHERE, renewed=now, setting_hash="a")
 
     def waits(trial: Trial) -> bool:
         return waits_for_another(study.get_trials(), trial, lease)
