@@ -240,7 +240,7 @@ def test_a_torn_journal_is_mended(study: list[str]) -> None:
 def test_a_setting_that_fails_is_recorded_and_the_study_goes_on(
     study: list[str], own_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (own_folder / "fragile_loss.py").write_text(
+    (own_folder / "broken_by_gamma.py").write_text(
         "from losslab.losses import FocalLoss\n"
         "class Fragile(FocalLoss):\n"
         "    def forward(self, logits, target):\n"
@@ -248,7 +248,7 @@ def test_a_setting_that_fails_is_recorded_and_the_study_goes_on(
         "            raise RuntimeError('out of memory (simulated)')\n"
         "        return super().forward(logits, target) * (float('nan') if self.gamma == 2 else 1)\n"
     )
-    (own_folder / "gamma.yaml").write_text(STUDY.replace("losslab.losses.FocalLoss", "fragile_loss.Fragile"))
+    (own_folder / "gamma.yaml").write_text(STUDY.replace("losslab.losses.FocalLoss", "broken_by_gamma.Fragile"))
     assert main(study) == 0
     assert [trial.state for trial in trials("gamma")] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL]
     reasons = [trial.user_attrs.get("failure", "") for trial in trials("gamma")]
