@@ -65,8 +65,8 @@ ARCHITECTURES: dict[str, Build] = {
     "MLP": lambda **rest: MLP((10,), **rest),
     "MLP with batch norm": lambda **rest: MLP((20, 20), batch_norm=True, **rest),
     "CNN": lambda **rest: CNN((4, 6, 8), dropout=0.0, **rest),
-    "SeparableCNN": lambda **rest: SeparableCNN(dropout=0.0, **rest),
-    "ResNet": lambda **rest: ResNet(**rest),
+    "SeparableCNN": lambda **rest: SeparableCNN((4, 6, 8), dropout=0.0, **rest),
+    "ResNet": lambda **rest: ResNet((4, 6, 8), **rest),
 }
 
 

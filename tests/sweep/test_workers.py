@@ -108,6 +108,7 @@ def test_ctrl_c_stops_all_within_seconds_and_keeps_what_was_finished(
     assert planned_and_done() == PLANNED
 
 
+@pytest.mark.slow
 def test_when_the_parent_is_killed_its_workers_end_and_the_same_command_goes_on(
     parent: Callable[[], subprocess.Popen[str]],
 ) -> None:
