@@ -11,6 +11,7 @@ COMMANDS = {
     "export": "write a run's network as ONNX, checked against PyTorch",
     "summary": "print a network's layers, shapes and parameter counts",
     "sweep": "run or continue a study: one training for each setting and seed",
+    "confirm": "train a study's best settings on fresh seeds, and read the test images once",
     "report": "write a study's page, report.html, and report.md",
     "plot-loss": "draw a loss and its gradient against the probability of the label",
     "runs": "list the runs with their headline numbers",
@@ -28,6 +29,7 @@ losslab COMMAND --help tells what a command takes. Begin with:
   losslab fit --config experiments/cnn.yaml
   losslab test --run runs/cnn
   losslab sweep --config sweeps/gamma.yaml
+  losslab confirm runs/gamma
 """
 
 
@@ -81,7 +83,7 @@ def _run(command: str, arguments: list[str]) -> int:
         exit_code = getattr(error, "exit_code", None)  # of run.interruption.Interrupted
         if exit_code is None:
             raise
-        again = "the same command" if command == "sweep" else "the same command with --ckpt_path last"
+        again = "the same command" if command in ("sweep", "confirm") else "the same command with --ckpt_path last"
         print(f"losslab {command}: stopped; {again} goes on from here", file=sys.stderr)
         return int(exit_code)
     return 0
@@ -108,6 +110,10 @@ def _call(command: str, arguments: list[str]) -> None:
         from losslab.sweep.command import sweep_command
 
         sweep_command(arguments)
+    elif command == "confirm":
+        from losslab.sweep.confirm import confirm_command
+
+        confirm_command(arguments)
     elif command == "report":
         from losslab.report.command import report_command
 

@@ -104,3 +104,18 @@ def test_a_test_is_a_run_of_its_own_with_the_tests_metrics_and_mistakes(tiny_mlp
     with np.load(run / "test" / "predictions.npz") as predictions:
         wrong = int((predictions["logits"].argmax(axis=1) != predictions["labels"]).sum())
     assert len(shown["summary"]["misclassified"]["captions"]) == min(50, wrong)
+
+
+def test_the_trainings_of_a_confirmation_say_so(tiny_mlp: list[str]) -> None:
+    Path("gamma.yaml").write_text(
+        "experiment: tiny.yaml\narms: {focal: {model.init_args.loss: {class_path: losslab.losses.FocalLoss}}}\n"
+        "grid: {model.init_args.loss.init_args.gamma: [0, 2]}\nseeds: [0]\n"
+    )
+    assert main(["sweep", "--config", "gamma.yaml"]) == 0
+    command = ["confirm", "runs/gamma", "--top", "1", "--seeds", "1", "--trainer.logger", "WandbLogger"]
+    assert main(command) == 0
+    told = [inspect(file).replace(" ", "") for file in Path("runs").rglob("run-*.wandb")]
+    assert len(told) == 4
+    assert sum('"job_type":"confirm"' in text for text in told) == 2
+    assert sum('"job_type":"test"' in text for text in told) == 2
+    assert all('"gamma/confirm"' in text for text in told)

@@ -14,7 +14,7 @@ import pytest
 
 from losslab.cli import main
 from losslab.report.results import read_results
-from losslab.sweep.command import _without
+from losslab.sweep.command import without
 from losslab.sweep.workers import worker_environment
 
 GAMMA = "model.init_args.loss.init_args.gamma"
@@ -181,7 +181,7 @@ def test_workers_share_the_gpus_or_the_cores(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_workers_command_line_has_no_storage_that_everybody_could_read() -> None:
     tokens = ["--storage", "postgresql://a:b@c/d", "--config", "x.yaml", "--workers=2", "--seeds", "0", "1"]
-    assert _without(tokens, "--workers", "--storage") == ["--config", "x.yaml", "--seeds", "0", "1"]
+    assert without(tokens, "--workers", "--storage") == ["--config", "x.yaml", "--seeds", "0", "1"]
 
 
 def test_a_task_of_the_job_array_runs_the_study_with_the_databases_storage(own_folder: Path, repository: Path) -> None:

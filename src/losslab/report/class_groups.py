@@ -32,7 +32,7 @@ def with_group_metrics(metrics: dict[str, float], class_counts: dict[str, int]) 
     """`metrics`, and `val/precision/tail` and so on: the mean over the group's classes."""
     added: dict[str, Any] = {}
     for group, names in class_groups(class_counts).items():
-        for prefix in ("val/precision", "val/recall"):
+        for prefix in ("val/precision", "val/recall", "test/precision", "test/recall"):
             values = [metrics[key] for name in names if (key := f"{prefix}/{name}") in metrics]
             if len(values) == len(names):
                 added[f"{prefix}/{group}"] = sum(values) / len(values)

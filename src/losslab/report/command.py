@@ -46,6 +46,7 @@ def write_report(folder: Path) -> None:
     Raises:
         UserError: there is no study, it has no result, or its folder cannot be written.
     """
+    from losslab.report.confirmations import read_confirmations
     from losslab.report.markdown import markdown
     from losslab.report.page import render
     from losslab.report.page_content import page_content
@@ -53,7 +54,7 @@ def write_report(folder: Path) -> None:
     summary, results = summarise_folder(folder)
     try:
         write_whole(folder / "report.html", render(page_content(folder, summary, results)))
-        write_whole(folder / "report.md", markdown(summary))
+        write_whole(folder / "report.md", markdown(summary, read_confirmations(folder)))
     except OSError as error:
         raise UserError(f"cannot write the report into {folder}: {error.strerror}.") from None
     print(f"{folder}/report.html, {folder}/report.md")

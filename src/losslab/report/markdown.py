@@ -1,21 +1,32 @@
 """The summary as Markdown, for a README, a pull request, or a report on W&B."""
 
+from collections.abc import Sequence
+
+from losslab.report.confirmations import Confirmation
+from losslab.report.headline import headline_keys
 from losslab.report.settings import percent
 from losslab.report.study_summary import Summary, interval, name_of
-from losslab.report.terminal_summary import headline_keys
 
 
-def markdown(summary: Summary) -> str:
-    """The answer, the table of means and the verdicts."""
-    parts = [f"# {escape(summary.name)}", "\n".join(map(escape, summary.answer)), means(summary)]
-    if summary.family is not None and summary.family.verdicts:
-        parts.append(verdicts(summary))
-    return "\n\n".join(parts) + "\n"
+def markdown(summary: Summary, confirmations: Sequence[Confirmation] = ()) -> str:
+    """Of each confirmation and then of the search: the answer, the table of means and the verdicts."""
+    parts = [f"# {escape(summary.name)}"]
+    for confirmation in confirmations:
+        parts += [f"## {escape(confirmation.summary.name)}", *_parts(confirmation.summary)]
+        parts.append(f"Test images read: {confirmation.reads_told}.")
+    if confirmations:
+        parts.append("## The search")
+    return "\n\n".join([*parts, *_parts(summary)]) + "\n"
+
+
+def _parts(summary: Summary) -> list[str]:
+    compared = summary.family is not None and summary.family.verdicts
+    return ["\n".join(map(escape, summary.answer)), means(summary), *([verdicts(summary)] if compared else [])]
 
 
 def means(summary: Summary) -> str:
     """A row a setting: means over the classes, with their spread over the seeds."""
-    keys = headline_keys(summary.settings)
+    keys = headline_keys(summary)
     table = _table(
         ["setting", "n", *map(name_of, keys)],
         [[s.label, str(len(s.seeds)), *(percent(*s.mean_sd(key)) for key in keys)] for s in summary.settings],

@@ -9,13 +9,15 @@ from losslab import __version__
 from losslab.errors import UserError
 from losslab.losses import FocalLoss
 from losslab.report.calibration_figure import calibration
+from losslab.report.confirmation_content import ConfirmationContent, confirmation_content
+from losslab.report.confirmations import read_confirmations
 from losslab.report.confusion_figure import confusion
 from losslab.report.figure import Figure, Table, script_json
+from losslab.report.headline import headline
 from losslab.report.learning_figure import learning_curves
 from losslab.report.loss_figure import loss_curves
 from losslab.report.misclassified import gallery
 from losslab.report.precision_recall_figures import (
-    half_width,
     precision_recall_by_class,
     precision_recall_plane,
     varied_number,
@@ -23,20 +25,20 @@ from losslab.report.precision_recall_figures import (
 from losslab.report.provenance_table import provenance_table, reproduce_commands
 from losslab.report.results import Result
 from losslab.report.run_records import Predictions, focal_gamma, read_config, read_predictions
-from losslab.report.settings import SettingResults, percent
-from losslab.report.study_summary import Summary, name_of, points
-from losslab.report.terminal_summary import headline_keys
+from losslab.report.settings import SettingResults
+from losslab.report.study_summary import Summary, name_of
 from losslab.report.trial_figures import trial_figures, unfinished
 from losslab.report.trials import read_trials
 from losslab.report.validation_images import validation_images
-from losslab.report.verdict_table import VerdictRow, verdict_rows
+from losslab.report.verdict_table import VerdictRow, class_differences, verdict_rows
 
 MOST_SHOWN = 8
 """Settings whose predictions and epochs are shown; a search has hundreds."""
 MOST_LISTED = 16
 """Settings in the first table; of more, the best."""
 CONTENTS = (
-    ("run", "What was run"), ("verdicts", "Verdicts"), ("precision", "Precision and recall"),
+    ("run", "What was run"), ("confirmation", "Confirmation"), ("verdicts", "Verdicts of the search"),
+    ("precision", "Precision and recall"),
     ("loss", "Loss and gradient"), ("confusion", "Confusions"), ("mistakes", "Misclassified images"),
     ("calibration", "Calibration"), ("learning", "Learning curves"), ("trials", "Trials"),
     ("provenance", "Provenance"),
@@ -58,6 +60,7 @@ class PageContent:
     described: str
     headline: Table
     headline_all: Table | None
+    confirmations: list[ConfirmationContent]
     baseline: str
     family_size: int
     method: str
@@ -83,6 +86,11 @@ class PageContent:
     version: str = __version__
 
     @property
+    def confirm_command(self) -> str:
+        """What would confirm the study."""
+        return f"losslab confirm runs/{self.name} --top 3 --seeds 10"
+
+    @property
     def contents(self) -> list[tuple[int, str, str]]:
         """Number, id and title of each section."""
         return [(number, *entry) for number, entry in enumerate(CONTENTS, start=1)]
@@ -105,6 +113,7 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> PageC
     images, no_gallery = _gallery(folder, predicted, classes, same_images)
     trials = read_trials(folder, summary.declared.storage)
     family, baseline = summary.family, summary.baseline
+    confirmations = [confirmation_content(confirmation) for confirmation in read_confirmations(folder)]
     maximize = summary.declared.direction == "maximize"
     few = len(shown) < len(summary.settings)
     many = len(summary.settings) > MOST_LISTED
@@ -114,20 +123,21 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> PageC
         kind="study",
         question="What does the loss function do to each class's precision and recall?",
         heading=summary.heading,
-        answer=summary.answer,
+        answer=_answer(summary, confirmations),
         facts=_facts(summary, results),
         described=_described(summary),
-        headline=_headline(_ranked(summary)[:MOST_LISTED] if many else summary.settings),
-        headline_all=_headline(summary.settings) if many else None,
+        headline=headline(summary, _ranked(summary)[:MOST_LISTED] if many else summary.settings),
+        headline_all=headline(summary, summary.tried) if many or len(summary.tried) > len(summary.settings) else None,
+        confirmations=confirmations,
         baseline=baseline.label if baseline else "",
         family_size=family.size if family else 0,
         method=family.method if family else "",
         verdict_columns=[name_of(key) for key in family.metrics] if family else [],
         verdicts=verdict_rows(family) if family else [],
-        by_class=_by_class(summary),
+        by_class=class_differences(summary),
         precision_recall=_precision_recall(summary),
         loss=_loss(gammas),
-        shown_note=f"Sections 5 to 8 show {len(shown)} of {len(summary.settings)} settings: "
+        shown_note=f"Sections 6 to 9 show {len(shown)} of {len(summary.settings)} settings: "
         f"{'the baseline and ' if baseline else ''}the best by {name_of(summary.declared.monitor)}." if few else "",
         confusion=confused,
         gallery=images,
@@ -142,6 +152,13 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> PageC
     )  # fmt: skip
 
 
+def _answer(summary: Summary, confirmations: list[ConfirmationContent]) -> list[str]:
+    """What the test images said, if they were asked; else what the search says."""
+    if not confirmations:
+        return summary.answer
+    return ["Confirmed on fresh seeds and the test images:", *confirmations[-1].answer]
+
+
 def shown_settings(summary: Summary) -> list[SettingResults]:
     """All settings or, of many, the baseline and the best, in the study's order."""
     settings = summary.complete or summary.settings
@@ -154,9 +171,8 @@ def shown_settings(summary: Summary) -> list[SettingResults]:
 
 def _ranked(summary: Summary) -> list[SettingResults]:
     """The best first; of settings that have all their seeds, if there are any."""
-    sign = 1 if summary.declared.direction == "maximize" else -1
     settings = summary.complete or summary.settings
-    return sorted(settings, key=lambda s: -sign * s.mean_sd(summary.declared.monitor)[0])
+    return sorted(settings, key=lambda s: -summary.declared.sign * s.mean_sd(summary.declared.monitor)[0])
 
 
 def _gallery(
@@ -177,7 +193,7 @@ def _gallery(
 
 def _facts(summary: Summary, results: list[Result]) -> list[tuple[str, str]]:
     facts = [
-        ("settings", str(len(summary.settings))),
+        ("settings", str(len(summary.tried))),
         ("seeds for each", str(len(summary.declared.seeds))),
         ("trainings", str(len(results))),
         ("images", " and ".join(sorted({result["data_name"] for result in results}))),
@@ -189,43 +205,22 @@ def _facts(summary: Summary, results: list[Result]) -> list[tuple[str, str]]:
 
 
 def _described(summary: Summary) -> str:
-    varied = list(dict.fromkeys(path for setting in summary.settings for path in setting.varied))
-    arms = list(dict.fromkeys(setting.arm for setting in summary.settings))
-    parts = [f"{len(summary.settings)} settings"]
+    varied = list(dict.fromkeys(path for setting in summary.tried for path in setting.varied))
+    arms = list(dict.fromkeys(setting.arm for setting in summary.tried))
+    parts = [f"{len(summary.tried)} settings"]
     if len(arms) > 1:
         parts.append(f"of {len(arms)} arms ({', '.join(arms)})")
     if varied:
         parts.append(f"varying {', '.join(varied)}")
+    tuned = "".join(
+        f"{path} was tuned: of settings that differ in it alone the best on validation is shown and compared. "
+        for path in summary.declared.tune
+    )
     return (
         f"{' '.join(parts)}, each trained once with each of the seeds {', '.join(map(str, summary.declared.seeds))}. "
-        "The same seed means the same split, the same initial weights and the same order of images for every setting."
+        f"{tuned}The same seed means the same split, the same initial weights and the same order of images for every "
+        "setting."
     )
-
-
-def _headline(settings: list[SettingResults]) -> Table:
-    keys = headline_keys(settings)
-    rows = [[s.label, str(len(s.seeds)), *(percent(*s.mean_sd(key)) for key in keys)] for s in settings]
-    return Table(["setting", "n", *(f"{name_of(key)}, %" for key in keys)], rows)
-
-
-def _by_class(summary: Summary) -> Table:
-    """Student's paired intervals for every class, of all complete settings."""
-    baseline = summary.baseline
-    if baseline is None:
-        return Table([], [])
-    keys = [(name, metric) for name in baseline.classes for metric in ("precision", "recall")]
-    rows = []
-    for setting in summary.complete:
-        if setting is not baseline:
-            cells = []
-            for name, metric in keys:
-                key = f"val/{metric}/{name}"
-                difference = np.subtract(setting.values[key], baseline.values[key])
-                half, mean = half_width(difference.tolist()), float(difference.mean())
-                ends = "" if np.isnan(half) else f" [{points(mean - half)}, {points(mean + half)}]"
-                cells.append(points(mean) + ends)
-            rows.append([setting.label, *cells])
-    return Table(["setting", *(f"{metric} {name}" for name, metric in keys)], rows)
 
 
 def _precision_recall(summary: Summary) -> list[Figure]:

@@ -8,6 +8,7 @@ from losslab.report.declared import Declared
 from losslab.report.results import Result, read_results
 from losslab.report.settings import SettingResults, group_by_setting, percent
 from losslab.report.verdicts import Family, Verdict, compare
+from losslab.run.run_folder import study_name
 
 
 @dataclass
@@ -18,7 +19,8 @@ class Summary:
         name: the study's.
         heading: what was measured on which images.
         declared: what the study declared.
-        settings: all, in order.
+        settings: what is compared, in order: all or, where something was tuned, each at its best value.
+        tried: all, in order.
         best: the best complete setting by the mean of the monitored metric; the first one if none is complete.
         baseline: the declared one, if it is complete.
         family: the comparisons with it.
@@ -29,6 +31,7 @@ class Summary:
     heading: str
     declared: Declared
     settings: list[SettingResults]
+    tried: list[SettingResults]
     best: SettingResults
     baseline: SettingResults | None
     family: Family | None
@@ -46,7 +49,7 @@ class Summary:
     @property
     def complete(self) -> list[SettingResults]:
         """The settings with a result for each seed."""
-        return [setting for setting in self.settings if setting.seeds == sorted(self.declared.seeds)]
+        return [setting for setting in self.settings if self.declared.is_complete(setting)]
 
 
 def summarise(name: str, results: list[Result], declared: Declared) -> Summary:
@@ -57,12 +60,13 @@ def summarise(name: str, results: list[Result], declared: Declared) -> Summary:
         results: one or more; a setting that failed or was pruned before its last seed takes no part in the choice.
         declared: what was monitored, and the declared comparison.
     """
-    settings = group_by_setting(results)
-    summary = Summary(name, _heading(name, results, declared), declared, settings, settings[0], None, None, [])
+    tried = group_by_setting(results)
+    settings = declared.tuned(tried) if declared.tune else tried
+    heading = _heading(name, results, declared)
+    summary = Summary(name, heading, declared, settings, tried, settings[0], None, None, [])
     complete = summary.complete
     if complete:
-        sign = 1 if declared.direction == "maximize" else -1
-        summary.best = max(complete, key=lambda setting: sign * setting.mean_sd(declared.monitor)[0])
+        summary.best = declared.best(complete)
         summary.baseline = next((setting for setting in complete if declared.is_baseline(setting)), None)
     if summary.baseline is not None:
         keys = [key for key in declared.endpoints(results) if all(key in setting.values for setting in complete)]
@@ -83,7 +87,7 @@ def summarise_folder(folder: Path) -> tuple[Summary, list[Result]]:
     results = read_results(folder)
     if not results:
         raise UserError(f"{folder} has no result yet; `losslab sweep` makes them.")
-    return summarise(folder.name, results, declared), results
+    return summarise(study_name(folder), results, declared), results
 
 
 def _heading(name: str, results: list[Result], declared: Declared) -> str:
@@ -91,7 +95,8 @@ def _heading(name: str, results: list[Result], declared: Declared) -> str:
     rate = "" if any(path.endswith(".lr") for path in varied) else ", at one learning rate"
     seeds = f"{len(declared.seeds)} seed{'s' if len(declared.seeds) > 1 else ''}"
     names = " and ".join(sorted({result["data_name"] for result in results}))
-    return f"{name}: validation split of {names}, mean and sd over {seeds}{rate}"
+    split = "validation" if declared.split == "val" else "test"
+    return f"{name}: {split} split of {names}, mean and sd over {seeds}{rate}"
 
 
 def _answer(summary: Summary) -> list[str]:
@@ -104,6 +109,8 @@ def _answer(summary: Summary) -> list[str]:
             f"Best of {len(summary.settings)} on validation: {best.label}, {value} (n = {len(best.seeds)}).",
             "Chosen for being best, it is likely worse on fresh seeds; without a baseline nothing is compared.",
         ]
+    if summary.declared.split == "test":
+        return [_shown(family), family.method]
     if best is baseline:
         choice = f"No setting has a better mean {name_of(monitor)} than {baseline.label}, the baseline."
     else:

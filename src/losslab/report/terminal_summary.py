@@ -6,12 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from losslab.report.settings import SettingResults, percent
+from losslab.report.headline import headline_keys
+from losslab.report.settings import percent
 from losslab.report.study_summary import Summary, interval, name_of
 from losslab.report.terminal import console, dense_table
 from losslab.run.run_folder import write_whole
-
-HEADLINE = ("precision/macro", "recall/macro", "precision/tail", "recall/tail", "f1/macro", "ece")
 
 
 def show_summary(summary: Summary, folder: Path) -> None:
@@ -28,18 +27,9 @@ def show_summary(summary: Summary, folder: Path) -> None:
         out.print(sentence, highlight=False)
 
 
-def headline_keys(settings: list[SettingResults]) -> list[str]:
-    """The keys of the headline table that all settings have; a class may bear the name "tail", and is no group."""
-    return [
-        f"val/{part}"
-        for part in HEADLINE
-        if all(f"val/{part}" in s.values and part.split("/")[-1] not in s.classes for s in settings)
-    ]
-
-
 def _write_csv(path: Path, summary: Summary) -> None:
-    """A comment line, then one row a setting: mean and sd of every validation metric."""
-    keys = [key for key in summary.settings[0].values if key.startswith(("val/", "train/"))]
+    """A comment line, then one row a setting: mean and sd of every metric."""
+    keys = [key for key in summary.settings[0].values if key.startswith(("val/", "train/", "test/"))]
     table = io.StringIO()
     table.write(f"# {summary.heading}\n")
     writer = csv.writer(table, lineterminator="\n")
@@ -51,7 +41,7 @@ def _write_csv(path: Path, summary: Summary) -> None:
 
 
 def _print_headline(out: Console, summary: Summary) -> None:
-    keys = headline_keys(summary.settings)
+    keys = headline_keys(summary)
     table = dense_table("setting", "n", *map(name_of, keys), title="means over the classes, %")
     for setting in summary.settings:
         table.add_row(setting.label, str(len(setting.seeds)), *(percent(*setting.mean_sd(key)) for key in keys))
@@ -60,14 +50,14 @@ def _print_headline(out: Console, summary: Summary) -> None:
 
 def _print_each_class(out: Console, summary: Summary, metric: str) -> None:
     """One row a class, one column a setting; of more than six settings, the best three."""
-    settings = summary.settings
+    settings, split = summary.settings, summary.declared.split
     title = f"{metric}, %"
     if len(settings) > 6:
-        settings = sorted(settings, key=lambda setting: -setting.mean_sd("val/f1/macro")[0])[:3]
+        settings = sorted(settings, key=lambda setting: -setting.mean_sd(f"{split}/f1/macro")[0])[:3]
         title += ", of the three settings with the best macro F1"
     table = dense_table("class", *(setting.label for setting in settings), title=title)
     for name in summary.settings[0].classes:
-        table.add_row(name, *(percent(*setting.mean_sd(f"val/{metric}/{name}")) for setting in settings))
+        table.add_row(name, *(percent(*setting.mean_sd(f"{split}/{metric}/{name}")) for setting in settings))
     out.print(table)
 
 

@@ -10,6 +10,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from losslab.run.run_folder import study_name
+
 
 class Trials(NamedTuple):
     """What is known of a study's trials.
@@ -36,7 +38,7 @@ def read_trials(folder: Path, storage: str) -> Trials:
         if storage == "journal" and not journal.is_file():
             raise FileNotFoundError(f"{journal} is missing")
         opened = JournalStorage(JournalFileBackend(str(journal))) if storage == "journal" else storage
-        study = optuna.load_study(study_name=folder.name, storage=opened)
+        study = optuna.load_study(study_name=study_name(folder), storage=opened)
         trials = study.get_trials(deepcopy=False)
     except Exception as error:  # of Optuna or of a database's driver: the rest of the page does not need it
         return Trials([], {}, name, f"{type(error).__name__}: {error}".splitlines()[0])

@@ -3,7 +3,11 @@
 import math
 from typing import NamedTuple
 
-from losslab.report.study_summary import interval
+import numpy as np
+
+from losslab.report.figure import Table
+from losslab.report.precision_recall_figures import half_width
+from losslab.report.study_summary import Summary, interval, points
 from losslab.report.verdicts import Family, Verdict
 
 HALF = 75
@@ -54,3 +58,23 @@ def _cell(verdict: Verdict, widest: float) -> VerdictCell:
         bar = (low, middle, high)
     word = verdict.word if verdict.decidable else "no verdict"
     return VerdictCell(word, css, interval(verdict), verdict.hint, bar)
+
+
+def class_differences(summary: Summary) -> Table:
+    """Student's paired intervals for every class, of all complete settings."""
+    baseline = summary.baseline
+    if baseline is None:
+        return Table([], [])
+    keys = [(name, metric) for name in baseline.classes for metric in ("precision", "recall")]
+    rows = []
+    for setting in summary.complete:
+        if setting is not baseline:
+            cells = []
+            for name, metric in keys:
+                key = f"val/{metric}/{name}"
+                difference = np.subtract(setting.values[key], baseline.values[key])
+                half, mean = half_width(difference.tolist()), float(difference.mean())
+                ends = "" if np.isnan(half) else f" [{points(mean - half)}, {points(mean + half)}]"
+                cells.append(points(mean) + ends)
+            rows.append([setting.label, *cells])
+    return Table(["setting", *(f"{metric} {name}" for name, metric in keys)], rows)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from losslab.errors import UserError
+from losslab.report.confirmations import Confirmation, read_confirmations
 from losslab.report.figure import Table
 from losslab.report.markdown import escape, means, verdicts
 from losslab.report.provenance_table import provenance_table, reproduce_commands
@@ -90,31 +91,45 @@ def build_wandb_report(folder: Path, summary: Summary, results: list[Result], en
             wr.H1("1 What was run"),
             *(wr.P(sentence) for sentence in summary.answer),
             wr.MarkdownBlock(means(summary)),
-            wr.H1("2 Verdicts"),
+            wr.H1("2 Confirmation"),
+            *(block for confirmation in read_confirmations(folder) for block in _confirmed(confirmation)),
+            wr.H1("3 Verdicts of the search"),
             wr.MarkdownBlock(verdicts(summary) if summary.family else "No baseline was declared: nothing is compared."),
-            wr.H1("3 Precision and recall"),
+            wr.H1("4 Precision and recall"),
             grid(bars("precision"), bars("recall"), wr.WeavePanelSummaryTable(table_name=PER_CLASS)),
-            wr.H1("4 Loss and gradient"),
+            wr.H1("5 Loss and gradient"),
             wr.LatexBlock(r"\mathrm{focal}(p_t) = -(1 - p_t)^\gamma \log p_t"),
-            wr.H1("5 Confusions"),
+            wr.H1("6 Confusions"),
             grid(wr.WeavePanelSummaryTable(table_name=f"{CONFUSION}_table")),
-            wr.H1("6 Misclassified images"),
+            wr.H1("7 Misclassified images"),
             grid(wr.MediaBrowser(title="The most confident mistakes", media_keys=[MISCLASSIFIED])),
-            wr.H1("7 Calibration"),
+            wr.H1("8 Calibration"),
             grid(wr.BarPlot(title="expected calibration error", metrics=["val/ece"]), line("val/ece")),
-            wr.H1("8 Learning curves"),
+            wr.H1("9 Learning curves"),
             grid(*(line(key) for key in ("val/f1/macro", "val/loss", "train/loss", "train/acc_running"))),
-            wr.H1("9 Trials"),
+            wr.H1("10 Trials"),
             grid(
                 wr.ParallelCoordinatesPlot(columns=[*parallel, objective]),
                 wr.ParameterImportancePlot(with_respect_to=monitor),
                 wr.RunComparer(diff_only="split"),
             ),
-            wr.H1("10 Provenance"),
+            wr.H1("11 Provenance"),
             wr.MarkdownBlock(_list(provenance_table(folder, results))),
             wr.MarkdownBlock("\n".join(f"    {command}" for command in reproduce_commands(folder))),
         ],
     )
+
+
+def _confirmed(confirmation: Confirmation) -> list[Any]:
+    import wandb_workspaces.reports.v2 as wr
+
+    summary = confirmation.summary
+    told = [means(summary), *([verdicts(summary)] if summary.family else [])]
+    return [
+        *(wr.P(sentence) for sentence in summary.answer),
+        *(wr.MarkdownBlock(text) for text in told),
+        wr.P(f"Test images read: {confirmation.reads_told}."),
+    ]
 
 
 def varied_keys(folder: Path, settings: list[SettingResults]) -> list[str]:

@@ -8,14 +8,14 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from losslab.errors import UserError
 from losslab.run.checkpoint_files import loading
-from losslab.run.config import config_hash
 from losslab.run.first_process import say
 from losslab.run.metrics_table import print_metrics
 from losslab.run.provenance import git_state, require_same_data, utc_now
 from losslab.run.records import write_predictions
-from losslab.run.run_folder import RUNS, RunFolder, write_whole
+from losslab.run.run_folder import study_name, write_whole
+from losslab.run.test_reads import note_test_read
 from losslab.run.trackers import finish_trackers, tracker_arguments
-from losslab.run.trained import Options, find_trained
+from losslab.run.trained import Options, Trained, find_trained
 from losslab.run.wandb_summary import Summary
 
 Stage = Literal["validate", "test", "predict"]
@@ -43,11 +43,15 @@ def evaluate(stage: Stage, tokens: list[str], options: Options = ()) -> tuple[Pa
     Raises:
         UserError: there is no such run or checkpoint, or the command line or the data differ from the run's.
     """
-    trained = find_trained(stage, tokens, options)
+    return evaluate_trained(stage, find_trained(stage, tokens, options))
+
+
+def evaluate_trained(stage: Stage, trained: Trained) -> tuple[Path, dict[str, float]]:
+    """The same for a run that is found already, whose configuration its command line holds."""
     folder, checkpoint, command_line = trained
     out = trained.output_folder(stage)
     study = folder.path.parent.parent.parent  # where the run is a study's, runs/STUDY/runs/SETTING/SEED
-    group = study.name if (study / "study.json").is_file() else folder.path.parent.name
+    group = study_name(study) if (study / "study.json").is_file() else folder.path.parent.name
     trackers = tracker_arguments(out, group, f"{folder.path.name} {stage}", stage)
     trainer, model, data = command_line.build(
         (), trackers, default_root_dir=str(folder.path), enable_progress_bar=False, enable_model_summary=False,
@@ -57,7 +61,7 @@ def evaluate(stage: Stage, tokens: list[str], options: Options = ()) -> tuple[Pa
     data.setup(stage)
     require_same_data(folder.manifest(), data, folder.path)
     if stage == "test" and trainer.is_global_zero:
-        _note_test_read(command_line.resolved(), folder)
+        note_test_read(command_line.resolved(), data.data_name, folder.path)
     arguments: dict[str, Any] = {"datamodule": data, "ckpt_path": checkpoint, "weights_only": True}
     with loading(checkpoint):
         if stage == "predict":
@@ -75,14 +79,3 @@ def evaluate(stage: Stage, tokens: list[str], options: Options = ()) -> tuple[Pa
             raise UserError(f"cannot write {out}: {error.strerror}.") from None
         finish_trackers(trainer, Summary(folder, out / "predictions.npz", data, "test"))
     return out, metrics
-
-
-def _note_test_read(config: dict[str, Any], folder: RunFolder) -> None:
-    """Every look at the test images is counted, before it happens."""
-    line = {"at": utc_now(), "config_hash": config_hash(config), "run": str(folder.path), **git_state()}
-    try:
-        RUNS.mkdir(exist_ok=True)
-        with (RUNS / "test_reads.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot note the test in {RUNS}/test_reads.jsonl: {error.strerror}.") from None

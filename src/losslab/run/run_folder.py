@@ -99,6 +99,11 @@ class RunFolder:
         return path
 
 
+def study_name(folder: Path) -> str:
+    """A study's name, from its folder: "gamma" for runs/gamma, "gamma/confirm" for its confirmation."""
+    return folder.relative_to(RUNS).as_posix() if folder.is_relative_to(RUNS) else folder.name
+
+
 def new_run_path(name: str, config: Config) -> Path:
     """runs/NAME/UTC time-six digits of the configuration's hash"""
     now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")

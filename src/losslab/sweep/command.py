@@ -1,37 +1,25 @@
 """`losslab sweep`: check everything, say what it will take, run, and show what came out."""
 
 import argparse
-import dataclasses
-import difflib
-import json
 import os
 import shlex
 from pathlib import Path
 from typing import NoReturn
 
-from losslab.data import ImageDataModule
 from losslab.errors import UserError
-from losslab.metrics import metric_keys
-from losslab.report.class_groups import group_keys
 from losslab.report.command import write_report
-from losslab.report.declared import Declared
-from losslab.report.results import read_results
-from losslab.report.study_summary import summarise
+from losslab.report.study_summary import summarise_folder
 from losslab.report.terminal_summary import show_summary
 from losslab.run.command_line import CommandLine
-from losslab.run.config import SEED, Config, differences
 from losslab.run.experiment_file import read_yaml
-from losslab.run.run_folder import RUNS, write_whole
+from losslab.run.run_folder import RUNS
 from losslab.sweep.best_file import write_best
 from losslab.sweep.display import Display
-from losslab.sweep.setting import corner_settings, grid_settings, take_setting
+from losslab.sweep.run_study import run_study
 from losslab.sweep.storage import shown
 from losslab.sweep.study import Study
-from losslab.sweep.study_file import StudyFile, read_study
-from losslab.sweep.workers import PARENT, STORAGE, Workers, parent_is_gone
-
-MAY_CHANGE = ("trials", "keep", "storage", "family", "baseline", "population", "max_retry", "time_limit")
-"""Keys of a study file that may change between two calls, because no training depends on them."""
+from losslab.sweep.study_file import read_study
+from losslab.sweep.workers import PARENT, STORAGE, parent_is_gone
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,7 +40,7 @@ def sweep_command(tokens: list[str]) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="replaces the file's seeds")
     parser.add_argument("--trials", type=int, help="replaces the file's number of trials, for a search")
     parser.add_argument("--storage", help="replaces the file's storage: 'journal' or a database URL")
-    parser.add_argument("--population", type=_population, help="replaces the file's: trainings at once, or 'auto'")
+    parser.add_argument("--population", type=population, help="replaces the file's: trainings at once, or 'auto'")
     parser.add_argument("--keep", choices=["best", "all"], help="replaces which checkpoints the file keeps")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes at once on this machine; 1")
     options, changes = parser.parse_known_args(tokens)
@@ -74,12 +62,16 @@ def sweep_command(tokens: list[str]) -> None:
     content["storage"] = shown(study_file.storage)
     # A database's password has no place in a record.
     storage = [] if options.storage is None else ["--storage", content["storage"]]
-    command = f"losslab sweep {shlex.join([*_without(tokens, '--storage'), *storage])}"
-    workers = _without(tokens, "--workers", "--storage") if options.workers > 1 else None
-    run_study(study_file, content, folder, command_line, command, options.workers, workers)
+    command = f"losslab sweep {shlex.join([*without(tokens, '--storage'), *storage])}"
+    workers = without(tokens, "--workers", "--storage") if options.workers > 1 else None
+    study = run_study(study_file, content, folder, command_line, command, options.workers, workers)
+    summary, _ = summarise_folder(folder)
+    show_summary(summary, folder)
+    write_best(folder, study, summary)
+    write_report(folder)
 
 
-def _without(tokens: list[str], *names: str) -> list[str]:
+def without(tokens: list[str], *names: str) -> list[str]:
     """The command line without these options and their values."""
     kept: list[str] = []
     skip = False
@@ -90,123 +82,6 @@ def _without(tokens: list[str], *names: str) -> list[str]:
     return kept
 
 
-def _population(text: str) -> int | str:
+def population(text: str) -> int | str:
+    """The value of `--population`."""
     return text if text == "auto" else int(text)
-
-
-def run_study(
-    study_file: StudyFile,
-    content: Config,
-    folder: Path,
-    command_line: CommandLine,
-    command: str,
-    workers: int = 1,
-    tokens: list[str] | None = None,
-) -> None:
-    """Run what is left of a study and summarise it.
-
-    Args:
-        study_file: the checked study.
-        content: the same as plain values, for the study's record.
-        folder: runs/<study>.
-        command_line: has parsed the experiment that the study starts from.
-        command: how it was called, for the study's record.
-        workers: processes that run it.
-        tokens: the command that each of them is called with, if they are several.
-
-    Raises:
-        UserError: a setting, the data or the folder are unfit, or the folder holds another study: before any training.
-    """
-    base = command_line.resolved()
-    data, parameters = _check_settings(study_file, command_line, base)
-    declared = Declared(**{field.name: getattr(study_file, field.name) for field in dataclasses.fields(Declared)})
-    declared = dataclasses.replace(declared, storage=shown(study_file.storage))
-    record = {
-        "study": content,
-        "experiment": base,
-        "data": {"name": data.data_name, **data.hashes},
-        "declared": declared.plain(),
-        "command": command,
-    }
-    _same_study(folder, record)
-    study = Study(study_file, folder, command_line, base)
-    done = len(read_results(folder))
-    _announce(study, study_file, folder, done, parameters, data)
-    with Display(study.total_trainings(), done) as display:
-        if tokens is None:
-            study.run(display)
-        else:
-            Workers(workers, tokens, study, folder).run(display)
-    for label, reason in study.failures():
-        print(f"{label} failed: {reason}")
-    results = read_results(folder)
-    if not results:
-        raise UserError(f"no training of {folder} succeeded; the reasons are above.")
-    summary = summarise(folder.name, results, declared)
-    show_summary(summary, folder)
-    write_best(folder, study, summary)
-    write_report(folder)
-
-
-def _check_settings(study: StudyFile, command_line: CommandLine, base: Config) -> tuple[ImageDataModule, int]:
-    """Parse and build every setting of a grid, or the corners of a search; read and check the data once.
-
-    Returns:
-        The data as the experiment has them, and the parameters of the largest model.
-    """
-    command_line.parse_config({**base, SEED: study.seeds[0]})
-    data = command_line.build().data
-    largest = 0
-    for setting in grid_settings(study) if study.grid else corner_settings(study):
-        try:
-            take_setting(command_line, study, base, setting, study.seeds[0])
-            model = command_line.build().model
-        except UserError as error:
-            raise UserError(f"setting {setting.label(len(study.arms) > 1)}: {error}") from error
-        largest = max(largest, sum(parameter.numel() for parameter in model.parameters()))
-    data.prepare_data()
-    data.setup("fit")
-    groups = group_keys(dict(zip(data.class_names, data.class_counts.tolist(), strict=True)))
-    known = [f"val/{key}" for key in ("loss", *metric_keys(data.class_names), *groups)]
-    for key in (study.monitor, *study.family):
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            raise UserError(f"there is no metric {key!r}{f'; did you mean {near[0]}?' if near else ''}")
-    return data, largest
-
-
-def _same_study(folder: Path, record: Config) -> None:
-    """Keep what the study is, or refuse to mix another one into its folder."""
-    file = folder / "study.json"
-    record = json.loads(json.dumps(record))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            write_whole(file, json.dumps(record, indent=1) + "\n")
-            return
-        former = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot use the study folder {folder}: {error}. Mend it, or give another --name.") from None
-    changed = [
-        f"{part}.{line}"
-        for part in ("study", "experiment", "data")
-        for line in differences(former[part], record[part])
-        if part != "study" or not line.startswith(MAY_CHANGE)
-    ]
-    if not changed and record != former:
-        write_whole(file, json.dumps(record, indent=1) + "\n")
-    if changed:
-        raise UserError(f"{folder} holds a study that differs: {'; '.join(changed)}. Give this one another --name.")
-
-
-def _announce(study: Study, file: StudyFile, folder: Path, done: int, parameters: int, data: ImageDataModule) -> None:
-    total = study.total_trainings()
-    kind = f"{len(grid_settings(file))} settings" if file.grid else f"{file.trials} trials"
-    # Logits and labels, records of about 60 kB; a checkpoint holds weights and Adam's two moments, best and last.
-    kept = total if file.keep == "all" else 2 * len(file.seeds)
-    predictions = len(data.split("val").labels) * (4 * data.num_classes + 8)
-    megabytes = (total * (predictions + 60_000) + kept * 2 * 12 * parameters) / 1e6
-    print(
-        f"Study {folder.name} on {data.data_name}: {kind} x {len(file.seeds)} seeds = {total} trainings, {done} of "
-        f"them done; up to {megabytes:.0f} MB in {folder}. Ctrl-C stops; the same command goes on."
-    )

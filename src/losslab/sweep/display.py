@@ -68,6 +68,7 @@ class Display:
         assert self._task is not None
         self._bar.update(
             self._task,
+            total=self.total - self.done,  # tuning adds some
             completed=self._finished + fraction,
             description=description,
             count=f"{self.done + self._finished}/{self.total}",

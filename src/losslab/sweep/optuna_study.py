@@ -1,11 +1,13 @@
 """Optuna's side of a study: opened in its storage, a grid's settings queued once."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import optuna
 
 from losslab.errors import UserError
-from losslab.sweep.setting import grid_settings, parameters
+from losslab.run.run_folder import study_name
+from losslab.sweep.setting import Setting, grid_settings, parameters, setting_of
 from losslab.sweep.storage import Journal, PatientStorage, open_storage, reason
 from losslab.sweep.study_file import StudyFile, pruner_of, sampler_of
 
@@ -15,7 +17,7 @@ def open_study(study: StudyFile, folder: Path) -> tuple[optuna.Study, PatientSto
 
     Args:
         study: the study file.
-        folder: runs/<study>, whose name is the study's.
+        folder: runs/<study>, which gives the study its name.
 
     Raises:
         UserError: the storage cannot be opened.
@@ -23,9 +25,9 @@ def open_study(study: StudyFile, folder: Path) -> tuple[optuna.Study, PatientSto
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(study.storage, folder)
     try:
-        known = folder.name in optuna.get_all_study_names(storage)
+        known = study_name(folder) in optuna.get_all_study_names(storage)
         opened = optuna.create_study(
-            study_name=folder.name,
+            study_name=study_name(folder),
             storage=storage,
             direction=study.direction,
             sampler=sampler_of(study),
@@ -37,10 +39,25 @@ def open_study(study: StudyFile, folder: Path) -> tuple[optuna.Study, PatientSto
     if known:
         # A seeded sampler would draw again what it drew before this process, or in another one.
         opened.sampler.reseed_rng()
-    if study.grid:
-        # A process may have died in the middle of this: what is queued is not queued again.
-        queued = [trial.user_attrs.get("queued") for trial in opened.get_trials(deepcopy=False)]
-        for setting in grid_settings(study):
-            if parameters(setting) not in queued:
-                opened.enqueue_trial(parameters(setting), {"queued": parameters(setting)})
+    if not study.is_search:
+        queue(opened, grid_settings(study))
     return opened, storage
+
+
+def queue(study: optuna.Study, settings: Iterable[Setting]) -> None:
+    """Queue settings, each once. Call it under the study's lock."""
+    # A process may have died in the middle of this: what is queued is not queued again.
+    known = queued_settings(study)
+    for setting in settings:
+        if setting not in known:
+            study.enqueue_trial(parameters(setting), {"queued": parameters(setting)})
+
+
+def queued_settings(study: optuna.Study) -> list[Setting]:
+    """Every setting that was ever queued, once."""
+    found: list[Setting] = []
+    for trial in study.get_trials(deepcopy=False):
+        mark = trial.user_attrs.get("queued")
+        if mark is not None and setting_of(mark) not in found:
+            found.append(setting_of(mark))
+    return found

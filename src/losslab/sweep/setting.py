@@ -2,15 +2,17 @@
 
 import copy
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import Trial
+from optuna.trial import FrozenTrial, Trial
 
 from losslab.run.command_line import CommandLine
 from losslab.run.config import Config, config_hash, set_value
 from losslab.sweep.study_file import StudyFile
+from losslab.sweep.tuning import next_value, tuning_range
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,10 @@ def short_names(paths: Any) -> dict[str, str]:
 
 
 def grid_settings(study: StudyFile) -> list[Setting]:
-    """Every combination of the grid's values, for every arm."""
-    combinations = list(itertools.product(*study.grid.values()))
-    return [Setting(arm, dict(zip(study.grid, values, strict=True))) for arm in study.arms for values in combinations]
+    """Every combination of the values of grid and tune, for every arm."""
+    varied = {**study.grid, **study.tune}
+    combinations = list(itertools.product(*varied.values()))
+    return [Setting(arm, dict(zip(varied, values, strict=True))) for arm in study.arms for values in combinations]
 
 
 def corner_settings(study: StudyFile) -> list[Setting]:
@@ -78,11 +81,45 @@ def setting_of(params: dict[str, Any]) -> Setting:
     return Setting(arm, {name.removeprefix(f"{arm}: "): value for name, value in params.items() if name != "arm"})
 
 
+def extensions(study: StudyFile, finished: Sequence[FrozenTrial], known: Sequence[FrozenTrial]) -> list[Setting]:
+    """The settings to try next, beyond the end of `tune`'s list: one for each candidate whose best value is there.
+
+    Args:
+        study: tunes one path.
+        finished: the trials with a result.
+        known: all trials.
+    """
+    ((path, values),) = study.tune.items()
+    sign = 1 if study.direction == "maximize" else -1
+    best: dict[str, FrozenTrial] = {}
+    for trial in finished:
+        candidate = _untuned(trial, path)
+        if candidate not in best or sign * (trial.value or 0.0) > sign * (best[candidate].value or 0.0):
+            best[candidate] = trial
+    found = []
+    for candidate, trial in best.items():
+        tried = [other.params[path] for other in known if path in other.params and _untuned(other, path) == candidate]
+        value = next_value(values, tried, trial.params[path])
+        if value is not None:
+            setting = setting_of(trial.params)
+            found.append(Setting(setting.arm, {**setting.values, path: value}))
+    return found
+
+
+def _untuned(trial: FrozenTrial, path: str) -> str:
+    """What makes trials of one candidate alike."""
+    return repr(sorted((name, value) for name, value in trial.params.items() if name != path))
+
+
 def suggest(study: StudyFile, trial: Trial) -> Setting:
     """Ask the trial for a setting: first the arm, then the values that this arm has."""
     arm = trial.suggest_categorical("arm", list(study.arms))
-    if study.grid:
-        return Setting(arm, {path: trial.suggest_categorical(path, values) for path, values in study.grid.items()})
+    if not study.is_search:
+        values = {path: trial.suggest_categorical(path, choices) for path, choices in study.grid.items()}
+        for path, tried in study.tune.items():
+            low, high = tuning_range(tried)
+            values[path] = trial.suggest_float(path, low, high, log=True)
+        return Setting(arm, values)
     values = {path: _suggest(trial, path, distribution) for path, distribution in study.space.items()}
     for path, distribution in study.arm_space.get(arm, {}).items():
         # Named after the arm too: another arm may search the same path elsewhere.

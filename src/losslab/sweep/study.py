@@ -18,9 +18,9 @@ from losslab.run.config import Config
 from losslab.sweep.display import Display
 from losslab.sweep.lease import LEASE_SECONDS, Lease, LeaseCheck, LeaseLostError
 from losslab.sweep.lost_trials import may_meet_another, take_up_lost, waits_for_another
-from losslab.sweep.optuna_study import open_study
+from losslab.sweep.optuna_study import open_study, queue, queued_settings
 from losslab.sweep.populations import Failures, Populations
-from losslab.sweep.setting import Setting, grid_settings, setting_of, suggest, take_setting
+from losslab.sweep.setting import Setting, extensions, grid_settings, setting_of, suggest, take_setting
 from losslab.sweep.study_file import StudyFile
 from losslab.sweep.time_limit import TimeLimit
 from losslab.sweep.training import Pruning, Training, checkpoint_folders, drop_checkpoints, train
@@ -50,8 +50,8 @@ class Study:
         return self.optuna.get_trials(deepcopy=False, states=states or None)
 
     def total_trainings(self) -> int:
-        """Trainings that the study has; a search prunes some of them."""
-        settings = len(grid_settings(self.file)) if self.file.grid else self.file.trials or 0
+        """Trainings that the study has so far; a search prunes some of them."""
+        settings = self.file.trials or 0 if self.file.is_search else len(queued_settings(self.optuna))
         return settings * len(self.file.seeds)
 
     def run(self, display: Display, stop: Callable[[], bool] = lambda: False) -> None:
@@ -91,6 +91,8 @@ class Study:
         trials: list[Trial] = []
         with self._lock:
             take_up_lost(self.optuna, self._lease)
+            if self.file.tune and not self._trials(TrialState.WAITING, TrialState.RUNNING):
+                queue(self.optuna, extensions(self.file, self._trials(TrialState.COMPLETE), self._trials()))
             while len(trials) < most and self._left():
                 trial = self.optuna.ask()
                 self._lease.take(trial)
@@ -103,7 +105,7 @@ class Study:
     def _left(self) -> bool:
         if self._trials(TrialState.WAITING):
             return True
-        return not self.file.grid and self._spent() < (self.file.trials or 0)
+        return self.file.is_search and self._spent() < (self.file.trials or 0)
 
     def _spent(self) -> int:
         """Trials that count: all but those whose process was lost, since their settings are queued again."""
@@ -118,7 +120,7 @@ class Study:
             if trial.user_attrs.get("retries", 0) <= self.file.max_retry
             and not self._waits(known, trial, besides={trial.number for trial in trials})
         ]
-        callbacks = [LeaseCheck(self._lease, fit), TimeLimit(self._limit(len(fit)))]
+        callbacks = [LeaseCheck(self._lease, fit), TimeLimit(self.file.time_limit, len(fit))]
         try:
             return populations.train(
                 [(trial, [self._training(trial, seed) for seed in self.file.seeds]) for trial in fit], callbacks
@@ -127,9 +129,6 @@ class Study:
             return {}  # of one trial or more; `_run_trial` sees of which
         except OSError as error:
             raise UserError(f"in {self.folder}: {error}. The same command continues the study.") from error
-
-    def _limit(self, trials: int) -> float | None:
-        return None if self.file.time_limit is None else self.file.time_limit * trials
 
     def _waits(self, known: list[FrozenTrial], trial: Trial, besides: set[int]) -> bool:
         others = [other for other in known if other.number not in besides]
@@ -143,7 +142,7 @@ class Study:
         # What still lives, and lost this setting, must not write into the same folder.
         attempt = f"-trial-{trial.number}" if may_meet_another(self._trials(), trial) else ""
         order, label = self._order(trial.number, setting), self._label(setting)
-        return Training(self.folder, setting, setting_hash, seed, order, label, attempt)
+        return Training(self.folder, setting, setting_hash, seed, order, label, attempt, self.file.stage)
 
     def _take(self, training: Training) -> None:
         take_setting(self.command_line, self.file, self.base, training.setting, training.seed)
@@ -169,7 +168,7 @@ class Study:
                 self._lease.check(trial)
                 self._lease.extend(trial)
                 time.sleep(POLL_SECONDS)
-            watch = [LeaseCheck(self._lease, [trial]), TimeLimit(self._limit(1))]
+            watch = [LeaseCheck(self._lease, [trial]), TimeLimit(self.file.time_limit)]
             values = [
                 self._train_at(trial, seed, failures, watch, first=number == 0, display=display)
                 for number, seed in enumerate(self.file.seeds)
@@ -217,8 +216,9 @@ class Study:
         return setting.label(several_arms=len(self.file.arms) > 1)
 
     def _order(self, number: int, setting: Setting) -> int:
-        """The place of a setting in tables: a grid's own order, else the order of the search."""
-        return grid_settings(self.file).index(setting) if self.file.grid else number
+        """The place of a setting in tables: a grid's own order, else the order in which they were tried."""
+        settings = [] if self.file.is_search else grid_settings(self.file)
+        return settings.index(setting) if setting in settings else number
 
     def best(self) -> FrozenTrial | None:
         """The finished trial with the best mean, or None."""
@@ -231,6 +231,7 @@ class Study:
         best = self.best()
         if best is not None:
             display.best = f"{best.value:.4f} ({self._label(setting_of(best.params))})"
+        display.total = self.total_trainings()
         return best
 
     def failures(self) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """The study file: what is varied, what is measured, and against what it is compared."""
 
 import argparse
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +25,13 @@ class StudyFile:
         experiment: the experiment file that every setting starts from, relative to the study file.
         arms: a label for each variant, and what it puts in place, by path in the configuration: whole objects,
             `model.init_args.loss: {class_path: ..., init_args: ...}`. Replaced, never merged. At least one.
-        grid: path -> list of values: a finite study, every combination for every arm, once.
-        space: path -> an Optuna distribution by its class path: a search. Either grid or space.
+        grid: path -> list of values: a finite study, every combination for every arm, once. Without grid, tune and
+            space, the arms themselves are the settings.
+        tune: path -> three increasing values > 0 or more, of one path, usually the learning rate: as in a grid, but
+            settings that differ in it alone count as one, at its best value. Where that is the first or the last one,
+            the next value in the same ratio is tried too, up to three times. So a loss that scales the gradient is
+            not compared by its step size.
+        space: path -> an Optuna distribution by its class path: a search. It excludes grid and tune.
         arm_space: label -> the same, for that arm only.
         trials: how many settings a search tries.
         seeds: each setting is trained once with each of them.
@@ -43,12 +49,14 @@ class StudyFile:
         max_retry: how often a setting whose process died is run again before it counts as failed.
         time_limit: seconds that a trial, one setting at all seeds, may take before it counts as failed; by default any.
         keep: "best" deletes the checkpoints of all but the best setting; "all" keeps them.
+        stage: "confirm" in the files that `losslab confirm` writes; trackers hear of it.
     """
 
     experiment: str
     arms: dict[str, dict[str, Any]]
     seeds: list[int]
     grid: dict[str, list[Any]] = field(default_factory=dict)
+    tune: dict[str, list[float]] = field(default_factory=dict)
     space: dict[str, BaseDistribution] = field(default_factory=dict)
     arm_space: dict[str, dict[str, BaseDistribution]] = field(default_factory=dict)
     trials: int | None = None
@@ -63,6 +71,12 @@ class StudyFile:
     max_retry: int = 3
     time_limit: float | None = None
     keep: Literal["best", "all"] = "best"
+    stage: Literal["search", "confirm"] = "search"
+
+    @property
+    def is_search(self) -> bool:
+        """Whether Optuna searches a space; else the settings are known beforehand."""
+        return bool(self.space or self.arm_space)
 
 
 def read_study(path: Path, changes: dict[str, Any]) -> StudyFile:
@@ -101,11 +115,18 @@ def _check(study: StudyFile, path: Path) -> None:
         isinstance(arms, dict) and bool(arms) and all(isinstance(part, dict) for part in arms.values()),
         f"arms must map one label or more to overrides by path, got {arms!r}.",
     )
-    require(bool(study.grid) != bool(study.space or study.arm_space), "give either grid (finite) or space (searched).")
+    finite = bool(study.grid or study.tune)
+    require(not (finite and study.is_search), "give either grid and tune (finite) or space (searched).")
+    require(finite or study.is_search or len(arms) > 1, "give several arms, or a grid, or a space to search.")
     for key, values in study.grid.items():
         plain = isinstance(values, list) and all(v is None or isinstance(v, str | int | float) for v in values)
         require(plain and bool(values), f"grid.{key} must be a list of numbers, strings or null, got {values!r}.")
-    if study.grid:
+    require(len(study.tune) <= 1, f"tune must be one path, got {', '.join(study.tune)}.")
+    for key, values in study.tune.items():
+        rising = len(values) >= 3 and all(0 < low < high for low, high in itertools.pairwise(values))
+        require(rising, f"tune.{key} must be three increasing numbers > 0 or more, got {values!r}.")
+        require(key not in study.grid, f"{key} is in both grid and tune; give it in one.")
+    if not study.is_search:
         require(study.trials is None, "trials is for a search; a grid has as many as it has combinations.")
     else:
         require(study.trials is not None and study.trials >= 1, f"trials must be >= 1, got {study.trials}.")
@@ -127,7 +148,7 @@ def _check(study: StudyFile, path: Path) -> None:
     require(all(key.startswith("val/") for key in study.family), f"family must be val/ metrics, got {study.family}.")
     if study.baseline is not None:
         expected = {"arm", *study.grid}
-        require(bool(study.grid), "a baseline is a point of a grid; a search has none.")
+        require(not study.is_search, "a baseline is one of the settings of a finite study; a search has none.")
         require(
             set(study.baseline) == expected
             and study.baseline["arm"] in arms

@@ -14,12 +14,13 @@ class TimeLimit(Callback):
     """Raises TimeLimitError behind the first batch after the deadline.
 
     Args:
-        seconds: allowed from now on, for all trainings that have this callback; None is no limit.
+        seconds: allowed for each trial from now on, for all trainings that have this callback; None is no limit.
+        trials: how many are trained together.
     """
 
-    def __init__(self, seconds: float | None) -> None:
-        self._seconds = seconds
-        self._deadline = time.monotonic() + (seconds or float("inf"))
+    def __init__(self, seconds: float | None, trials: int = 1) -> None:
+        self._seconds = float("inf") if seconds is None else seconds * trials
+        self._deadline = time.monotonic() + self._seconds
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

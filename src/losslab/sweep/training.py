@@ -13,7 +13,7 @@ from losslab.run.config import Config
 from losslab.run.fit import fit
 from losslab.run.interruption import Interrupted
 from losslab.run.provenance import git_state
-from losslab.run.run_folder import RunFolder
+from losslab.run.run_folder import RunFolder, study_name
 from losslab.run.trackers import finish_trackers, tracker_arguments
 from losslab.sweep.setting import Setting
 
@@ -29,6 +29,7 @@ class Training(NamedTuple):
         order: where the setting stands among the study's, for tables.
         label: the setting's name, for tables and trackers.
         attempt: ends the name of the run's folder, where another process may still write into the usual one.
+        job_type: what trackers hear of its purpose.
     """
 
     study_folder: Path
@@ -38,6 +39,7 @@ class Training(NamedTuple):
     order: int
     label: str
     attempt: str = ""
+    job_type: str = "search"
 
     @property
     def name(self) -> str:
@@ -60,7 +62,7 @@ class Training(NamedTuple):
 
     def tracker_arguments(self) -> Config:
         """What a configured logger is told."""
-        return tracker_arguments(self.run_path, self.study_folder.name, self.name, "search")
+        return tracker_arguments(self.run_path, study_name(self.study_folder), self.name, self.job_type)
 
     def remove_remains(self) -> None:
         """Remove what a killed process left of it.
@@ -76,7 +78,7 @@ class Training(NamedTuple):
         manifest = RunFolder(self.run_path).manifest()
         kept = ("data_name", "class_counts", "hashes", "device", "precision", "seconds", "started_at", "population")
         result: Result = {
-            "study": self.study_folder.name,
+            "study": study_name(self.study_folder),
             "label": self.label,
             "setting": {"arm": self.setting.arm, "values": self.setting.values},
             "setting_hash": self.setting_hash,

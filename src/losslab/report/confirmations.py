@@ -1,0 +1,75 @@
+"""A study's confirmations, runs/<study>/confirm and so on: fresh seeds, and what the test images said of them."""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+from losslab.report.declared import Declared
+from losslab.report.results import read_results
+from losslab.report.study_summary import Summary, summarise
+from losslab.run.run_folder import study_name
+
+CONFIRM = "confirm"
+TEST = "test"
+"""The folder in a confirmation that holds a result for each run that was read on the test images."""
+
+
+class Confirmation(NamedTuple):
+    """What the test images said.
+
+    Args:
+        summary: of the test metrics, against the same baseline.
+        reads: runs that were read.
+        second_reads: those among them whose configuration and seed had been read before.
+        whole: whether every setting that was to be confirmed has been read at every seed.
+    """
+
+    summary: Summary
+    reads: int
+    second_reads: int
+    whole: bool
+
+    @property
+    def reads_told(self) -> str:
+        """In words, for people."""
+        again = f", {self.second_reads} of them not for the first time" if self.second_reads else ", each once"
+        return f"{self.reads} runs{again}"
+
+
+def confirmation_folders(study: Path) -> list[Path]:
+    """runs/<study>/confirm, confirm-2 and so on, in their order."""
+    found = [file.parent for file in study.glob(f"{CONFIRM}*/study.yaml")]
+    return sorted(found, key=lambda folder: (len(folder.name), folder.name))
+
+
+def read_confirmation(folder: Path) -> Confirmation | None:
+    """What runs/<study>/confirm holds; None if no test image has been read for it.
+
+    Raises:
+        UserError: its record is not whole.
+    """
+    results = read_results(folder / TEST)
+    if not results:
+        return None
+    declared = Declared.read(folder)
+    told = dataclasses.replace(
+        declared, monitor=_of_test(declared.monitor), family=[_of_test(key) for key in declared.family]
+    )
+    summary = summarise(study_name(folder), results, told)
+    second = sum(result.get("earlier_reads", 0) > 0 for result in results)
+    return Confirmation(summary, len(results), second, is_tested(folder))
+
+
+def read_confirmations(study: Path) -> list[Confirmation]:
+    """Those of runs/<study> for which test images have been read."""
+    read = [read_confirmation(folder) for folder in confirmation_folders(study)]
+    return [confirmation for confirmation in read if confirmation is not None]
+
+
+def is_tested(folder: Path) -> bool:
+    """Whether each finished run of a confirmation has been read."""
+    return len(read_results(folder)) == len(read_results(folder / TEST)) > 0
+
+
+def _of_test(key: str) -> str:
+    return f"test/{key.removeprefix('val/')}"

@@ -1,0 +1,174 @@
+"""`losslab confirm`: what a sweep chose on validation is trained anew on fresh seeds, and read once on the test images.
+
+The search is optimistic about what it chose: the best of many is partly lucky. The confirmation is a study of its own,
+runs/<study>/confirm, of settings and seeds that are fixed before it begins; its test images answer once.
+"""
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from losslab.errors import UserError
+from losslab.report.command import write_report
+from losslab.report.confirmations import CONFIRM, confirmation_folders, is_tested, read_confirmation
+from losslab.report.settings import SettingResults
+from losslab.report.study_summary import Summary, summarise_folder
+from losslab.report.terminal_summary import show_summary
+from losslab.report.trials import read_trials
+from losslab.run.command_line import CommandLine
+from losslab.run.config import Config
+from losslab.run.experiment_file import read_yaml
+from losslab.run.run_folder import RUNS, study_name, write_whole
+from losslab.run.test_reads import earlier_reads
+from losslab.sweep.command import population, without
+from losslab.sweep.run_study import run_study
+from losslab.sweep.setting import Setting, take_setting
+from losslab.sweep.study_file import read_study
+from losslab.sweep.test_reading import read_test_images, unread_hashes
+from losslab.sweep.training import checkpoint_folders, drop_checkpoints
+
+KEPT_KEYS = ("monitor", "direction", "family", "population", "max_retry", "time_limit")
+"""Keys of a study file that its confirmation takes over."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def confirm_command(tokens: list[str]) -> None:
+    """Confirm the best settings of a finished study against its baseline."""
+    parser = _Parser(
+        prog="losslab confirm",
+        allow_abbrev=False,
+        description="Train a study's best settings and its baseline anew on fresh paired seeds, read the test images "
+        "once, and write the verdicts. Killed at any moment, the same command goes on.",
+        epilog="All other options change where it runs: --data.root DIR --trainer.accelerator gpu",
+    )
+    parser.add_argument("study", type=Path, help="the study's folder, runs/gamma")
+    parser.add_argument("--top", default="3", metavar="N", help="how many of the best settings; or 'all'; 3")
+    parser.add_argument("--seeds", type=int, default=10, metavar="N", help="how many fresh seeds; 10. Verdicts need 6")
+    parser.add_argument("--again", action="store_true", help="read the test images again, which the page tells")
+    parser.add_argument("--population", type=population, help="trainings at once, or 'auto'")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes at once on this machine; 1")
+    options, changes = parser.parse_known_args(tokens)
+    for name in ("seeds", "workers"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} must be >= 1, got {getattr(options, name)}.")
+    top = _top(options.top)
+    folder = RUNS / study_name(options.study)
+    summary = _finished(folder)
+    chosen, baseline = _chosen(summary, top)
+    given = {} if options.population is None else {"population": options.population}
+    confirm = _write_files(folder, summary, chosen, baseline, options.seeds, options.again)
+    study_file = read_study(confirm / "study.yaml", given)
+    command_line = CommandLine(["--config", study_file.experiment, *changes], "losslab confirm")
+    base = command_line.resolved()
+    configs: dict[str, Config] = {}
+    for setting in chosen:
+        taken = take_setting(command_line, study_file, base, Setting(setting.label, {}), study_file.seeds[0])
+        if taken != setting.setting_hash:
+            raise UserError(
+                f"{setting.label} is not configured as the sweep had it. Leave out what changes a result "
+                f"({' '.join(changes) or 'or, where the code has changed since, sweep again'})."
+            )
+        configs[taken] = command_line.resolved()
+    data_name = json.loads((folder / "study.json").read_text())["data"]["name"]
+    reads = earlier_reads(unread_hashes(confirm, configs, study_file.seeds), data_name)
+    if reads and not options.again:
+        raise UserError(
+            f"the test images have answered for {len(reads)} of these configurations and seeds already, last at "
+            f"{reads[-1]['at']} for {reads[-1]['run']}. --again reads them once more, and the page tells of it."
+        )
+    worker_tokens = ["--config", str(confirm / "study.yaml"), "--name", study_name(confirm), *changes]
+    if options.population is not None:
+        worker_tokens += ["--population", str(options.population)]
+    content = read_yaml(confirm / "study.yaml") | given | {"storage": study_file.storage}
+    command = f"losslab confirm {shlex.join(without(tokens, '--workers'))}"
+    run_study(
+        study_file, content, confirm, command_line, command, options.workers,
+        worker_tokens if options.workers > 1 else None,
+    )  # fmt: skip
+    read_test_images(confirm, command_line)
+    best, _ = summarise_folder(confirm)
+    drop_checkpoints(checkpoint_folders(confirm), {best.best.setting_hash})
+    confirmation = read_confirmation(confirm)
+    assert confirmation is not None
+    show_summary(confirmation.summary, confirm)
+    print(f"Test images read: {confirmation.reads_told}.")
+    write_report(folder)
+
+
+def _top(text: str) -> int | None:
+    if text != "all" and not (text.isdigit() and int(text) >= 1):
+        raise UserError(f"--top must be a number >= 1 or all, got {text!r}.")
+    return None if text == "all" else int(text)
+
+
+def _finished(folder: Path) -> Summary:
+    """The study's summary, if nothing is left to do in it."""
+    summary, _ = summarise_folder(folder)
+    trials = read_trials(folder, summary.declared.storage).trials
+    left = sum(not trial.state.is_finished() for trial in trials)
+    if left or not summary.complete:
+        raise UserError(
+            f"{folder} is not finished{f': {left} trials are left' if left else ''}. Its own command finishes it: "
+            f"{json.loads((folder / 'study.json').read_text()).get('command')}"
+        )
+    return summary
+
+
+def _chosen(summary: Summary, top: int | None) -> tuple[list[SettingResults], SettingResults]:
+    """The settings to confirm, in the study's order, and the one to compare with.
+
+    That is the declared baseline, which does not count as one of the best; a search has none, and its best one stands
+    in for it.
+    """
+    ranked = sorted(summary.complete, key=lambda s: -summary.declared.sign * s.mean_sd(summary.declared.monitor)[0])
+    baseline = summary.baseline or ranked[0]
+    kept = [baseline, *[setting for setting in ranked if setting is not baseline][:top]]
+    if len(kept) == 1:
+        raise UserError(f"{summary.name} has one setting only: there is nothing to compare it with.")
+    return [setting for setting in summary.complete if setting in kept], baseline
+
+
+def _write_files(
+    folder: Path, summary: Summary, chosen: list[SettingResults], baseline: SettingResults, seeds: int, again: bool
+) -> Path:
+    """Write the confirmation's study and experiment files, or find the folder that has them already.
+
+    Raises:
+        UserError: the study was confirmed with something else, and `again` does not ask for more.
+    """
+    record: dict[str, Any] = json.loads((folder / "study.json").read_text())
+    arms = {setting.label: record["study"]["arms"][setting.arm] | setting.varied for setting in chosen}
+    earlier = confirmation_folders(folder)
+    used = [*summary.declared.seeds, *(seed for known in earlier for seed in read_yaml(known / "study.yaml")["seeds"])]
+    if earlier:
+        last = read_yaml(earlier[-1] / "study.yaml")
+        if last["arms"] == arms and len(last["seeds"]) == seeds and not (again and is_tested(earlier[-1])):
+            return earlier[-1]
+        if not again:
+            raise UserError(
+                f"{folder} was confirmed already, with {len(last['seeds'])} seeds of {', '.join(last['arms'])}. "
+                "The same --top and --seeds go on or show it. --again confirms anew, and the page tells of it."
+            )
+    confirm = folder / (CONFIRM if not earlier else f"{CONFIRM}-{len(earlier) + 1}")
+    first = max(used) + 1
+    content: Config = {key: record["study"][key] for key in KEPT_KEYS if key in record["study"]}
+    content |= {
+        "experiment": "experiment.yaml",
+        "arms": arms,
+        "seeds": list(range(first, first + seeds)),
+        "baseline": {"arm": baseline.label},
+        "keep": "all",
+        "stage": "confirm",
+    }
+    confirm.mkdir(parents=True, exist_ok=True)
+    write_whole(confirm / "experiment.yaml", yaml.safe_dump(record["experiment"], sort_keys=False))
+    write_whole(confirm / "study.yaml", yaml.safe_dump(content, sort_keys=False))
+    return confirm

@@ -1,0 +1,287 @@
+"""`losslab confirm`, after sweeps that tune: fresh seeds, the test images once, both stages on one page."""
+
+import contextlib
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import background
+import pytest
+import small_studies
+import yaml
+from optuna.trial import TrialState
+
+from losslab.cli import main
+from losslab.report.confirmations import TEST, read_confirmation
+from losslab.report.declared import Declared
+from losslab.report.results import read_results
+from losslab.report.study_summary import summarise_folder
+from losslab.report.trials import read_trials
+from losslab.sweep.tuning import tuning_range
+
+TUNED = """\
+experiment: tiny.yaml
+arms:
+  cross-entropy: {model.init_args.loss: {class_path: losslab.losses.CrossEntropyLoss}}
+  focal: {model.init_args.loss: {class_path: losslab.losses.FocalLoss}}
+  dice: {model.init_args.loss: {class_path: losslab.losses.DiceLoss}}
+tune:
+  model.init_args.optimizer.init_args.lr: [0.0005, 0.001, 0.002]
+seeds: [0, 1]
+baseline: {arm: cross-entropy}
+"""
+LIST = [0.0005, 0.001, 0.002]
+LR = "model.init_args.optimizer.init_args.lr"
+EXPERIMENT = small_studies.EXPERIMENT.replace(
+    "{hidden: [16],", "{hidden: [16], optimizer: {class_path: torch.optim.Adam, init_args: {lr: 0.001}},"
+)
+
+
+@pytest.fixture(scope="module")
+def tuned_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study with a tuned learning rate; copied by who changes it."""
+    return small_studies.run_study(tmp_path_factory.mktemp("tuned"), "tuned", TUNED, experiment=EXPERIMENT)
+
+
+@pytest.fixture
+def study(tuned_study: Path, own_folder: Path) -> Path:
+    """A copy of its folder, in the current one."""
+    shutil.copytree(tuned_study.parent.parent, own_folder, dirs_exist_ok=True)
+    return Path("runs/tuned")
+
+
+@pytest.fixture(scope="module")
+def confirmed_study(tuned_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, confirmed with six seeds."""
+    folder = tmp_path_factory.mktemp("confirmed")
+    shutil.copytree(tuned_study.parent.parent, folder, dirs_exist_ok=True)
+    with contextlib.chdir(folder):
+        assert main(["confirm", "runs/tuned", "--top", "all", "--seeds", "6"]) == 0
+    return folder / "runs" / "tuned"
+
+
+def reads() -> list[dict[str, Any]]:
+    file = Path("runs/test_reads.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+# Tuning
+
+
+def test_every_loss_gets_the_same_list_and_an_end_that_is_best_is_extended(tuned_study: Path) -> None:
+    summary, results = summarise_folder(tuned_study)
+    tried: dict[str, set[float]] = {}
+    for result in results:
+        tried.setdefault(result["setting"]["arm"], set()).add(result["setting"]["values"][LR])
+    assert all(values >= {*LIST} for values in tried.values())
+    limits = tuning_range(LIST)
+    for setting in summary.settings:
+        values, best = tried[setting.arm], setting.varied[LR]
+        assert min(values) < best < max(values) or best in limits
+    assert any(max(values) > LIST[-1] for values in tried.values())  # these learning rates are low
+    assert len(read_trials(tuned_study, "journal").trials) == sum(map(len, tried.values()))
+
+
+def test_what_is_compared_is_each_loss_at_its_best(tuned_study: Path) -> None:
+    summary, _ = summarise_folder(tuned_study)
+    for setting in summary.settings:
+        same_arm = [other for other in summary.tried if other.arm == setting.arm]
+        assert setting.mean_sd("val/f1/macro")[0] == max(s.mean_sd("val/f1/macro")[0] for s in same_arm)
+    assert summary.baseline is not None
+    assert summary.baseline.arm == "cross-entropy"
+    page = (tuned_study / "report.html").read_text()
+    assert f"All {len(summary.tried)} settings" in page
+    assert "losslab confirm runs/tuned" in page
+
+
+def test_a_second_call_extends_nothing_more(study: Path) -> None:
+    before = len(read_trials(study, "journal").trials)
+    assert main(["sweep", "--config", "study.yaml", "--name", "tuned"]) == 0
+    assert len(read_trials(study, "journal").trials) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[0.0005, 0.001, 0.002]", "[0.1, 0.2]", "three increasing numbers"),
+        ("[0.0005, 0.001, 0.002]", "[0.1, 0.3, 0.2]", "three increasing numbers"),
+        ("[0.0005, 0.001, 0.002]", "[0, 0.1, 0.2]", "three increasing numbers"),
+        ("tune:", f"grid: {{{LR}: [0.1]}}\ntune:", "in both grid and tune"),
+        ("tune:", "tune:\n  model.init_args.dropout: [0.1, 0.2, 0.3]", "tune must be one path"),
+        ("baseline: {arm: cross-entropy}", f"baseline: {{arm: dice, {LR}: 0.1}}", "baseline must give arm"),
+        ("tune:", "trials: 3\ntune:", "trials is for a search"),
+    ],
+)
+def test_a_mistake_in_tune_is_told(
+    own_folder: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, message: str
+) -> None:
+    Path("tiny.yaml").write_text(EXPERIMENT)
+    assert old in TUNED
+    Path("study.yaml").write_text(TUNED.replace(old, new, 1))
+    assert main(["sweep", "--config", "study.yaml"]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+# Confirmation
+
+
+def test_the_chosen_settings_are_trained_on_fresh_seeds_and_tested_once(confirmed_study: Path) -> None:
+    summary, _ = summarise_folder(confirmed_study)
+    confirm = confirmed_study / "confirm"
+    results = read_results(confirm / TEST)
+    chosen = {setting.setting_hash for setting in summary.settings}
+    assert {(r["setting_hash"], r["seed"]) for r in results} == {(h, seed) for h in chosen for seed in range(2, 8)}
+    assert not {*summary.declared.seeds} & {result["seed"] for result in results}
+    with contextlib.chdir(confirmed_study.parent.parent):
+        assert len(reads()) == len(results) == 18
+        assert len({read["config_hash"] for read in reads()}) == 18
+        for result in results:
+            told = json.loads((confirm / result["run"] / "test" / "metrics.json").read_text())["metrics"]
+            assert {key: result["metrics"][key] for key in told} == told
+            assert result["earlier_reads"] == 0
+
+
+def test_the_verdicts_are_of_the_test_images_and_of_those_seeds(confirmed_study: Path) -> None:
+    confirmation = read_confirmation(confirmed_study / "confirm")
+    assert confirmation is not None
+    assert confirmation.whole
+    assert (confirmation.reads, confirmation.second_reads) == (18, 0)
+    family = confirmation.summary.family
+    assert family is not None
+    assert family.metrics == ["test/precision/macro", "test/recall/macro", "test/f1/macro"]
+    assert family.seeds == 6
+    assert family.size == 2 * 3
+    assert "test split of tiny-digits" in confirmation.summary.heading
+    by_seed = {r["seed"]: r["metrics"]["test/f1/macro"] for r in read_results(confirmed_study / "confirm" / TEST)
+               if r["setting"]["arm"].startswith("dice")}  # fmt: skip
+    dice = next(setting for setting in confirmation.summary.settings if setting.arm.startswith("dice"))
+    assert dice.values["test/f1/macro"] == [by_seed[seed] for seed in range(2, 8)]
+
+
+def test_the_page_has_both_stages_and_keeps_them_apart(confirmed_study: Path) -> None:
+    page = (confirmed_study / "report.html").read_text()
+    first, second = page.index('id="confirmation"'), page.index('id="verdicts"')
+    assert "test split of tiny-digits" in page[first:second]
+    assert "validation split" not in page[first:second]
+    assert "fresh seeds 2 to 7" in page[first:second]
+    assert "18 runs, each once" in page[first:second]
+    assert "test split" not in page[second:]
+    assert "Confirmed on fresh seeds" in page[page.index('id="answer"') : first]
+    text = (confirmed_study / "report.md").read_text()
+    assert text.index("test split") < text.index("The search") < text.index("validation split")
+
+
+def test_only_the_best_checkpoints_stay(confirmed_study: Path) -> None:
+    kept = {path.parts[-4] for path in (confirmed_study / "confirm").rglob("last.ckpt")}
+    summary, _ = summarise_folder(confirmed_study / "confirm")
+    assert kept == {summary.best.setting_hash}
+
+
+def test_the_same_command_again_reads_nothing(confirmed_study: Path, own_folder: Path) -> None:
+    shutil.copytree(confirmed_study.parent.parent, own_folder, dirs_exist_ok=True)
+    files = {file: file.read_bytes() for file in Path("runs/tuned/confirm").rglob("*.json")}
+    assert main(["confirm", "runs/tuned", "--top", "all", "--seeds", "6"]) == 0
+    assert len(reads()) == 18
+    assert {file: file.read_bytes() for file in files} == files
+
+
+def test_another_confirmation_needs_again_and_takes_further_seeds(
+    confirmed_study: Path, own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(confirmed_study.parent.parent, own_folder, dirs_exist_ok=True)
+    assert main(["confirm", "runs/tuned", "--top", "1", "--seeds", "2"]) == 2
+    assert "confirmed already" in capsys.readouterr().err
+    assert len(reads()) == 18
+    assert main(["confirm", "runs/tuned", "--top", "1", "--seeds", "2", "--again"]) == 0
+    assert {result["seed"] for result in read_results(Path("runs/tuned/confirm-2/test"))} == {8, 9}
+    page = Path("runs/tuned/report.html").read_text()
+    assert "tuned/confirm-2" in page
+    assert "tuned/confirm<" in page
+
+
+def test_images_that_have_answered_are_not_asked_again_without_again(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree("runs/tuned", "runs/copy")  # another study with the same settings
+    assert main(["confirm", "runs/tuned", "--seeds", "1"]) == 0
+    trained = len(list(Path("runs/copy").rglob("last.ckpt")))
+    assert main(["confirm", "runs/copy", "--seeds", "1"]) == 2
+    assert "answered for 3 of these configurations" in capsys.readouterr().err
+    assert len(list(Path("runs/copy").rglob("last.ckpt"))) == trained  # told before anything was trained
+    assert main(["confirm", "runs/copy", "--seeds", "1", "--again"]) == 0
+    assert len(reads()) == 6
+    assert "3 of them not for the first time" in Path("runs/copy/report.html").read_text()
+
+
+def test_killed_it_goes_on_and_reads_each_run_once(study: Path, own_folder: Path) -> None:
+    command = ["confirm", "runs/tuned", "--top", "all", "--seeds", "3"]
+    process = background.start(own_folder, command)
+    background.wait_for(lambda: len(list(Path("runs/tuned/confirm/results").glob("*/*.json"))) >= 2, process)
+    background.stop(process, signal.SIGKILL)
+    assert not reads()  # trained first, all of it
+    done = {file: file.stat().st_mtime_ns for file in Path("runs/tuned/confirm/results").glob("*/*.json")}
+    assert len(done) < 9
+    assert main(command) == 0
+    assert {file: file.stat().st_mtime_ns for file in done} == done
+    assert len(reads()) == len(read_results(Path("runs/tuned/confirm/test"))) == 9
+
+
+def test_two_workers_confirm_the_same(study: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(repository / "tests"))
+    command = ["confirm", "runs/tuned", "--top", "1", "--seeds", "2"]
+    assert main([*command, "--workers", "2"]) == 0
+    ours = {(r["setting_hash"], r["seed"]): r["metrics"] for r in read_results(Path("runs/tuned/confirm/test"))}
+    shutil.rmtree("runs/tuned/confirm")
+    Path("runs/test_reads.jsonl").unlink()
+    assert main(command) == 0
+    theirs = {(r["setting_hash"], r["seed"]): r["metrics"] for r in read_results(Path("runs/tuned/confirm/test"))}
+    assert ours == theirs
+
+
+def test_an_unfinished_study_is_not_confirmed(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changed = yaml.safe_load(Path("study.yaml").read_text())
+    changed["seeds"] = [0, 1, 2]
+    record = json.loads((study / "study.json").read_text())
+    record["declared"]["seeds"] = [0, 1, 2]  # as while the third seed is being trained
+    (study / "study.json").write_text(json.dumps(record))
+    assert main(["confirm", "runs/tuned"]) == 2
+    assert "is not finished" in capsys.readouterr().err
+    assert not reads()
+
+
+def test_what_changes_a_result_is_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["confirm", "runs/tuned", "--trainer.max_epochs", "3"]) == 2
+    assert "not configured as the sweep had it" in capsys.readouterr().err
+    assert not reads()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["runs/none"], "no study.json"),
+        (["runs/tuned", "--top", "0"], "--top must be a number >= 1 or all, got '0'"),
+        (["runs/tuned", "--seeds", "0"], "--seeds must be >= 1, got 0"),
+        (["runs/tuned", "--workers", "0"], "--workers must be >= 1, got 0"),
+        (["runs/tuned", "--sedes", "3"], "sedes"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(
+    study: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main(["confirm", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_search_without_baseline_is_confirmed_against_its_best(own_folder: Path) -> None:
+    small_studies.run_study(own_folder, "search", small_studies.SEARCH.replace("trials: 14", "trials: 6"))
+    finished = [t for t in read_trials(Path("runs/search"), "journal").trials if t.state == TrialState.COMPLETE]
+    assert finished
+    assert main(["confirm", "runs/search", "--top", "2", "--seeds", "2"]) == 0
+    summary, _ = summarise_folder(Path("runs/search"))
+    declared = Declared.read(Path("runs/search/confirm"))
+    assert declared.baseline == {"arm": summary.best.label}
