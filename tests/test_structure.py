@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from losslab.cli import main
+from losslab.report.confirmations import read_confirmation
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "src" / "losslab"
@@ -105,3 +107,26 @@ def test_the_readmes_own_loss_network_and_data_work(own_folder: Path, monkeypatc
         assert main([*words, *short]) == 0, command
     assert (own_folder / "runs" / "stripes-gamma" / "best.yaml").exists()
     assert len(list((own_folder / "runs" / "stripes-gamma" / "results").glob("*/*.json"))) == 12
+
+
+@pytest.mark.slow
+def test_the_readmes_own_study_ends_with_a_page_of_both_stages(own_folder: Path) -> None:
+    """Writes the files of "Your own study" and runs its commands as they stand, on the embedded images."""
+    section = README.split("## Your own study")[1].split("\n## ")[0]
+    for block in re.findall(r"```(?:python|yaml)\n(.*?)```", section, re.DOTALL):
+        (own_folder / re.match(r"# ([\w.]+)\n", block)[1]).write_text(block)  # type: ignore[index]
+    (own_folder / "experiments").symlink_to(REPOSITORY / "experiments")
+    (commands,) = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    for command in commands.splitlines():
+        _, *words = shlex.split(command, comments=True)
+        assert main(words) == 0, command
+    study = own_folder / "runs" / "symmetric"
+    reads = (own_folder / "runs" / "test_reads.jsonl").read_text().splitlines()
+    assert len(reads) == len(list((study / "confirm" / "test" / "results").glob("*/*.json"))) == 20
+    page = (study / "report.html").read_text()
+    assert "test split of mnist-5k" in page[page.index('id="confirmation"') : page.index('id="verdicts"')]
+    confirmation = read_confirmation(study / "confirm")
+    assert confirmation is not None
+    assert confirmation.summary.family is not None
+    assert {verdict.setting.split()[0] for verdict in confirmation.summary.family.verdicts} == {"symmetric"}
+    assert confirmation.summary.family.seeds == 10

@@ -40,6 +40,24 @@ def test_images_shrink_as_documented():
     assert sides == [24, 12, 10, 5, 3]
 
 
+def test_without_max_pooling_the_sizes_and_parameters_are_the_same():
+    striding = CNN((4, 6, 8), max_pooling=False).eval()
+    sides, images = [], torch.zeros(1, 1, 28, 28)
+    for layer in striding.network:
+        images = layer(images)
+        if images.ndim == 4 and images.shape[-1] not in sides:
+            sides.append(images.shape[-1])
+    assert sides == [12, 5, 3]
+    assert not any(isinstance(layer, torch.nn.MaxPool2d) for layer in striding.network)
+    assert [p.shape for p in striding.parameters()] == [p.shape for p in CNN((4, 6, 8)).parameters()]
+
+
+@pytest.mark.parametrize("size", [28, 29, 31])
+def test_without_max_pooling_any_size_gives_logits(size):
+    images = torch.randn(2, 1, size, size)
+    assert CNN((4, 6, 8), max_pooling=False, image_shape=(1, size, size)).eval()(images).shape == (2, 10)
+
+
 def test_a_cropped_network_sees_the_middle_of_the_image_only():
     torch.manual_seed(0)
     whole = torch.randn(3, 1, 28, 30)

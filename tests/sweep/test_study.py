@@ -366,6 +366,26 @@ def test_a_wrong_study_file_is_told_before_the_first_trial(
     assert not Path("runs/gamma/results").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["focal", "losses", "focal_networks", "course_mlp", "parameters", "cnn_ablation"])
+def test_the_shipped_studies_of_the_results_run(name: str, repository: Path) -> None:
+    study = ["sweep", "--config", str(repository / "sweeps" / f"{name}.yaml"), "--data", "tiny_digits.TinyDigits"]
+    # Another number of epochs than any arm's, and shifts as in the experiment, so that no two arms are the same.
+    shifts = ["--data.augmentation", "{rotation: 0, shift: 1, scale: 0}"] if name == "cnn_ablation" else []
+    assert main([*study, "--seeds", "0", "--trainer.max_epochs", "2", *shifts]) == 0
+    arms = yaml.safe_load((repository / "sweeps" / f"{name}.yaml").read_text())["arms"]
+    assert {result["setting"]["arm"] for result in read_results(Path("runs", name))} == set(arms)
+
+
+def test_the_same_question_is_asked_of_another_experiment(study: list[str]) -> None:
+    Path("other").mkdir()
+    Path("other/wide.yaml").write_text(Path("tiny.yaml").read_text().replace("hidden: [16]", "hidden: [17]"))
+    assert main([*study, "--experiment", "other/wide.yaml", "--seeds", "0"]) == 0
+    record = json.loads(Path("runs/gamma/study.json").read_text())
+    assert record["experiment"]["model"]["init_args"]["hidden"] == [17]
+    assert main([*study, "--seeds", "0"]) == 2  # another study than the one in that folder
+
+
 def test_study_record_holds_data_and_experiment(study: list[str]) -> None:
     assert main(study) == 0
     record = json.loads(Path("runs/gamma/study.json").read_text())

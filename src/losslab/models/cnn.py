@@ -23,6 +23,7 @@ class CNN(Classifier):
         crop: pixels cut off at each edge of the image first, >= 0. MNIST's digits lie in the middle; with 2 a step
             takes three quarters of the time.
         dropout: share of the features dropped before the last layer in training, in [0, 1).
+        max_pooling: False lets the first two convolutions take steps of two pixels instead: as many parameters.
         num_classes, image_shape, loss, optimizer, lr_scheduler, evaluate_train: see Classifier. Height and width must
             be at least 20 + 2 crop.
     """
@@ -32,6 +33,7 @@ class CNN(Classifier):
         widths: Sequence[int] = (16, 32, 64),
         crop: int = 0,
         dropout: float = 0.1,
+        max_pooling: bool = True,
         num_classes: int = 10,
         image_shape: tuple[int, int, int] = (1, 28, 28),
         loss: Loss | Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -48,11 +50,17 @@ class CNN(Classifier):
                 f"crop must be >= 0 and leave 20 x 20 pixels or more, got {crop} for images of {height} x {width}"
             )
         first, second, third = widths
-        features = third * math.prod(((size - 2 * crop - 4) // 2 - 2) // 2 - 2 for size in (height, width))
+        pool = [nn.MaxPool2d(2)] if max_pooling else []
+        stride = 1 if max_pooling else 2
+
+        def halved(size: int, kernel: int) -> int:
+            return (size - kernel + 1) // 2 if max_pooling else (size - kernel) // 2 + 1
+
+        features = third * math.prod(halved(halved(size - 2 * crop, 5), 3) - 2 for size in (height, width))
         self.network = nn.Sequential(
             *([nn.ZeroPad2d(-crop)] if crop else []),
-            *[nn.Conv2d(channels, first, 5, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(first), nn.ReLU()],
-            *[nn.Conv2d(first, second, 3, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(second), nn.ReLU()],
+            *[nn.Conv2d(channels, first, 5, stride, bias=False), *pool, nn.BatchNorm2d(first), nn.ReLU()],
+            *[nn.Conv2d(first, second, 3, stride, bias=False), *pool, nn.BatchNorm2d(second), nn.ReLU()],
             *[nn.Conv2d(second, third, 3, bias=False), nn.BatchNorm2d(third), nn.ReLU()],
             *[nn.Flatten(), nn.Dropout(dropout), nn.Linear(features, num_classes)],
         )

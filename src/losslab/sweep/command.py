@@ -37,6 +37,7 @@ def sweep_command(tokens: list[str]) -> None:
     )
     parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="the study file, sweeps/gamma.yaml")
     parser.add_argument("--name", help="the study's folder under runs/; by default the study file's name")
+    parser.add_argument("--experiment", metavar="FILE", help="replaces the file's experiment: another network, say")
     parser.add_argument("--seeds", type=int, nargs="+", help="replaces the file's seeds")
     parser.add_argument("--trials", type=int, help="replaces the file's number of trials, for a search")
     parser.add_argument("--storage", help="replaces the file's storage: 'journal' or a database URL")
@@ -49,7 +50,7 @@ def sweep_command(tokens: list[str]) -> None:
     is_worker = PARENT in os.environ
     if is_worker:
         options.storage = os.environ[STORAGE]
-    given = {key: getattr(options, key) for key in ("seeds", "trials", "storage", "population", "keep")}
+    given = {key: getattr(options, key) for key in ("experiment", "seeds", "trials", "storage", "population", "keep")}
     given = {key: value for key, value in given.items() if value is not None}
     study_file = read_study(options.config, given)
     command_line = CommandLine(["--config", study_file.experiment, *changes], "losslab sweep")

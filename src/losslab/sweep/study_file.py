@@ -22,7 +22,8 @@ class StudyFile:
     """A study, as its YAML file states it; the fields are the file's keys.
 
     Args:
-        experiment: the experiment file that every setting starts from, relative to the study file.
+        experiment: the experiment file that every setting starts from, relative to the study file; on the command
+            line relative to the current folder.
         arms: a label for each variant, and what it puts in place, by path in the configuration: whole objects,
             `model.init_args.loss: {class_path: ..., init_args: ...}`. Replaced, never merged. At least one.
         grid: path -> list of values: a finite study, every combination for every arm, once. Without grid, tune and
@@ -100,7 +101,8 @@ def read_study(path: Path, changes: dict[str, Any]) -> StudyFile:
     except (argparse.ArgumentError, ValueError) as error:
         raise UserError(f"{path}: {one_line(str(error), [*parser.get_defaults().keys(), *map(str, plain)])}") from None
     study = StudyFile(**objects.as_dict(), arms=content.get("arms", {}), grid=content.get("grid") or {})
-    study.experiment = str(path.parent / study.experiment)
+    if "experiment" not in changes:
+        study.experiment = str(path.parent / study.experiment)
     _check(study, path)
     return study
 
