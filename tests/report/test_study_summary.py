@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from losslab.report.declared import Declared
-from losslab.report.study_summary import Summary, summarise
+from losslab.report.study_summary import Summary, interval, summarise
+from losslab.report.verdicts import Verdict
 
 GAMMA = "model.loss.gamma"
 COUNTS = {"cat": 50, "dog": 5}
@@ -134,3 +135,35 @@ def test_without_a_declared_family_it_is_macro_and_tail_where_there_is_a_tail(ta
     tail = ["val/precision/tail", "val/recall/tail"] if tailed else []
     assert summary.family.metrics == ["val/precision/macro", "val/recall/macro", *tail]
     assert summary.settings[0].classes == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [
+        (-0.002, 0.0001, "−0.10 [−0.20, +0.01]"),
+        (-0.0031, -0.00002, "−0.156 [−0.310, −0.002]"),
+        (0.000002, 0.004, "+0.2001 [+0.0002, +0.4000]"),
+    ],
+)
+def test_an_interval_that_leaves_out_zero_does_not_look_as_if_it_ended_there(
+    low: float, high: float, told: str
+) -> None:
+    assert interval(Verdict("gamma=2", "val/f1/macro", (low + high) / 2, 0.001, low, high, 0.01, 6, 8)) == told
+
+
+def test_what_is_tuned_counts_at_its_best_value_and_has_the_baselines_name_without_it() -> None:
+    lr = "model.optimizer.lr"
+    given = []
+    for gamma, rate, score in [(0, 0.1, BASE), (0, 0.2, SAME), (2, 0.1, BETTER), (2, 0.2, BASE)]:
+        for result in results({gamma: score}):
+            result |= {"label": f"gamma={gamma} lr={rate}", "setting_hash": f"{gamma} {rate}"}
+            result["setting"] = {"arm": "focal", "values": {GAMMA: gamma, lr: rate}}
+            given.append(result)
+    summary = summarise("pets", given, declared(tune={lr: [0.1, 0.2, 0.4]}))
+    base = max((BASE, 0.1), (SAME, 0.2), key=lambda pair: np.mean(pair[0]))[1]
+    assert [setting.label for setting in summary.settings] == [f"gamma=0 lr={base}", "gamma=2 lr=0.1"]
+    assert len(summary.tried) == 4
+    assert summary.baseline is summary.settings[0]
+    assert summary.family is not None
+    assert summary.family.size == 1
+    assert "at one learning rate" not in summary.heading

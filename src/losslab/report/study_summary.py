@@ -92,7 +92,9 @@ def summarise_folder(folder: Path) -> tuple[Summary, list[Result]]:
 
 def _heading(name: str, results: list[Result], declared: Declared) -> str:
     varied = {path for result in results for path in result["setting"]["values"]}
-    rate = "" if any(path.endswith(".lr") for path in varied) else ", at one learning rate"
+    # In a confirmation the learning rate is part of a setting's label.
+    tuned = any(path.endswith(".lr") for path in varied) or all("lr=" in result["label"] for result in results)
+    rate = "" if tuned else ", at one learning rate"
     seeds = f"{len(declared.seeds)} seed{'s' if len(declared.seeds) > 1 else ''}"
     names = " and ".join(sorted({result["data_name"] for result in results}))
     split = "validation" if declared.split == "val" else "test"
@@ -153,12 +155,17 @@ def interval(verdict: Verdict) -> str:
     """The difference in percentage points with its interval, or its sd where there are too few seeds for one."""
     if not verdict.decidable:
         return points(verdict.mean) + ("" if math.isnan(verdict.sd) else f" (sd {100 * verdict.sd:.2f})")
-    return f"{points(verdict.mean)} [{points(verdict.low)}, {points(verdict.high)}]"
+    numbers = (verdict.mean, verdict.low, verdict.high)
+    # An interval that leaves out zero shows it.
+    nearest = min(abs(verdict.low), abs(verdict.high))
+    digits = 2 if verdict.word == "not shown" else next((d for d in (2, 3) if round(100 * nearest, d)), 4)
+    mean, low, high = (points(number, digits) for number in numbers)
+    return f"{mean} [{low}, {high}]"
 
 
-def points(difference: float) -> str:
+def points(difference: float, digits: int = 2) -> str:
     """A difference in percentage points, with its sign."""
-    return f"{round(100 * difference, 2) + 0.0:+.2f}".replace("-", "−")  # no minus before zero
+    return f"{round(100 * difference, digits) + 0.0:+.{digits}f}".replace("-", "−")  # no minus before zero
 
 
 def name_of(key: str) -> str:
