@@ -23,8 +23,9 @@ SEARCH = "search"
 """The stage of the results that a sweep made; those of a confirmation have its folder's name, "confirm"."""
 
 FIELDS = ("label", "order", "seed", "setting", "setting_hash", "device", "seconds", "git_commit", "git_dirty")
-OF_THE_SEARCH = ("val/f1/macro", "val/acc", "val/ece", "train/acc", "train/acc_running")
-OF_A_CONFIRMATION = ("val/f1/macro", "val/acc", "train/acc", "train/acc_running")
+MACRO = ("val/precision/macro", "val/recall/macro", "val/f1/macro")
+OF_THE_SEARCH = (*MACRO, "val/acc", "val/ece", "train/acc", "train/acc_running")
+OF_A_CONFIRMATION = (*MACRO, "val/acc", "train/acc", "train/acc_running")
 """Beside all that begins with "test/"."""
 
 DIGITS = 6
@@ -139,7 +140,9 @@ def _header(study: Path, data_names: set[str]) -> dict[str, Any]:
         "data": record["data"],
     }
     digest = hashlib.sha256(json.dumps(what_it_is, sort_keys=True).encode()).hexdigest()
-    tested = sorted(folder.parent.name for folder in study.glob(f"{CONFIRM}*/{TEST}"))
+    confirmed = [folder.parent for folder in study.glob(f"{CONFIRM}*/{TEST}")]
+    # A restored one has no record yet, and nothing that the file did not have.
+    tested = sorted(folder.name for folder in confirmed if (folder / "study.json").exists())
     return {
         "name": study.name,
         "data_name": " and ".join(sorted(data_names)),

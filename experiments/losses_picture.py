@@ -1,10 +1,12 @@
 """The README's picture: tail precision against tail recall, a mark a loss."""
 
 import io
+import math
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
@@ -17,9 +19,11 @@ LOOKS = {"higher": ("#0072B2", "^"), "lower": ("#D55E00", "v"), "not shown": ("#
 
 STYLE: Any = {"font.size": 9, "svg.hashsalt": "losslab", "svg.fonttype": "path", "axes.spines.top": False,
          "axes.spines.right": False, "axes.edgecolor": "#6e7781", "font.family": "DejaVu Sans"}  # fmt: skip
-AWAY = [(6, 0), (-6, 0), (0, 7), (0, -7), (6, 6), (-6, 6), (6, -6), (-6, -6), (14, 14), (-14, 14), (14, -14),
-        (-14, -14), (0, 22), (0, -22), (26, 0), (-26, 0), (26, 26), (-26, 26), (26, -26), (-26, -26), (0, 36),
-        (0, -36), (40, 40), (-40, 40), (40, -40), (-40, -40), (60, 20), (-60, 20), (60, -20), (-60, -20)]  # fmt: skip
+AWAY = [
+    (round(radius * math.cos(math.tau * step / 16)), round(radius * math.sin(math.tau * step / 16)))
+    for radius in (7, 14, 22, 32, 44, 58, 74, 92, 112)
+    for step in (0, 8, 4, 12, 2, 6, 10, 14, 1, 7, 9, 15, 3, 5, 11, 13)
+]
 """Where a label may stand, in points from its mark; the first place that is free is taken."""
 
 
@@ -30,8 +34,9 @@ def losses_picture(summary: Summary) -> str:
         summary: of a confirmation on data with a tail, with a complete baseline.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 5.4), facecolor="white", layout="constrained")
-        axes = figure.subplots()
+        figure = Figure(figsize=(7.8, 5.6), dpi=72, facecolor="white")
+        FigureCanvasAgg(figure)  # measures text
+        axes = figure.add_axes((0.08, 0.09, 0.9, 0.85))
         for setting in summary.settings:
             _mark(axes, summary, setting)
         axes.set_xlabel("recall of the tail, %")
@@ -65,10 +70,9 @@ def _mark(axes: Axes, summary: Summary, setting: SettingResults) -> None:
 
 def _label(figure: Figure, axes: Axes, settings: list[SettingResults]) -> None:
     """Write each setting's label beside its mark, where it covers no mark and no other label."""
-    figure.canvas.draw()
-    scale = figure.dpi / 72  # pixels a point
+    figure.draw_without_rendering()
     centres = [axes.transData.transform([100 * s.mean_sd(key)[0] for key in (X, Y)]) for s in settings]
-    taken = [Bbox.from_bounds(x - 4 * scale, y - 4 * scale, 8 * scale, 8 * scale) for x, y in centres]
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in centres]
     legend = axes.get_legend()
     if legend is not None:
         taken.append(legend.get_window_extent())
