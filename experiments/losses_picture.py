@@ -8,6 +8,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from losslab.report.settings import SettingResults
@@ -86,7 +87,7 @@ def _label(figure: Figure, axes: Axes, settings: list[SettingResults]) -> None:
                 va="bottom" if dy > 0 else "top" if dy < 0 else "center", fontsize=8,
                 arrowprops={"arrowstyle": "-", "color": "#8c959f", "lw": 0.6} if abs(dx) + abs(dy) > 12 else None,
             )  # fmt: skip
-            box = text.get_window_extent()
+            box = Text.get_window_extent(text)  # without its line
             covered = sum(1 for other in taken if box.overlaps(other))
             outside = not (axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0
                            and box.y1 <= axes.bbox.y1)  # fmt: skip

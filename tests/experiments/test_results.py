@@ -4,7 +4,6 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import findings
@@ -61,10 +60,10 @@ def study(finished: Path) -> KeptStudy:
 
 
 @pytest.fixture
-def copied(finished: Path, own_folder: Path) -> Iterator[Path]:
+def copied(finished: Path, own_folder: Path) -> Path:
     """The study and its kept file, in the current folder."""
     shutil.copytree(finished, own_folder, dirs_exist_ok=True)
-    yield Path("runs") / NAME
+    return Path("runs") / NAME
 
 
 # What is committed
