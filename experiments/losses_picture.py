@@ -36,7 +36,7 @@ def losses_picture(summary: Summary) -> str:
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.8, 5.6), dpi=72, facecolor="white")
-        FigureCanvasAgg(figure)  # measures text
+        canvas = FigureCanvasAgg(figure)  # measures text
         axes = figure.add_axes((0.08, 0.09, 0.9, 0.85))
         for setting in summary.settings:
             _mark(axes, summary, setting)
@@ -53,7 +53,7 @@ def losses_picture(summary: Summary) -> str:
         axes.plot([], [], "s", color="black", label=base)
         axes.legend(frameon=False, loc="best", fontsize=8)
         axes.margins(0.08)
-        _label(figure, axes, summary.settings)
+        _label(canvas, axes, summary.settings)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
@@ -69,9 +69,9 @@ def _mark(axes: Axes, summary: Summary, setting: SettingResults) -> None:
     )  # fmt: skip
 
 
-def _label(figure: Figure, axes: Axes, settings: list[SettingResults]) -> None:
+def _label(canvas: FigureCanvasAgg, axes: Axes, settings: list[SettingResults]) -> None:
     """Write each setting's label beside its mark, where it covers no mark and no other label."""
-    figure.draw_without_rendering()
+    canvas.figure.draw_without_rendering()
     centres = [axes.transData.transform([100 * s.mean_sd(key)[0] for key in (X, Y)]) for s in settings]
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in centres]
     legend = axes.get_legend()
@@ -87,6 +87,7 @@ def _label(figure: Figure, axes: Axes, settings: list[SettingResults]) -> None:
                 va="bottom" if dy > 0 else "top" if dy < 0 else "center", fontsize=8,
                 arrowprops={"arrowstyle": "-", "color": "#8c959f", "lw": 0.6} if abs(dx) + abs(dy) > 12 else None,
             )  # fmt: skip
+            text.update_positions(canvas.get_renderer())
             box = Text.get_window_extent(text)  # without its line
             covered = sum(1 for other in taken if box.overlaps(other))
             outside = not (axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0

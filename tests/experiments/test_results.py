@@ -12,6 +12,7 @@ import results
 import small_studies
 from kept import keep, kept_file, read_kept, restore
 from kept_study import KeptStudy, read_kept_study
+from losses_picture import losses_picture
 from results_page import results_page, with_block
 from run_measures import CONFIDENCE, ECE_PSI
 from study_section import means_table, search_table
@@ -247,6 +248,17 @@ def test_a_wrong_placeholder_is_told(study: KeptStudy, placeholder: str, message
     with pytest.raises(UserError, match=re.escape(message)) as told:
         findings.filled(f"{{{{{placeholder}}}}}", {NAME: study}, "findings.md")
     assert f"findings.md: {{{{{placeholder}}}}}" in str(told.value)
+
+
+def test_the_picture_is_the_same_for_the_same_numbers_and_changes_with_them(study: KeptStudy) -> None:
+    assert study.newest is not None
+    summary = study.newest.summary
+    picture = losses_picture(summary)
+    assert picture == losses_picture(summary)
+    assert "<dc:date>" not in picture
+    assert all(f"<!-- {setting.label} -->" in picture for setting in summary.settings)
+    summary.settings[1].values["test/recall/tail"][0] += 0.01
+    assert picture != losses_picture(summary)
 
 
 def test_the_readmes_block_is_replaced_and_nothing_else() -> None:
