@@ -13,7 +13,7 @@ OPTIONS = $(if $(DATA),--data.root $(DATA)) $(ARGS)
 SWEEP = $(OPTIONS) $(if $(WORKERS),--workers $(WORKERS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fit sweep-gamma sweep-architecture report runs test test-fast test-slow bench lint format clean
+.PHONY: help setup fit sweep-gamma sweep-architecture results results-gamma results-losses results-from-scratch report runs test test-fast test-slow bench lint format clean
 
 help:  ## list the commands
 	@awk 'BEGIN {FS = ":.*  ## "} /^[a-z-]+:.*  ## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,32 @@ sweep-gamma: setup  ## the main job: what does focal's gamma do to each digit's 
 
 sweep-architecture: setup  ## search over four networks, gamma and the learning rate
 	$(BIN)/losslab sweep --config sweeps/architecture.yaml $(SWEEP)
+
+results: setup  ## write experiments/RESULTS.md and the README's table again from the kept records
+	$(BIN)/python experiments/results.py
+
+# A study: swept, confirmed on fresh seeds, kept. What is finished is not trained again, nor are its test images read.
+TAIL = --data.permute_ranks true --data.imbalance
+define study  # name, study file, the confirmation's options, the sweep's options
+	$(BIN)/losslab sweep --config sweeps/$(2).yaml --name $(1) $(4) $(OPTIONS)
+	test -e runs/$(1)/confirm/summary.csv || $(BIN)/losslab confirm runs/$(1) --top all --seeds 10 $(3) $(OPTIONS)
+	$(BIN)/python experiments/results.py keep runs/$(1)
+endef
+
+results-gamma: setup  ## focal's gamma on balanced, long-tailed and wrongly labelled MNIST, kept (35 minutes on 2 cores)
+	$(call study,focal-balanced,focal,,)
+	$(call study,focal-tail-0.1,focal,--population 70,$(TAIL) 0.1 --trainer.max_epochs 11)
+	$(call study,focal-tail-0.01,focal,--population 70,$(TAIL) 0.01 --trainer.max_epochs 18)
+	$(call study,focal-noise-0.1,focal,--population 70,--data.label_noise 0.1)
+	$(call study,focal-noise-0.3,focal,--population 70,--data.label_noise 0.3)
+
+# --again: focal loss with gamma = 2 is in the studies above too, where the same runs may have been read.
+results-losses: setup  ## every loss on balanced, long-tailed and wrongly labelled MNIST, kept (40 minutes on 2 cores)
+	$(call study,losses-balanced,losses,--again,)
+	$(call study,losses-tail-0.01,losses,--again,$(TAIL) 0.01 --trainer.max_epochs 18)
+	$(call study,losses-noise-0.3,losses,--again,--data.label_noise 0.3)
+
+results-from-scratch: results-gamma results-losses results  ## both, and the page
 
 report: setup  ## write a study's page, runs/STUDY/report.html, again
 	$(BIN)/losslab report runs/$(STUDY) $(ARGS)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from losslab.report.declared import Declared
-from losslab.report.results import read_results
+from losslab.report.results import Result, read_results
 from losslab.report.study_summary import Summary, summarise
 from losslab.run.run_folder import study_name
 
@@ -51,13 +51,23 @@ def read_confirmation(folder: Path) -> Confirmation | None:
     results = read_results(folder / TEST)
     if not results:
         return None
-    declared = Declared.read(folder)
+    return confirmation_of(study_name(folder), results, Declared.read(folder), is_tested(folder))
+
+
+def confirmation_of(name: str, results: list[Result], declared: Declared, whole: bool) -> Confirmation:
+    """What results with test metrics, one or more, say.
+
+    Args:
+        name: runs/<study>/confirm without "runs/".
+        results: those in its folder `TEST`.
+        declared: what the confirmation declared, in terms of the validation split.
+        whole: whether all that was to be read is among the results.
+    """
     told = dataclasses.replace(
         declared, monitor=_of_test(declared.monitor), family=[_of_test(key) for key in declared.family]
     )
-    summary = summarise(study_name(folder), results, told)
     second = sum(result.get("earlier_reads", 0) > 0 for result in results)
-    return Confirmation(summary, len(results), second, is_tested(folder))
+    return Confirmation(summarise(name, results, told), len(results), second, whole)
 
 
 def read_confirmations(study: Path) -> list[Confirmation]:

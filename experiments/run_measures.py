@@ -1,0 +1,44 @@
+"""What is measured anew from a run that was read on the test images, because no result holds it."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.special import softmax
+
+from losslab.losses import focal_to_probability
+from losslab.report.calibration import reliability
+from losslab.report.run_records import focal_gamma
+from losslab.run.command_line import CommandLine
+from losslab.run.run_folder import RunFolder
+
+CONFIDENCE = "test/confidence"
+ECE_PSI = "test/ece_psi"
+
+
+def confidence_metrics(run: RunFolder) -> dict[str, float]:
+    """Mean confidence on the test images and, of plain focal loss with gamma > 0, the ECE after psi.
+
+    Args:
+        run: a finished run.
+
+    Returns:
+        `CONFIDENCE`, the mean of the largest softmax probability, and `ECE_PSI`, both in [0, 1]; {} where the run's
+        test predictions are gone.
+    """
+    file = run.path / "test" / "predictions.npz"
+    if not file.exists():
+        return {}
+    with np.load(file) as content:
+        logits, labels = content["logits"], content["labels"]  # (N, C) float32, (N,) int64
+    measured = {CONFIDENCE: float(softmax(logits.astype(float), axis=1).max(axis=1).mean())}
+    gamma = focal_gamma(run.config())
+    if gamma:
+        measured[ECE_PSI] = reliability(focal_to_probability(torch.from_numpy(logits), gamma).numpy(), labels).ece
+    return measured
+
+
+def parameter_count(config_file: Path) -> int:
+    """How many parameters the network of a run's config.yaml has."""
+    model = CommandLine(["--config", str(config_file)], "results").build().model
+    return sum(parameter.numel() for parameter in model.parameters())
