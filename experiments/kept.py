@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from run_measures import CONFIDENCE, ECE_PSI, confidence_metrics, parameter_count
+from run_measures import CONFIDENCE, ECE_PSI, confidence_metrics, ensemble_accuracy, parameter_count
 
 from losslab.errors import UserError
 from losslab.report.confirmations import CONFIRM, TEST
@@ -97,6 +97,8 @@ def keep(study: Path, folder: Path) -> Kept:
         results += _confirmation(study / stage, stage, parameters)
     merged = _merged(former.results if former else [], results)
     if former is not None:
+        for stage, told in header["confirmations"].items():  # restored, its predictions are gone
+            told["ensembles"] = former.header["confirmations"].get(stage, {}).get("ensembles", {}) | told["ensembles"]
         header["confirmations"] = former.header["confirmations"] | header["confirmations"]
         if merged == former.results and header["confirmations"] == former.header["confirmations"]:
             return former  # not even the number of cores, which was that of the training machine
@@ -160,7 +162,17 @@ def _confirmation_header(confirm: Path) -> dict[str, Any]:
         "declared": record["declared"],
         "command": record["command"],
         "settings": len(record["study"]["arms"]),
+        "ensembles": _ensembles(confirm),
     }
+
+
+def _ensembles(confirm: Path) -> dict[str, float]:
+    """By a setting's hash, the accuracy of all its runs together; of settings whose predictions are all there."""
+    runs: dict[str, list[RunFolder]] = {}
+    for result in read_results(confirm / TEST):
+        runs.setdefault(result["setting_hash"], []).append(RunFolder(confirm / result.get("run", "gone")))
+    measured = {setting: ensemble_accuracy(folders) for setting, folders in runs.items()}
+    return {setting: round(accuracy, DIGITS) for setting, accuracy in measured.items() if accuracy is not None}
 
 
 def _record(folder: Path) -> dict[str, Any]:

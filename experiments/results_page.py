@@ -20,16 +20,19 @@ STUDIES = {
     "losses-balanced": "Every loss on balanced MNIST",
     "losses-tail-0.01": "Every loss on a long tail, the rarest class with a hundredth of the images",
     "losses-noise-0.3": "Every loss with three tenths of the labels wrong",
-    "network-gamma": "Networks and γ",
+    "network-mlp": "γ and the network, on the same long tail: MLP",
+    "network-cnn": "γ and the network: CNN",
+    "network-separable-cnn": "γ and the network: separable CNN",
+    "network-resnet": "γ and the network: ResNet",
+    "focal-embedded": "Focal's γ on the embedded images, which a test trains again",
     "course-mlp": "The course report's network",
     "parameters": "Accuracy and parameters",
     "cnn-ablation": "What each part of the CNN gives",
     "unlimited": "With unlimited resources",
-    "accuracy": "The most accurate",
 }
 """The studies and their titles, in the order of the page."""
 
-WITH_COSTS = ("parameters", "cnn-ablation", "unlimited", "accuracy")
+WITH_COSTS = ("course-mlp", "parameters", "cnn-ablation", "unlimited")
 """Those whose tables give parameters and seconds a training."""
 
 HEADLINE = "losses-tail-0.01"

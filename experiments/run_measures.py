@@ -1,5 +1,6 @@
 """What is measured anew from a run that was read on the test images, because no result holds it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,19 @@ def confidence_metrics(run: RunFolder) -> dict[str, float]:
     if gamma:
         measured[ECE_PSI] = reliability(focal_to_probability(torch.from_numpy(logits), gamma).numpy(), labels).ece
     return measured
+
+
+def ensemble_accuracy(runs: Sequence[RunFolder]) -> float | None:
+    """The accuracy of the runs' mean probabilities on the test images, in [0, 1]; None where predictions are gone."""
+    total, labels = None, None
+    for run in runs:
+        file = run.path / "test" / "predictions.npz"
+        if not file.exists():
+            return None
+        with np.load(file) as content:
+            probabilities, labels = softmax(content["logits"].astype(float), axis=1), content["labels"]
+        total = probabilities if total is None else total + probabilities
+    return None if total is None else float((total.argmax(axis=1) == labels).mean())
 
 
 def parameter_count(config_file: Path) -> int:

@@ -15,7 +15,13 @@ from losslab.report.settings import SettingResults
 from losslab.report.study_summary import Summary, name_of
 
 MARKS = {"higher": " ▲", "lower": " ▼", "not shown": ""}
-NAMES = {ECE_PSI: "ECE after psi", CONFIDENCE: "confidence", "test/acc": "accuracy", "train/acc": "training accuracy"}
+NAMES = {
+    ECE_PSI: "ECE after psi",
+    CONFIDENCE: "confidence",
+    "test/acc": "accuracy",
+    "train/acc_running": "running training accuracy",
+    "train/acc": "training accuracy",
+}
 
 
 def section(study: KeptStudy, root: Path, costs: bool) -> str:
@@ -54,11 +60,16 @@ def means_table(study: KeptStudy, summary: Summary, costs: bool = False) -> str:
     """A row a setting of a confirmation; what the family says of a cell stands beside it."""
     groups = ("macro", *GROUPS) if study.has_tail else ("macro",)
     keys = [f"test/{metric}/{group}" for group in groups for metric in ("precision", "recall")]
-    keys += ["test/f1/macro", "test/acc", "train/acc", "test/ece", ECE_PSI, CONFIDENCE]
+    keys = (
+        ["train/acc_running", "train/acc", "test/acc", *keys, "test/f1/macro"]
+        if costs
+        else [*keys, "test/f1/macro", "test/acc"]
+    )
+    keys += ["test/ece", ECE_PSI, CONFIDENCE]
     keys = [key for key in keys if any(key in setting.values for setting in summary.settings)]
     tuned = list(next(iter(study.tuned.values()), {}))
     columns = ["", *tuned, *(NAMES.get(key) or name_of(key) for key in keys)]
-    columns += ["parameters", "seconds"] if costs else []
+    columns += ["accuracy of all runs together", "parameters", "seconds"] if costs else []
     rows = [
         [
             setting.label,
@@ -89,7 +100,9 @@ def _costs(study: KeptStudy, setting: SettingResults) -> list[str]:
     results = study.results_of(setting)
     counts = {result["parameters"] for result in results if "parameters" in result}
     seconds = sum(result["seconds"] for result in results) / len(results)
-    return [" or ".join(f"{count:,}" for count in sorted(counts)) or "–", f"{seconds:.1f}"]
+    ensemble = study.kept.header["confirmations"][study.kept.stages[-1]]["ensembles"].get(setting.setting_hash)
+    together = "–" if ensemble is None else f"{100 * ensemble:.2f} (n = {len(results)})"
+    return [together, " or ".join(f"{count:,}" for count in sorted(counts)) or "–", f"{seconds:.1f}"]
 
 
 def class_table(study: KeptStudy, summary: Summary) -> str:
