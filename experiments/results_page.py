@@ -82,7 +82,7 @@ def readme_block(studies: Mapping[str, KeptStudy]) -> str:
         f"{len(summary.declared.seeds)} fresh seeds in percent; ▲ higher, ▼ lower than {base}. The tail are the three "
         "rarest digits, which differ from seed to seed. [experiments/RESULTS.md](experiments/RESULTS.md) has all "
         f"studies, and what we found.\n\n{table(['loss', *map(name_of, keys)], rows)}\n\n"
-        "![Precision against recall of the rarest digits, a mark for each loss](experiments/results/losses.svg)"
+        "![Precision and recall of the rarest digits, a row for each loss](experiments/results/losses.svg)"
     )
 
 

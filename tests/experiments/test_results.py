@@ -268,3 +268,25 @@ def test_the_readmes_block_is_replaced_and_nothing_else() -> None:
     for readme in ("a", "<!-- results -->", "<!-- /results --><!-- results -->"):
         with pytest.raises(UserError, match=re.escape("must have the lines <!-- results -->")):
             with_block(readme, "new")
+
+
+@pytest.mark.parametrize("label", ["gamma=0", "gamma=5"])
+def test_a_cell_trained_again_is_within_four_sd_of_its_kept_mean(label: str, repository: Path) -> None:
+    """Focal's gamma on the embedded images, three of the ten kept seeds trained and tested anew, each alone."""
+    study = read_kept_study(repository / "experiments" / "results" / "focal-embedded.jsonl")
+    assert study is not None
+    assert study.newest is not None
+    setting = next(s for s in study.newest.summary.settings if s.label == label)
+    assert len(setting.seeds) == 10
+    lr = study.tuned[setting.setting_hash]["lr"]
+    experiment = ["--config", str(repository / "experiments" / "mlp_64.yaml"), "--data.source", "embedded"]
+    loss = ["--model.loss", "FocalLoss", "--model.loss.gamma", label.removeprefix("gamma=")]
+    for seed in setting.seeds[:3]:
+        seeded = ["--seed_everything", str(seed), "--name", f"cell-{seed}", "--trainer.enable_progress_bar", "false"]
+        assert main(["fit", *experiment, *loss, "--model.optimizer.lr", str(lr), *seeded]) == 0
+        assert main(["test", "--run", f"runs/cell-{seed}"]) == 0
+        (file,) = Path("runs").glob(f"cell-{seed}/*/test/metrics.json")
+        measured = json.loads(file.read_text())["metrics"]
+        for key in ("test/f1/macro", "test/precision/macro", "test/recall/macro", "test/ece", "test/acc"):
+            mean, sd = setting.mean_sd(key)
+            assert abs(measured[key] - mean) <= 4 * sd, key
