@@ -1,6 +1,7 @@
 """`make results`: write RESULTS.md, its picture and the README's table from the kept records; keep and restore those.
 
-    results.py                    experiments/RESULTS.md, experiments/results/losses.svg and the README's block
+    results.py                    experiments/RESULTS.md, experiments/results/losses.svg, the README's block, and what
+                                  the headers of sweeps/*.yaml expect
     results.py keep runs/NAME     write what the study has so far into experiments/results/NAME.jsonl
     results.py restore NAME       put kept results back into runs/NAME, so that its commands train what is missing only
 
@@ -10,6 +11,7 @@ Called in the repository's folder.
 import sys
 from pathlib import Path
 
+from expected import EXPECTED, with_expected
 from kept import keep, kept_file, restore
 from kept_study import KeptStudy, read_kept_study
 from losses_picture import losses_picture
@@ -46,6 +48,9 @@ def rendered() -> dict[Path, str]:
         PAGE: results_page(studies, FINDINGS.read_text(), ROOT),
         README: with_block(README.read_text(), readme_block(studies)),
     }
+    for name in EXPECTED:
+        file = ROOT / "sweeps" / f"{name}.yaml"
+        files[file] = with_expected(file.read_text(), name, studies)
     headline = studies.get(HEADLINE)
     if headline is not None and headline.newest is not None:
         files[PICTURE] = losses_picture(headline.newest.summary)
