@@ -32,3 +32,10 @@ def test_what_a_claim_is_shown_by_exists(claim):
 
 def test_links_between_claims_lead_somewhere():
     assert {int(number) for number in re.findall(r"\]\(#s(\d+)\)", PAGE)} == set(range(1, 30))
+
+
+def test_the_studies_that_measured_a_claim_are_in_the_results():
+    results = (REPOSITORY / "experiments" / "RESULTS.md").read_text()
+    linked = set(re.findall(r"RESULTS\.md#([\w.-]+)\)", PAGE))
+    assert len(linked) >= 10
+    assert {name for name in linked if f'<a id="{name}"></a>' not in results} == set()
