@@ -270,7 +270,7 @@ def test_the_readmes_block_is_replaced_and_nothing_else() -> None:
             with_block(readme, "new")
 
 
-@pytest.mark.parametrize("label", ["gamma=0", "gamma=5"])
+@pytest.mark.parametrize("label", ["gamma=2"])
 def test_a_cell_trained_again_is_within_four_sd_of_its_kept_mean(label: str, repository: Path) -> None:
     """Focal's gamma on the embedded images, three of the ten kept seeds trained and tested anew, each alone."""
     study = read_kept_study(repository / "experiments" / "results" / "focal-embedded.jsonl")

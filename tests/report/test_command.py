@@ -65,8 +65,8 @@ def test_the_page_has_every_section_and_is_small(gamma_study: Path) -> None:
     assert len(page) < 8e6
     sections = [attributes["id"] for tag, attributes in parsed(page).elements if tag == "section"]
     assert sections == [
-        "run", "confirmation", "verdicts", "precision", "loss", "confusion", "mistakes", "calibration", "learning", "trials",
-        "provenance",
+        "run", "confirmation", "verdicts", "precision", "loss", "confusion", "mistakes", "calibration", "learning",
+        "trials", "provenance",
     ]  # fmt: skip
     expected = {"precision-recall", "plane", "loss", "confusion", "calibration", "learning", "history"}
     assert expected <= set(figures(page))

@@ -202,6 +202,7 @@ def test_another_confirmation_needs_again_and_takes_further_seeds(
     assert "tuned/confirm<" in page
 
 
+@pytest.mark.slow
 def test_images_that_have_answered_are_not_asked_again_without_again(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,6 +217,7 @@ def test_images_that_have_answered_are_not_asked_again_without_again(
     assert "3 of them not for the first time" in Path("runs/copy/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_and_reads_each_run_once(study: Path, own_folder: Path) -> None:
     command = ["confirm", "runs/tuned", "--top", "all", "--seeds", "3"]
     process = background.start(own_folder, command)
@@ -229,6 +231,7 @@ def test_killed_it_goes_on_and_reads_each_run_once(study: Path, own_folder: Path
     assert len(reads()) == len(read_results(Path("runs/tuned/confirm/test"))) == 9
 
 
+@pytest.mark.slow
 def test_two_workers_confirm_the_same(study: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(repository / "tests"))
     command = ["confirm", "runs/tuned", "--top", "1", "--seeds", "2"]
