@@ -38,9 +38,8 @@ class KeptStudy:
         """The last confirmation, if there is one."""
         return next(reversed(self.confirmations.values()), None)
 
-    def results_of(self, setting: SettingResults) -> list[Result]:
-        """The kept results of a setting of the newest confirmation."""
-        stage = self.kept.stages[-1]
+    def results_of(self, stage: str, setting: SettingResults) -> list[Result]:
+        """The kept results of a setting of a confirmation."""
         return [r for r in self.kept.of_stage(stage) if r["setting_hash"] == setting.setting_hash]
 
     @property

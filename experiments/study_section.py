@@ -33,15 +33,15 @@ def section(study: KeptStudy, root: Path, costs: bool) -> str:
         costs: whether parameters and seconds a training belong to the answer.
     """
     parts = [question(study, root)]
-    for confirmation in study.confirmations.values():
-        parts += _confirmed(study, confirmation, costs)
+    for stage, confirmation in study.confirmations.items():
+        parts += _confirmed(study, stage, confirmation, costs)
     if not study.confirmations:
         parts.append("Searched; not confirmed yet.")
     parts += [folded("The search on validation", search_table(study)), provenance(study)]
     return "\n\n".join(parts)
 
 
-def _confirmed(study: KeptStudy, confirmation: Confirmation, costs: bool) -> list[str]:
+def _confirmed(study: KeptStudy, stage: str, confirmation: Confirmation, costs: bool) -> list[str]:
     summary = confirmation.summary
     unfinished = "" if confirmation.whole else " Not finished: what is missing is not compared."
     against = f"; ▲ higher, ▼ lower than {escape(summary.baseline.label)}" if summary.baseline else ""
@@ -49,14 +49,14 @@ def _confirmed(study: KeptStudy, confirmation: Confirmation, costs: bool) -> lis
         f"{escape(summary.name)}: test split of {study.kept.header['data_name']}, {len(summary.declared.seeds)} fresh "
         f"seeds, mean ± sd in percent{against}.{unfinished}"
     )
-    parts = [heading, means_table(study, summary, costs)]
+    parts = [heading, means_table(study, summary, stage, costs)]
     if summary.family is not None and summary.family.verdicts:
         parts.append(folded("The verdicts: differences with their intervals", verdicts(summary)))
-    parts.append(folded("Precision and recall of each class", class_table(study, summary)))
+    parts.append(folded("Precision and recall of each class", class_table(study, summary, stage)))
     return parts
 
 
-def means_table(study: KeptStudy, summary: Summary, costs: bool = False) -> str:
+def means_table(study: KeptStudy, summary: Summary, stage: str, costs: bool = False) -> str:
     """A row a setting of a confirmation; what the family says of a cell stands beside it."""
     groups = ("macro", *GROUPS) if study.has_tail else ("macro",)
     keys = [f"test/{metric}/{group}" for group in groups for metric in ("precision", "recall")]
@@ -75,7 +75,7 @@ def means_table(study: KeptStudy, summary: Summary, costs: bool = False) -> str:
             setting.label,
             *(f"{study.tuned.get(setting.setting_hash, {}).get(name, '')}" for name in tuned),
             *(cell(summary, setting, key) for key in keys),
-            *(_costs(study, setting) if costs else []),
+            *(_costs(study, stage, setting) if costs else []),
         ]
         for setting in summary.settings
     ]
@@ -96,18 +96,18 @@ def mean_sd(setting: SettingResults, key: str) -> str:
     return f"{100 * mean:.2f}" + ("" if len(setting.seeds) < 2 else f" ± {100 * sd:.2f}")
 
 
-def _costs(study: KeptStudy, setting: SettingResults) -> list[str]:
-    results = study.results_of(setting)
+def _costs(study: KeptStudy, stage: str, setting: SettingResults) -> list[str]:
+    results = study.results_of(stage, setting)
     counts = {result["parameters"] for result in results if "parameters" in result}
     seconds = sum(result["seconds"] for result in results) / len(results)
-    ensemble = study.kept.header["confirmations"][study.kept.stages[-1]]["ensembles"].get(setting.setting_hash)
+    ensemble = study.kept.header["confirmations"][stage]["ensembles"].get(setting.setting_hash)
     together = "–" if ensemble is None else f"{100 * ensemble:.2f} (n = {len(results)})"
     return [together, " or ".join(f"{count:,}" for count in sorted(counts)) or "–", f"{seconds:.1f}"]
 
 
-def class_table(study: KeptStudy, summary: Summary) -> str:
+def class_table(study: KeptStudy, summary: Summary, stage: str) -> str:
     """A row a setting, precision and recall of each class; by size where the seed decides which class is rare."""
-    first = study.kept.of_stage(study.kept.stages[-1])[0]
+    first = study.kept.of_stage(stage)[0]
     names = list(first["class_counts"])
     lead = ""
     if study.has_tail:

@@ -196,7 +196,7 @@ def test_a_mistake_is_told_in_one_line(words: list[str], message: str, capsys: p
 def test_the_table_has_each_setting_with_its_value_means_and_verdicts(study: KeptStudy) -> None:
     assert study.newest is not None
     summary = study.newest.summary
-    lines = means_table(study, summary).splitlines()
+    lines = means_table(study, summary, "confirm").splitlines()
     assert lines[0].startswith("|  | lr | macro precision | macro recall | head precision")
     assert "ECE after psi | confidence" in lines[0]
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| cross-entropy", "| focal"]

@@ -10,7 +10,6 @@ from typing import Any
 import background
 import pytest
 import small_studies
-import yaml
 from optuna.trial import TrialState
 
 from losslab.cli import main
@@ -193,7 +192,7 @@ def test_another_confirmation_needs_again_and_takes_further_seeds(
 ) -> None:
     shutil.copytree(confirmed_study.parent.parent, own_folder, dirs_exist_ok=True)
     assert main(["confirm", "runs/tuned", "--top", "1", "--seeds", "2"]) == 2
-    assert "confirmed already" in capsys.readouterr().err
+    assert "has begun already" in capsys.readouterr().err
     assert len(reads()) == 18
     assert main(["confirm", "runs/tuned", "--top", "1", "--seeds", "2", "--again"]) == 0
     assert {result["seed"] for result in read_results(Path("runs/tuned/confirm-2/test"))} == {8, 9}
@@ -206,7 +205,7 @@ def test_another_confirmation_needs_again_and_takes_further_seeds(
 def test_images_that_have_answered_are_not_asked_again_without_again(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree("runs/tuned", "runs/copy")  # another study with the same settings
+    assert main(["sweep", "--config", "study.yaml", "--name", "copy"]) == 0  # another study with the same settings
     assert main(["confirm", "runs/tuned", "--seeds", "1"]) == 0
     trained = len(list(Path("runs/copy").rglob("last.ckpt")))
     assert main(["confirm", "runs/copy", "--seeds", "1"]) == 2
@@ -245,14 +244,69 @@ def test_two_workers_confirm_the_same(study: Path, repository: Path, monkeypatch
 
 
 def test_an_unfinished_study_is_not_confirmed(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    changed = yaml.safe_load(Path("study.yaml").read_text())
-    changed["seeds"] = [0, 1, 2]
     record = json.loads((study / "study.json").read_text())
     record["declared"]["seeds"] = [0, 1, 2]  # as while the third seed is being trained
     (study / "study.json").write_text(json.dumps(record))
     assert main(["confirm", "runs/tuned"]) == 2
     assert "is not finished" in capsys.readouterr().err
     assert not reads()
+
+
+def test_a_study_whose_trials_cannot_be_read_is_not_confirmed(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (study / "journal.log").unlink()
+    assert main(["confirm", "runs/tuned"]) == 2
+    assert "cannot be told" in capsys.readouterr().err
+
+
+def test_a_search_with_trials_left_is_not_confirmed(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_studies.run_study(own_folder, "search", small_studies.SEARCH.replace("trials: 14", "trials: 3"))
+    record = json.loads(Path("runs/search/study.json").read_text())
+    record["study"]["trials"] = 40  # as after a kill between two trials: none is running, none is waiting
+    Path("runs/search/study.json").write_text(json.dumps(record))
+    assert main(["confirm", "runs/search", "--seeds", "1"]) == 2
+    assert "37 trials are left" in capsys.readouterr().err
+
+
+def test_a_study_whose_baseline_failed_is_not_compared_with_another(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for result in read_results(study):
+        if result["setting"]["arm"] == "cross-entropy":
+            (study / "results" / result["setting_hash"] / f"{result['seed']}.json").unlink()
+    assert main(["confirm", "runs/tuned", "--seeds", "1"]) == 2
+    assert "the baseline {'arm': 'cross-entropy'} has no result for each seed" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("study")
+def test_a_refused_confirmation_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["confirm", "runs/tuned", "--seeds", "2", "--trainer.max_epochs", "3"]) == 2
+    assert main(["confirm", "runs/tuned", "--top", "1", "--seeds", "1"]) == 0
+    assert not Path("runs/tuned/confirm-2").exists()
+
+
+def test_it_is_called_where_the_sweep_was_and_of_a_sweep(
+    confirmed_study: Path, own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["confirm", str(confirmed_study)]) == 2
+    assert "is not in runs/ of the current folder" in capsys.readouterr().err
+    shutil.copytree(confirmed_study.parent.parent, own_folder, dirs_exist_ok=True)
+    assert main(["confirm", "runs/tuned/confirm", "--seeds", "1"]) == 2
+    assert "is a confirmation itself" in capsys.readouterr().err
+    assert main(["confirm", str(own_folder / "runs" / "tuned"), "--top", "all", "--seeds", "6"]) == 0
+    assert len(reads()) == 18
+
+
+def test_a_seed_that_failed_is_told(confirmed_study: Path, own_folder: Path) -> None:
+    shutil.copytree(confirmed_study.parent.parent, own_folder, dirs_exist_ok=True)
+    confirm = Path("runs/tuned/confirm")
+    dice = next(r for r in read_results(confirm) if r["setting"]["arm"].startswith("dice"))
+    for folder in (confirm, confirm / TEST):
+        (folder / "results" / dice["setting_hash"] / f"{dice['seed']}.json").unlink()
+    confirmation = read_confirmation(confirm)
+    assert confirmation is not None
+    assert not confirmation.whole
+    assert main(["report", "runs/tuned"]) == 0
+    assert "It is not finished" in Path("runs/tuned/report.html").read_text()
 
 
 def test_what_changes_a_result_is_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,7 @@ class CNN(Classifier):
                 f"crop must be >= 0 and leave 20 x 20 pixels or more, got {crop} for images of {height} x {width}"
             )
         first, second, third = widths
-        pool = [nn.MaxPool2d(2)] if max_pooling else []
+        first_pool, second_pool = ([nn.MaxPool2d(2)] if max_pooling else [] for _ in range(2))
         stride = 1 if max_pooling else 2
 
         def halved(size: int, kernel: int) -> int:
@@ -59,8 +59,8 @@ class CNN(Classifier):
         features = third * math.prod(halved(halved(size - 2 * crop, 5), 3) - 2 for size in (height, width))
         self.network = nn.Sequential(
             *([nn.ZeroPad2d(-crop)] if crop else []),
-            *[nn.Conv2d(channels, first, 5, stride, bias=False), *pool, nn.BatchNorm2d(first), nn.ReLU()],
-            *[nn.Conv2d(first, second, 3, stride, bias=False), *pool, nn.BatchNorm2d(second), nn.ReLU()],
+            *[nn.Conv2d(channels, first, 5, stride, bias=False), *first_pool, nn.BatchNorm2d(first), nn.ReLU()],
+            *[nn.Conv2d(first, second, 3, stride, bias=False), *second_pool, nn.BatchNorm2d(second), nn.ReLU()],
             *[nn.Conv2d(second, third, 3, bias=False), nn.BatchNorm2d(third), nn.ReLU()],
             *[nn.Flatten(), nn.Dropout(dropout), nn.Linear(features, num_classes)],
         )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from losslab.report.declared import Declared
 from losslab.report.results import Result, read_results
 from losslab.report.study_summary import Summary, summarise
+from losslab.run.experiment_file import read_yaml
 from losslab.run.run_folder import study_name
 
 CONFIRM = "confirm"
@@ -51,7 +52,9 @@ def read_confirmation(folder: Path) -> Confirmation | None:
     results = read_results(folder / TEST)
     if not results:
         return None
-    return confirmation_of(study_name(folder), results, Declared.read(folder), is_tested(folder))
+    declared = Declared.read(folder)
+    planned = len(read_yaml(folder / "study.yaml")["arms"]) * len(declared.seeds)
+    return confirmation_of(study_name(folder), results, declared, len(results) == planned)
 
 
 def confirmation_of(name: str, results: list[Result], declared: Declared, whole: bool) -> Confirmation:
@@ -76,9 +79,10 @@ def read_confirmations(study: Path) -> list[Confirmation]:
     return [confirmation for confirmation in read if confirmation is not None]
 
 
-def is_tested(folder: Path) -> bool:
-    """Whether each finished run of a confirmation has been read."""
-    return len(read_results(folder)) == len(read_results(folder / TEST)) > 0
+def is_over(folder: Path) -> bool:
+    """Whether a confirmation has nothing left to do: each run that did not fail is read, and the tables are written."""
+    whole = len(read_results(folder)) == len(read_results(folder / TEST)) > 0
+    return whole and (folder / "summary.csv").is_file()
 
 
 def _of_test(key: str) -> str:

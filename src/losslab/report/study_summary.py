@@ -106,13 +106,15 @@ def _answer(summary: Summary) -> list[str]:
     if not summary.complete:
         return ["No setting has a result for each of its seeds: there is nothing to compare yet."]
     value = f"{name_of(monitor)} {percent(*best.mean_sd(monitor))} %"
+    if summary.declared.split == "test":
+        if family is None:
+            return ["The baseline has no result for each seed: nothing is compared."]
+        return [_shown(family), family.method]
     if baseline is None or family is None:
         return [
             f"Best of {len(summary.settings)} on validation: {best.label}, {value} (n = {len(best.seeds)}).",
             "Chosen for being best, it is likely worse on fresh seeds; without a baseline nothing is compared.",
         ]
-    if summary.declared.split == "test":
-        return [_shown(family), family.method]
     if best is baseline:
         choice = f"No setting has a better mean {name_of(monitor)} than {baseline.label}, the baseline."
     else:

@@ -61,7 +61,7 @@ def evaluate_trained(stage: Stage, trained: Trained) -> tuple[Path, dict[str, fl
     data.setup(stage)
     require_same_data(folder.manifest(), data, folder.path)
     if stage == "test" and trainer.is_global_zero:
-        note_test_read(command_line.resolved(), data.data_name, folder.path)
+        note_test_read(folder.config(), data.data_name, folder.path)
     arguments: dict[str, Any] = {"datamodule": data, "ckpt_path": checkpoint, "weights_only": True}
     with loading(checkpoint):
         if stage == "predict":

@@ -19,8 +19,10 @@ def note_test_read(config: Config, data_name: str, run: Path) -> None:
     line = {"at": utc_now(), "config_hash": config_hash(config), "data_name": data_name, "run": str(run), **git_state()}
     try:
         RUNS.mkdir(exist_ok=True)
-        with _file().open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        with _file().open("a+b") as file:
+            # A line that a full disk left half written must not swallow this one.
+            torn = file.seek(0, 2) > 0 and (file.seek(-1, 2), file.read(1))[1] != b"\n"
+            file.write((b"\n" if torn else b"") + json.dumps(line).encode() + b"\n")
     except OSError as error:
         raise UserError(f"cannot note the test in {_file()}: {error.strerror}.") from None
 

@@ -14,7 +14,8 @@ import yaml
 
 from losslab.errors import UserError
 from losslab.report.command import write_report
-from losslab.report.confirmations import CONFIRM, confirmation_folders, is_tested, read_confirmation
+from losslab.report.confirmations import CONFIRM, confirmation_folders, is_over, read_confirmation
+from losslab.report.declared import Declared
 from losslab.report.settings import SettingResults
 from losslab.report.study_summary import Summary, summarise_folder
 from losslab.report.terminal_summary import show_summary
@@ -25,6 +26,7 @@ from losslab.run.experiment_file import read_yaml
 from losslab.run.run_folder import RUNS, study_name, write_whole
 from losslab.run.test_reads import earlier_reads
 from losslab.sweep.command import population, without
+from losslab.sweep.lost_trials import spent
 from losslab.sweep.run_study import run_study
 from losslab.sweep.setting import Setting, take_setting
 from losslab.sweep.study_file import read_study
@@ -46,8 +48,8 @@ def confirm_command(tokens: list[str]) -> None:
         prog="losslab confirm",
         allow_abbrev=False,
         description="Train a study's best settings and its baseline anew on fresh paired seeds, read the test images "
-        "once, and write the verdicts. Killed at any moment, the same command goes on.",
-        epilog="All other options change where it runs: --data.root DIR --trainer.accelerator gpu",
+        "once, and write the verdicts. Killed, the same command goes on; killed while it reads, it asks for --again.",
+        epilog="All other options change what does not touch a result: --data.root DIR --trainer.logger WandbLogger",
     )
     parser.add_argument("study", type=Path, help="the study's folder, runs/gamma")
     parser.add_argument("--top", default="3", metavar="N", help="how many of the best settings; or 'all'; 3")
@@ -60,11 +62,12 @@ def confirm_command(tokens: list[str]) -> None:
         if getattr(options, name) < 1:
             raise UserError(f"--{name} must be >= 1, got {getattr(options, name)}.")
     top = _top(options.top)
-    folder = RUNS / study_name(options.study)
-    summary = _finished(folder)
+    folder = _study_folder(options.study)
+    record = _record(folder)
+    summary = _finished(folder, record)
     chosen, baseline = _chosen(summary, top)
     given = {} if options.population is None else {"population": options.population}
-    confirm = _write_files(folder, summary, chosen, baseline, options.seeds, options.again)
+    confirm = _write_files(folder, record, summary, chosen, baseline, options.seeds, options.again)
     study_file = read_study(confirm / "study.yaml", given)
     command_line = CommandLine(["--config", study_file.experiment, *changes], "losslab confirm")
     base = command_line.resolved()
@@ -72,13 +75,10 @@ def confirm_command(tokens: list[str]) -> None:
     for setting in chosen:
         taken = take_setting(command_line, study_file, base, Setting(setting.label, {}), study_file.seeds[0])
         if taken != setting.setting_hash:
-            raise UserError(
-                f"{setting.label} is not configured as the sweep had it. Leave out what changes a result "
-                f"({' '.join(changes) or 'or, where the code has changed since, sweep again'})."
-            )
+            what = f"Leave out {' '.join(changes)}" if changes else "The code has changed since: sweep again"
+            raise UserError(f"{setting.label} is not configured as the sweep had it. {what}.")
         configs[taken] = command_line.resolved()
-    data_name = json.loads((folder / "study.json").read_text())["data"]["name"]
-    reads = earlier_reads(unread_hashes(confirm, configs, study_file.seeds), data_name)
+    reads = earlier_reads(unread_hashes(confirm, configs, study_file.seeds), record["data"]["name"])
     if reads and not options.again:
         raise UserError(
             f"the test images have answered for {len(reads)} of these configurations and seeds already, last at "
@@ -93,7 +93,7 @@ def confirm_command(tokens: list[str]) -> None:
         study_file, content, confirm, command_line, command, options.workers,
         worker_tokens if options.workers > 1 else None,
     )  # fmt: skip
-    read_test_images(confirm, command_line)
+    read_test_images(confirm, command_line, configs)
     best, _ = summarise_folder(confirm)
     drop_checkpoints(checkpoint_folders(confirm), {best.best.setting_hash})
     confirmation = read_confirmation(confirm)
@@ -109,15 +109,45 @@ def _top(text: str) -> int | None:
     return None if text == "all" else int(text)
 
 
-def _finished(folder: Path) -> Summary:
+def _study_folder(given: Path) -> Path:
+    """runs/<study>, whichever way it was written."""
+    root = RUNS.resolve()
+    if not given.resolve().is_relative_to(root):
+        raise UserError(f"{given} is not in {RUNS}/ of the current folder: call confirm where the sweep was called.")
+    folder = RUNS / given.resolve().relative_to(root)
+    if folder.name.startswith(CONFIRM) and (folder / "study.yaml").is_file():
+        raise UserError(f"{folder} is a confirmation itself; {folder.parent} can be confirmed once more, with --again.")
+    return folder
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    Declared.read(folder)  # tells what is wrong with it
+    record: dict[str, Any] = json.loads((folder / "study.json").read_text())
+    return record
+
+
+def _finished(folder: Path, record: dict[str, Any]) -> Summary:
     """The study's summary, if nothing is left to do in it."""
     summary, _ = summarise_folder(folder)
-    trials = read_trials(folder, summary.declared.storage).trials
-    left = sum(not trial.state.is_finished() for trial in trials)
-    if left or not summary.complete:
+    known = read_trials(folder, summary.declared.storage)
+    if known.unreadable:
         raise UserError(
-            f"{folder} is not finished{f': {left} trials are left' if left else ''}. Its own command finishes it: "
-            f"{json.loads((folder / 'study.json').read_text()).get('command')}"
+            f"whether {folder} is finished cannot be told, since its trials cannot be read ({known.unreadable}). "
+            "A database's password belongs in ~/.pgpass or PGPASSWORD."
+        )
+    left = max(
+        sum(not trial.state.is_finished() for trial in known.trials),
+        (record["study"].get("trials") or 0) - spent(known.trials),
+    )
+    if left > 0 or not summary.complete:
+        raise UserError(
+            f"{folder} is not finished{f': {left} trials are left' if left > 0 else ''}. Its own command finishes it: "
+            f"{record.get('command')}"
+        )
+    if summary.baseline is None and summary.declared.baseline is not None:
+        raise UserError(
+            f"{folder}: the baseline {summary.declared.baseline} has no result for each seed, so there is nothing to "
+            "compare with. `losslab sweep` says why; give the study another baseline."
         )
     return summary
 
@@ -137,25 +167,32 @@ def _chosen(summary: Summary, top: int | None) -> tuple[list[SettingResults], Se
 
 
 def _write_files(
-    folder: Path, summary: Summary, chosen: list[SettingResults], baseline: SettingResults, seeds: int, again: bool
+    folder: Path,
+    record: dict[str, Any],
+    summary: Summary,
+    chosen: list[SettingResults],
+    baseline: SettingResults,
+    seeds: int,
+    again: bool,
 ) -> Path:
     """Write the confirmation's study and experiment files, or find the folder that has them already.
 
     Raises:
         UserError: the study was confirmed with something else, and `again` does not ask for more.
     """
-    record: dict[str, Any] = json.loads((folder / "study.json").read_text())
     arms = {setting.label: record["study"]["arms"][setting.arm] | setting.varied for setting in chosen}
-    earlier = confirmation_folders(folder)
+    # What was refused before it began has no record.
+    earlier = [known for known in confirmation_folders(folder) if (known / "study.json").is_file()]
     used = [*summary.declared.seeds, *(seed for known in earlier for seed in read_yaml(known / "study.yaml")["seeds"])]
     if earlier:
         last = read_yaml(earlier[-1] / "study.yaml")
-        if last["arms"] == arms and len(last["seeds"]) == seeds and not (again and is_tested(earlier[-1])):
+        if last["arms"] == arms and len(last["seeds"]) == seeds and not (again and is_over(earlier[-1])):
             return earlier[-1]
         if not again:
             raise UserError(
-                f"{folder} was confirmed already, with {len(last['seeds'])} seeds of {', '.join(last['arms'])}. "
-                "The same --top and --seeds go on or show it. --again confirms anew, and the page tells of it."
+                f"the confirmation of {folder} has begun already, with {len(last['seeds'])} seeds of "
+                f"{', '.join(last['arms'])}. The same --top and --seeds go on or show it. --again confirms anew, and "
+                "the page tells of it."
             )
     confirm = folder / (CONFIRM if not earlier else f"{CONFIRM}-{len(earlier) + 1}")
     first = max(used) + 1

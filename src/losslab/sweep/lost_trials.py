@@ -28,6 +28,11 @@ def take_up_lost(study: optuna.Study, lease: Lease) -> None:
             study.tell(trial.number, state=TrialState.FAIL)
 
 
+def spent(trials: list[FrozenTrial]) -> int:
+    """Trials that count: all but those whose process was lost, since their settings are queued again."""
+    return sum(trial.state != TrialState.FAIL or "failure" in trial.user_attrs for trial in trials)
+
+
 def waits_for_another(trials: list[FrozenTrial], trial: Trial, lease: Lease) -> bool:
     """Whether an earlier trial of the same setting is in training: this one then waits, and finds the results.
 

@@ -97,6 +97,8 @@ def _check_settings(study: StudyFile, command_line: CommandLine, base: Config) -
         largest = max(largest, sum(parameter.numel() for parameter in model.parameters()))
     data.prepare_data()
     data.setup("fit")
+    if study.stage == "confirm":
+        data.load_test()  # that it is there is seen now, not after hours of training
     groups = group_keys(dict(zip(data.class_names, data.class_counts.tolist(), strict=True)))
     known = [f"val/{key}" for key in ("loss", *metric_keys(data.class_names), *groups)]
     for key in (study.monitor, *study.family):

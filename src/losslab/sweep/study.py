@@ -17,7 +17,7 @@ from losslab.run.command_line import CommandLine
 from losslab.run.config import Config
 from losslab.sweep.display import Display
 from losslab.sweep.lease import LEASE_SECONDS, Lease, LeaseCheck, LeaseLostError
-from losslab.sweep.lost_trials import may_meet_another, take_up_lost, waits_for_another
+from losslab.sweep.lost_trials import may_meet_another, spent, take_up_lost, waits_for_another
 from losslab.sweep.optuna_study import open_study, queue, queued_settings
 from losslab.sweep.populations import Failures, Populations
 from losslab.sweep.setting import Setting, extensions, grid_settings, setting_of, suggest, take_setting
@@ -105,11 +105,7 @@ class Study:
     def _left(self) -> bool:
         if self._trials(TrialState.WAITING):
             return True
-        return self.file.is_search and self._spent() < (self.file.trials or 0)
-
-    def _spent(self) -> int:
-        """Trials that count: all but those whose process was lost, since their settings are queued again."""
-        return sum(trial.state != TrialState.FAIL or "failure" in trial.user_attrs for trial in self._trials())
+        return self.file.is_search and spent(self._trials()) < (self.file.trials or 0)
 
     def _train_together(self, trials: list[Trial], populations: Populations) -> Failures:
         """Train what these trials have in common; `_run_trial` finds the results, and trains what is left."""

@@ -28,10 +28,10 @@ class StudyFile:
             `model.init_args.loss: {class_path: ..., init_args: ...}`. Replaced, never merged. At least one.
         grid: path -> list of values: a finite study, every combination for every arm, once. Without grid, tune and
             space, the arms themselves are the settings.
-        tune: path -> three increasing values > 0 or more, of one path, usually the learning rate: as in a grid, but
-            settings that differ in it alone count as one, at its best value. Where that is the first or the last one,
-            the next value in the same ratio is tried too, up to three times. So a loss that scales the gradient is
-            not compared by its step size.
+        tune: path -> three increasing values > 0 or more, of one path without an upper bound, usually the learning
+            rate: as in a grid, but settings that differ in it alone count as one, at its best value. Where that is the
+            first or the last one, the next value in the same ratio is tried too, up to three times. So a loss that
+            scales the gradient is not compared by its step size.
         space: path -> an Optuna distribution by its class path: a search. It excludes grid and tune.
         arm_space: label -> the same, for that arm only.
         trials: how many settings a search tries.

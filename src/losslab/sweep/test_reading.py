@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from filelock import FileLock
+
 from losslab.report.confirmations import TEST
 from losslab.report.results import read_result, read_results, result_path, write_result
 from losslab.run.command_line import CommandLine
@@ -29,7 +31,7 @@ def unread_hashes(confirm: Path, configs: dict[str, Config], seeds: list[int]) -
     }
 
 
-def read_test_images(confirm: Path, command_line: CommandLine) -> None:
+def read_test_images(confirm: Path, command_line: CommandLine, configs: dict[str, Config]) -> None:
     """Evaluate every run of a confirmation that has not been, and keep what came out.
 
     A read is noted before it happens. Killed between a read and its result, the confirmation asks for `--again`.
@@ -37,17 +39,21 @@ def read_test_images(confirm: Path, command_line: CommandLine) -> None:
     Args:
         confirm: runs/<study>/confirm, all of whose runs have ended.
         command_line: parses and builds.
+        configs: each setting's resolved configuration, by the setting's hash.
     """
-    results = read_results(confirm)
-    paths = [result_path(confirm / TEST, result["setting_hash"], result["seed"]) for result in results]
-    unread = [(result, path) for result, path in zip(results, paths, strict=True) if read_result(path) is None]
-    if unread:
-        print(f"Reading the test images for {len(unread)} runs.")
-    for result, path in unread:
-        run = RunFolder(confirm / result["run"])
-        config = run.config()
-        command_line.parse_config(config)
-        before = earlier_reads({config_hash(config)}, result["data_name"])
-        _, metrics = evaluate_trained("test", Trained(run, run.checkpoint("last"), command_line))
-        told = {"tested_at": utc_now(), "earlier_reads": len(before)}
-        write_result(path, {**result, "metrics": result["metrics"] | metrics, **told})
+    with FileLock(confirm / "test.lock"):  # another call of the same command waits, and finds everything read
+        unread = [
+            (result, path)
+            for result in read_results(confirm)
+            if read_result(path := result_path(confirm / TEST, result["setting_hash"], result["seed"])) is None
+        ]
+        if unread:
+            print(f"Reading the test images for {len(unread)} runs.")
+        for result, path in unread:
+            run = RunFolder(confirm / result["run"])
+            config = {**configs[result["setting_hash"]], SEED: result["seed"]}
+            command_line.parse_config(config)
+            before = earlier_reads({config_hash(config)}, result["data_name"])
+            _, metrics = evaluate_trained("test", Trained(run, run.checkpoint("last"), command_line))
+            told = {"tested_at": utc_now(), "earlier_reads": len(before)}
+            write_result(path, {**result, "metrics": result["metrics"] | metrics, **told})
