@@ -49,7 +49,7 @@ define study  # name, study file, the confirmation's options, the sweep's option
 	$(BIN)/python experiments/results.py keep runs/$(1)
 endef
 
-results-gamma: setup  ## focal's gamma on balanced, long-tailed and wrongly labelled MNIST, kept (35 minutes on 2 cores)
+results-gamma: setup  ## focal's gamma on balanced, long-tailed and wrongly labelled MNIST, kept (about 25 minutes on 2 cores)
 	$(call study,focal-balanced,focal,,)
 	$(call study,focal-tail-0.1,focal,--population 70,$(TAIL) 0.1 --trainer.max_epochs 11)
 	$(call study,focal-tail-0.01,focal,--population 70,$(TAIL) 0.01 --trainer.max_epochs 18)
@@ -58,7 +58,7 @@ results-gamma: setup  ## focal's gamma on balanced, long-tailed and wrongly labe
 	$(call study,focal-embedded,focal,,--data.source embedded)
 
 # --again: focal loss with gamma = 2 is in the studies above too, where the same runs may have been read.
-results-losses: setup  ## every loss on balanced, long-tailed and wrongly labelled MNIST, kept (40 minutes on 2 cores)
+results-losses: setup  ## every loss on balanced, long-tailed and wrongly labelled MNIST, kept (about 35 minutes on 2 cores)
 	$(call study,losses-balanced,losses,--again,)
 	$(call study,losses-tail-0.01,losses,--again,$(TAIL) 0.01 --trainer.max_epochs 18)
 	$(call study,losses-noise-0.3,losses,--again,--data.label_noise 0.3)
@@ -78,7 +78,7 @@ results-networks: setup  ## gamma on a long tail with four networks (15 minutes)
 results-unlimited: setup  ## separable convolutions, residual blocks, augmentation, ensembles (40 minutes)
 	$(call study,unlimited,unlimited,--seeds 5,)
 
-results-from-scratch: results-gamma results-losses results  ## both, and the page
+results-from-scratch: results-gamma results-losses results  ## both, and the page (about an hour on 2 cores)
 
 report: setup  ## write a study's page, runs/STUDY/report.html, again
 	$(BIN)/losslab report runs/$(STUDY) $(ARGS)

@@ -1,7 +1,7 @@
 """`make results`: write RESULTS.md, its picture and the README's table from the kept records; keep and restore those.
 
     results.py                    experiments/RESULTS.md, experiments/results/losses.svg, the README's block, and what
-                                  the headers of sweeps/*.yaml expect
+                                  the headers of studies and experiments expect
     results.py keep runs/NAME     write what the study has so far into experiments/results/NAME.jsonl
     results.py restore NAME       put kept results back into runs/NAME, so that its commands train what is missing only
 
@@ -49,7 +49,7 @@ def rendered() -> dict[Path, str]:
         README: with_block(README.read_text(), readme_block(studies)),
     }
     for name in EXPECTED:
-        file = ROOT / "sweeps" / f"{name}.yaml"
+        file = ROOT / name
         files[file] = with_expected(file.read_text(), name, studies)
     headline = studies.get(HEADLINE)
     if headline is not None and headline.newest is not None:

@@ -36,6 +36,6 @@ def test_links_between_claims_lead_somewhere():
 
 def test_the_studies_that_measured_a_claim_are_in_the_results():
     results = (REPOSITORY / "experiments" / "RESULTS.md").read_text()
-    linked = set(re.findall(r"RESULTS\.md#([\w.-]+)\)", PAGE))
+    linked = set(re.findall(r"RESULTS\.md#([\w.-]+)\)", PAGE)) - {"what-we-found"}  # a heading
     assert len(linked) >= 10
     assert {name for name in linked if f'<a id="{name}"></a>' not in results} == set()
