@@ -342,3 +342,17 @@ def test_a_search_without_baseline_is_confirmed_against_its_best(own_folder: Pat
     summary, _ = summarise_folder(Path("runs/search"))
     declared = Declared.read(Path("runs/search/confirm"))
     assert declared.baseline == {"arm": summary.best.label}
+
+
+def test_each_arm_is_confirmed_as_it_was_searched_whatever_the_arms_change(own_folder: Path) -> None:
+    study = (
+        "experiment: tiny.yaml\narms:\n  plain: {}\n  wide: {model.init_args.hidden: [20]}\n"
+        "  short: {trainer.max_epochs: 1, data.init_args.batch_size: 50}\nseeds: [0]\nbaseline: {arm: plain}\n"
+    )
+    folder = small_studies.run_study(own_folder, "arms", study)
+    assert main(["confirm", "runs/arms", "--top", "all", "--seeds", "1"]) == 0
+    searched = {result["label"]: result["setting_hash"] for result in read_results(folder)}
+    assert {r["label"]: r["setting_hash"] for r in read_results(folder / "confirm")} == searched
+    assert len(set(searched.values())) == 3
+    records = [json.loads((path / "study.json").read_text())["experiment"] for path in (folder, folder / "confirm")]
+    assert records[0] == records[1]

@@ -65,7 +65,9 @@ def sweep_command(tokens: list[str]) -> None:
     storage = [] if options.storage is None else ["--storage", content["storage"]]
     command = f"losslab sweep {shlex.join([*without(tokens, '--storage'), *storage])}"
     workers = without(tokens, "--workers", "--storage") if options.workers > 1 else None
-    study = run_study(study_file, content, folder, command_line, command, options.workers, workers)
+    study = run_study(
+        study_file, content, folder, command_line, command_line.resolved(), command, options.workers, workers
+    )
     summary, _ = summarise_folder(folder)
     show_summary(summary, folder)
     write_best(folder, study, summary)

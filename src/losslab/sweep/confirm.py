@@ -90,7 +90,7 @@ def confirm_command(tokens: list[str]) -> None:
     content = read_yaml(confirm / "study.yaml") | given | {"storage": study_file.storage}
     command = f"losslab confirm {shlex.join(without(tokens, '--workers'))}"
     run_study(
-        study_file, content, confirm, command_line, command, options.workers,
+        study_file, content, confirm, command_line, base, command, options.workers,
         worker_tokens if options.workers > 1 else None,
     )  # fmt: skip
     read_test_images(confirm, command_line, configs)

@@ -30,6 +30,7 @@ def run_study(
     content: Config,
     folder: Path,
     command_line: CommandLine,
+    base: Config,
     command: str,
     workers: int = 1,
     tokens: list[str] | None = None,
@@ -40,7 +41,8 @@ def run_study(
         study_file: the checked study.
         content: the same as plain values, for the study's record.
         folder: runs/<study>.
-        command_line: has parsed the experiment that the study starts from.
+        command_line: parses and builds.
+        base: the resolved experiment that the study starts from.
         command: how it was called, for the study's record.
         workers: processes that run it.
         tokens: the command that each of them is called with, if they are several.
@@ -52,7 +54,6 @@ def run_study(
         UserError: a setting, the data or the folder are unfit, or the folder holds another study: before any training;
             or no training succeeded.
     """
-    base = command_line.resolved()
     data, parameters = _check_settings(study_file, command_line, base)
     declared = Declared(**{field.name: getattr(study_file, field.name) for field in dataclasses.fields(Declared)})
     declared = dataclasses.replace(declared, storage=shown(study_file.storage))
