@@ -55,7 +55,8 @@ def results_page(studies: Mapping[str, KeptStudy], findings: str, root: Path) ->
         "Each table can be had again by the commands below it, and written again by `make results`. "
         "▲ and ▼ are verdicts: paired over the seeds, holding together at 95 % for all settings and metrics of the "
         "table that a verdict was declared on (precision, recall and F1). No mark means that no difference is shown, "
-        "which is not \"no difference\"; ECE and confidence have no verdicts.",
+        "which is not \"no difference\"; ECE and confidence have no verdicts. "
+        "A + behind a commit: files lay beside it that were not committed (the studies' own logs).",
     ]  # fmt: skip
     parts.append("\n".join(f"- {_link(name, title, name in studies)}" for name, title in STUDIES.items()))
     for name, title in STUDIES.items():
