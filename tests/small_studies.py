@@ -69,6 +69,24 @@ baseline: {arm: "<img src=x onerror=alert(1)>", model.init_args.loss.init_args.g
 """
 
 
+TUNED = """\
+experiment: tiny.yaml
+arms:
+  cross-entropy: {model.init_args.loss: {class_path: losslab.losses.CrossEntropyLoss}}
+  focal: {model.init_args.loss: {class_path: losslab.losses.FocalLoss}}
+  dice: {model.init_args.loss: {class_path: losslab.losses.DiceLoss}}
+tune:
+  model.init_args.optimizer.init_args.lr: [0.0005, 0.001, 0.002]
+seeds: [0, 1]
+baseline: {arm: cross-entropy}
+"""
+LEARNING_RATES = [0.0005, 0.001, 0.002]
+LR = "model.init_args.optimizer.init_args.lr"
+TUNED_EXPERIMENT = EXPERIMENT.replace(
+    "{hidden: [16],", "{hidden: [16], optimizer: {class_path: torch.optim.Adam, init_args: {lr: 0.001}},"
+)
+
+
 class HostileDigits(TinyDigits):
     """Classes whose names are markup, script, templates, and names of colours and axes."""
 

@@ -17,6 +17,19 @@ COMMANDS = {
     "runs": "list the runs with their headline numbers",
 }
 
+MODULES = {
+    "fit": "losslab.run.fit",
+    "predict": "losslab.run.predict",
+    "export": "losslab.run.export",
+    "summary": "losslab.run.summary",
+    "sweep": "losslab.sweep.command",
+    "confirm": "losslab.sweep.confirm",
+    "report": "losslab.report.command",
+    "plot-loss": "losslab.report.plot_loss",
+    "runs": "losslab.report.runs_list",
+}
+"""Where each command's `<name>_command` is; "validate" and "test" are one function's."""
+
 HELP = """\
 losslab: what does the loss function do to each class's precision and recall?
 
@@ -90,43 +103,12 @@ def _run(command: str, arguments: list[str]) -> int:
 
 
 def _call(command: str, arguments: list[str]) -> None:
-    if command == "fit":
-        from losslab.run.fit import fit_command
+    import importlib
 
-        fit_command(arguments)
-    elif command == "predict":
-        from losslab.run.predict import predict_command
-
-        predict_command(arguments)
-    elif command == "export":
-        from losslab.run.export import export_command
-
-        export_command(arguments)
-    elif command == "summary":
-        from losslab.run.summary import summary_command
-
-        summary_command(arguments)
-    elif command == "sweep":
-        from losslab.sweep.command import sweep_command
-
-        sweep_command(arguments)
-    elif command == "confirm":
-        from losslab.sweep.confirm import confirm_command
-
-        confirm_command(arguments)
-    elif command == "report":
-        from losslab.report.command import report_command
-
-        report_command(arguments)
-    elif command == "plot-loss":
-        from losslab.report.plot_loss import plot_loss_command
-
-        plot_loss_command(arguments)
-    elif command == "runs":
-        from losslab.report.runs_list import runs_command
-
-        runs_command(arguments)
-    else:
+    if command in ("validate", "test"):
         from losslab.run.evaluate import evaluate_command
 
         evaluate_command(command, arguments)  # type: ignore[arg-type]
+        return
+    module = importlib.import_module(MODULES[command])
+    getattr(module, f"{command.replace('-', '_')}_command")(arguments)

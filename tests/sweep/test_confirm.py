@@ -18,37 +18,6 @@ from losslab.report.declared import Declared
 from losslab.report.results import read_results
 from losslab.report.study_summary import summarise_folder
 from losslab.report.trials import read_trials
-from losslab.sweep.tuning import tuning_range
-
-TUNED = """\
-experiment: tiny.yaml
-arms:
-  cross-entropy: {model.init_args.loss: {class_path: losslab.losses.CrossEntropyLoss}}
-  focal: {model.init_args.loss: {class_path: losslab.losses.FocalLoss}}
-  dice: {model.init_args.loss: {class_path: losslab.losses.DiceLoss}}
-tune:
-  model.init_args.optimizer.init_args.lr: [0.0005, 0.001, 0.002]
-seeds: [0, 1]
-baseline: {arm: cross-entropy}
-"""
-LIST = [0.0005, 0.001, 0.002]
-LR = "model.init_args.optimizer.init_args.lr"
-EXPERIMENT = small_studies.EXPERIMENT.replace(
-    "{hidden: [16],", "{hidden: [16], optimizer: {class_path: torch.optim.Adam, init_args: {lr: 0.001}},"
-)
-
-
-@pytest.fixture(scope="module")
-def tuned_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished study with a tuned learning rate; copied by who changes it."""
-    return small_studies.run_study(tmp_path_factory.mktemp("tuned"), "tuned", TUNED, experiment=EXPERIMENT)
-
-
-@pytest.fixture
-def study(tuned_study: Path, own_folder: Path) -> Path:
-    """A copy of its folder, in the current one."""
-    shutil.copytree(tuned_study.parent.parent, own_folder, dirs_exist_ok=True)
-    return Path("runs/tuned")
 
 
 @pytest.fixture(scope="module")
@@ -64,67 +33,6 @@ def confirmed_study(tuned_study: Path, tmp_path_factory: pytest.TempPathFactory)
 def reads() -> list[dict[str, Any]]:
     file = Path("runs/test_reads.jsonl")
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-# Tuning
-
-
-def test_every_loss_gets_the_same_list_and_an_end_that_is_best_is_extended(tuned_study: Path) -> None:
-    summary, results = summarise_folder(tuned_study)
-    tried: dict[str, set[float]] = {}
-    for result in results:
-        tried.setdefault(result["setting"]["arm"], set()).add(result["setting"]["values"][LR])
-    assert all(values >= {*LIST} for values in tried.values())
-    limits = tuning_range(LIST)
-    for setting in summary.settings:
-        values, best = tried[setting.arm], setting.varied[LR]
-        assert min(values) < best < max(values) or best in limits
-    assert any(max(values) > LIST[-1] for values in tried.values())  # these learning rates are low
-    assert len(read_trials(tuned_study, "journal").trials) == sum(map(len, tried.values()))
-
-
-def test_what_is_compared_is_each_loss_at_its_best(tuned_study: Path) -> None:
-    summary, _ = summarise_folder(tuned_study)
-    for setting in summary.settings:
-        same_arm = [other for other in summary.tried if other.arm == setting.arm]
-        assert setting.mean_sd("val/f1/macro")[0] == max(s.mean_sd("val/f1/macro")[0] for s in same_arm)
-    assert summary.baseline is not None
-    assert summary.baseline.arm == "cross-entropy"
-    page = (tuned_study / "report.html").read_text()
-    assert f"All {len(summary.tried)} settings" in page
-    assert "losslab confirm runs/tuned" in page
-
-
-def test_a_second_call_extends_nothing_more(study: Path) -> None:
-    before = len(read_trials(study, "journal").trials)
-    assert main(["sweep", "--config", "study.yaml", "--name", "tuned"]) == 0
-    assert len(read_trials(study, "journal").trials) == before
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("[0.0005, 0.001, 0.002]", "[0.1, 0.2]", "three increasing numbers"),
-        ("[0.0005, 0.001, 0.002]", "[0.1, 0.3, 0.2]", "three increasing numbers"),
-        ("[0.0005, 0.001, 0.002]", "[0, 0.1, 0.2]", "three increasing numbers"),
-        ("tune:", f"grid: {{{LR}: [0.1]}}\ntune:", "in both grid and tune"),
-        ("tune:", "tune:\n  model.init_args.dropout: [0.1, 0.2, 0.3]", "tune must be one path"),
-        ("baseline: {arm: cross-entropy}", f"baseline: {{arm: dice, {LR}: 0.1}}", "baseline must give arm"),
-        ("tune:", "trials: 3\ntune:", "trials is for a search"),
-    ],
-)
-def test_a_mistake_in_tune_is_told(
-    own_folder: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, message: str
-) -> None:
-    Path("tiny.yaml").write_text(EXPERIMENT)
-    assert old in TUNED
-    Path("study.yaml").write_text(TUNED.replace(old, new, 1))
-    assert main(["sweep", "--config", "study.yaml"]) == 2
-    assert message in capsys.readouterr().err
-    assert not Path("runs").exists()
-
-
-# Confirmation
 
 
 def test_the_chosen_settings_are_trained_on_fresh_seeds_and_tested_once(confirmed_study: Path) -> None:

@@ -1,24 +1,17 @@
 """`losslab report`: a study as one page and as Markdown; or two of them side by side."""
 
-import argparse
 from pathlib import Path
-from typing import NoReturn
 
 from losslab.errors import UserError
 from losslab.report.study_summary import summarise_folder
+from losslab.run.option_parser import OptionParser
 from losslab.run.run_folder import RUNS, write_whole
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
 
 
 def report_command(tokens: list[str]) -> None:
     """Write report.html and report.md of a study, from what lies in its folder."""
-    parser = _Parser(
+    parser = OptionParser(
         prog="losslab report",
-        allow_abbrev=False,
         description="Write a study's report.html, one file that needs no network, and report.md.",
     )
     parser.add_argument("study", type=Path, nargs="?", help="the study's folder, runs/gamma")

@@ -1,10 +1,8 @@
 """`losslab sweep`: check everything, say what it will take, run, and show what came out."""
 
-import argparse
 import os
 import shlex
 from pathlib import Path
-from typing import NoReturn
 
 from losslab.errors import UserError
 from losslab.report.command import write_report
@@ -12,6 +10,7 @@ from losslab.report.study_summary import summarise_folder
 from losslab.report.terminal_summary import show_summary
 from losslab.run.command_line import CommandLine
 from losslab.run.experiment_file import read_yaml
+from losslab.run.option_parser import OptionParser
 from losslab.run.run_folder import RUNS
 from losslab.sweep.best_file import write_best
 from losslab.sweep.display import Display
@@ -22,16 +21,10 @@ from losslab.sweep.study_file import read_study
 from losslab.sweep.workers import PARENT, STORAGE, parent_is_gone
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def sweep_command(tokens: list[str]) -> None:
     """Run or continue the study of a file; what is not an option of the sweep changes the experiment, as in `fit`."""
-    parser = _Parser(
+    parser = OptionParser(
         prog="losslab sweep",
-        allow_abbrev=False,
         description="Run or continue a study. Ctrl-C or a kill loses no finished result: the same command goes on.",
         epilog="All other options change the experiment, as in `losslab fit`: --data.root DIR --trainer.max_epochs 2",
     )

@@ -4,11 +4,10 @@ The search is optimistic about what it chose: the best of many is partly lucky. 
 runs/<study>/confirm, of settings and seeds that are fixed before it begins; its test images answer once.
 """
 
-import argparse
 import json
 import shlex
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
@@ -23,6 +22,7 @@ from losslab.report.trials import read_trials
 from losslab.run.command_line import CommandLine
 from losslab.run.config import Config
 from losslab.run.experiment_file import read_yaml
+from losslab.run.option_parser import OptionParser
 from losslab.run.run_folder import RUNS, study_name, write_whole
 from losslab.run.test_reads import earlier_reads
 from losslab.sweep.command import population, without
@@ -37,16 +37,10 @@ KEPT_KEYS = ("monitor", "direction", "family", "population", "max_retry", "time_
 """Keys of a study file that its confirmation takes over."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def confirm_command(tokens: list[str]) -> None:
     """Confirm the best settings of a finished study against its baseline."""
-    parser = _Parser(
+    parser = OptionParser(
         prog="losslab confirm",
-        allow_abbrev=False,
         description="Train a study's best settings and its baseline anew on fresh paired seeds, read the test images "
         "once, and write the verdicts. Killed, the same command goes on; killed while it reads, it asks for --again.",
         epilog="All other options change what does not touch a result: --data.root DIR --trainer.logger WandbLogger",
