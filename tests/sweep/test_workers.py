@@ -42,8 +42,10 @@ def parent(tiny_mlp: list[str], own_folder: Path, repository: Path) -> Iterator[
         path = f"{repository / 'src'}{os.pathsep}{repository / 'tests'}"
         command = [sys.executable, "-m", "losslab", *SWEEP, "--workers", "2"]
         process = subprocess.Popen(
-            command, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+            command, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            # Where a shell runs the tests in the background, Ctrl-C is ignored, and so it would be here.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
         started.append(process)
         return process
 
