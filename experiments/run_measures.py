@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from scipy.special import softmax
 
@@ -11,6 +10,7 @@ from losslab.losses import focal_to_probability
 from losslab.report.calibration import reliability
 from losslab.report.run_records import focal_gamma
 from losslab.run.command_line import CommandLine
+from losslab.run.predictions import read_predictions
 from losslab.run.run_folder import RunFolder
 
 CONFIDENCE = "test/confidence"
@@ -30,8 +30,7 @@ def confidence_metrics(run: RunFolder) -> dict[str, float]:
     file = run.path / "test" / "predictions.npz"
     if not file.exists():
         return {}
-    with np.load(file) as content:
-        logits, labels = content["logits"], content["labels"]  # (N, C) float32, (N,) int64
+    logits, labels = read_predictions(file)
     measured = {CONFIDENCE: float(softmax(logits.astype(float), axis=1).max(axis=1).mean())}
     gamma = focal_gamma(run.config())
     if gamma:
@@ -46,8 +45,8 @@ def ensemble_accuracy(runs: Sequence[RunFolder]) -> float | None:
         file = run.path / "test" / "predictions.npz"
         if not file.exists():
             return None
-        with np.load(file) as content:
-            probabilities, labels = softmax(content["logits"].astype(float), axis=1), content["labels"]
+        logits, labels = read_predictions(file)
+        probabilities = softmax(logits.astype(float), axis=1)
         total = probabilities if total is None else total + probabilities
     return None if total is None else float((total.argmax(axis=1) == labels).mean())
 

@@ -15,7 +15,7 @@ from losslab.losses import FocalLoss
 from losslab.report.loss_figure import curve
 from losslab.report.misclassified import mistakes
 from losslab.report.results import read_results
-from losslab.report.run_records import read_predictions
+from losslab.report.run_records import setting_predictions
 from losslab.report.settings import group_by_setting
 
 pytestmark = pytest.mark.slow
@@ -174,7 +174,7 @@ def test_a_chosen_setting_is_the_one_that_is_drawn(browser: Any, gamma_study: Pa
 def test_the_gallery_shows_the_mistakes_that_are_asked_for(browser: Any, gamma_study: Path) -> None:
     open_page(browser, gamma_study)
     settings = {setting.label: setting for setting in group_by_setting(read_results(gamma_study))}
-    predictions = read_predictions(gamma_study, settings["gamma=0"])
+    predictions = setting_predictions(gamma_study, settings["gamma=0"])
     assert predictions is not None
     found = mistakes(predictions)[:60]
     choose(browser, "#gallery", "setting", "gamma=0")

@@ -8,6 +8,7 @@ import pytest
 
 from losslab.cli import main
 from losslab.run.evaluate import evaluate
+from losslab.run.predictions import read_predictions
 from losslab.run.run_folder import find_run
 
 
@@ -19,10 +20,10 @@ def run(tiny_mlp: list[str]) -> Path:
 
 def test_validation_again_gives_what_the_fit_wrote(run: Path) -> None:
     folder, metrics = evaluate("validate", ["--run", str(run)])
-    fitted = np.load(run / "predictions.npz")
-    again = np.load(folder / "predictions.npz")
-    assert np.array_equal(fitted["labels"], again["labels"])
-    assert np.allclose(fitted["logits"], again["logits"], atol=1e-5)
+    logits, labels = read_predictions(run / "predictions.npz")
+    logits_again, labels_again = read_predictions(folder / "predictions.npz")
+    assert np.array_equal(labels, labels_again)
+    assert np.allclose(logits, logits_again, atol=1e-5)
     last_row = (run / "metrics.csv").read_text().splitlines()[-1].split(",")
     header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
     assert metrics["val/f1/macro"] == pytest.approx(float(last_row[header.index("val/f1/macro")]), abs=1e-6)
@@ -31,7 +32,8 @@ def test_validation_again_gives_what_the_fit_wrote(run: Path) -> None:
 def test_predict_is_of_the_validation_split(run: Path) -> None:
     folder, metrics = evaluate("predict", ["--run", "runs/tiny"])
     assert metrics == {}
-    assert np.array_equal(np.load(folder / "predictions.npz")["labels"], np.load(run / "predictions.npz")["labels"])
+    _, labels = read_predictions(folder / "predictions.npz")
+    assert np.array_equal(labels, read_predictions(run / "predictions.npz")[1])
     assert not Path("runs/test_reads.jsonl").exists()
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import io
 import json
 import os
 import signal
@@ -15,6 +14,7 @@ import torch
 
 from losslab.cli import main
 from losslab.metrics import metric_keys
+from losslab.run.predictions import read_predictions
 from losslab.run.run_folder import RunFolder, find_run
 
 DIGITS = tuple("0123456789")
@@ -70,10 +70,10 @@ def test_every_experiment_fits_and_tests(experiment: Path) -> None:
 
     for which in ("best", "last"):
         assert torch.load(folder.checkpoint(which), weights_only=True)["state_dict"]
-    predictions = np.load(io.BytesIO(folder.predictions_file.read_bytes()))
-    assert predictions["logits"].shape == (50, 10)
-    assert (predictions["logits"].argmax(1) == predictions["labels"]).mean() == pytest.approx(float(last["val/acc"]))
-    assert np.load(io.BytesIO((folder.path / "test" / "predictions.npz").read_bytes()))["labels"].shape == (50,)
+    logits, labels = read_predictions(folder.predictions_file)
+    assert logits.shape == (50, 10)
+    assert (logits.argmax(1) == labels).mean() == pytest.approx(float(last["val/acc"]))
+    assert read_predictions(folder.path / "test" / "predictions.npz")[1].shape == (50,)
     manifest = folder.manifest()
     assert manifest["status"] == "finished"
     assert manifest["data_name"] == "tiny-digits"
@@ -166,15 +166,13 @@ def test_a_stop_in_the_middle_of_an_epoch_loses_no_batch(
 def test_a_run_stopped_behind_its_last_epoch_is_finished_by_a_validation(tiny_mlp: list[str]) -> None:
     assert main(["fit", *tiny_mlp]) == 0
     folder = only_run("tiny")
-    predictions, table = folder.predictions_file.read_bytes(), folder.metrics_file.read_bytes()
+    (logits, _), table = read_predictions(folder.predictions_file), folder.metrics_file.read_bytes()
     folder.predictions_file.unlink()
     folder.write_manifest(folder.manifest() | {"status": "interrupted"})
     assert main(["fit", *tiny_mlp, "--ckpt_path", "last"]) == 0
     assert folder.manifest()["status"] == "finished"
     assert folder.metrics_file.read_bytes() == table
-    assert np.array_equal(
-        np.load(io.BytesIO(predictions))["logits"], np.load(io.BytesIO(folder.predictions_file.read_bytes()))["logits"]
-    )
+    assert np.array_equal(logits, read_predictions(folder.predictions_file)[0])
 
 
 def test_a_fit_is_not_continued_on_other_images(tiny_mlp: list[str], capsys: pytest.CaptureFixture[str]) -> None:

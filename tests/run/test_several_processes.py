@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 from losslab.cli import main
+from losslab.run.predictions import read_predictions
 from losslab.run.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow  # each process imports everything anew
@@ -69,9 +69,9 @@ def assert_same_run(ours: str, theirs: str, tolerance: float) -> None:
     assert max(float((a[key] - b[key]).abs().max()) for key in a) <= tolerance
     for row, other in zip(rows(ours), rows(theirs), strict=True):
         assert row == pytest.approx(other, abs=1e-6, nan_ok=True)
-    mine, others = (np.load(BytesIO(the_run(name).predictions_file.read_bytes())) for name in (ours, theirs))
-    assert np.array_equal(mine["labels"], others["labels"])  # each image once, in the split's order
-    assert np.allclose(mine["logits"], others["logits"], atol=1e-6)
+    (logits, labels), (others, their_labels) = (read_predictions(the_run(n).predictions_file) for n in (ours, theirs))
+    assert np.array_equal(labels, their_labels)  # each image once, in the split's order
+    assert np.allclose(logits, others, atol=1e-6)
     assert the_run(ours).manifest()["status"] == "finished"
 
 

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from losslab.cli import main
+from losslab.run.predictions import read_predictions
 
 pytest.importorskip("wandb")
 pytestmark = [
@@ -78,8 +78,8 @@ def test_a_run_says_who_it_is_and_ends_with_its_summary(tiny_mlp: list[str]) -> 
     assert {"config_hash", "split_hash", "train_hash", "setting_hash"} <= set(config)
     assert config["model.init_args.loss.init_args.gamma"] == 1.5
     run = file.parents[2]
-    with np.load(run / "predictions.npz") as predictions:
-        wrong = int((predictions["logits"].argmax(axis=1) != predictions["labels"]).sum())
+    logits, labels = read_predictions(run / "predictions.npz")
+    wrong = int((logits.argmax(axis=1) != labels).sum())
     assert len(shown["summary"]["misclassified"]["captions"]) == min(50, wrong) > 0
     assert shown["summary"]["per_class"]["nrows"] == 10
     table = json.loads(next(file.parent.rglob("per_class*.table.json")).read_text())
@@ -101,8 +101,8 @@ def test_a_test_is_a_run_of_its_own_with_the_tests_metrics_and_mistakes(tiny_mlp
     assert (shown["state"], shown["config"]["loss"]) == ("finished", "FocalLoss")
     measured = json.loads((run / "test" / "metrics.json").read_text())["metrics"]
     assert {key: shown["summary"][key] for key in measured} == pytest.approx(measured, rel=1e-6)
-    with np.load(run / "test" / "predictions.npz") as predictions:
-        wrong = int((predictions["logits"].argmax(axis=1) != predictions["labels"]).sum())
+    logits, labels = read_predictions(run / "test" / "predictions.npz")
+    wrong = int((logits.argmax(axis=1) != labels).sum())
     assert len(shown["summary"]["misclassified"]["captions"]) == min(50, wrong)
 
 

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 from optuna.storages import JournalStorage
@@ -14,6 +13,7 @@ from optuna.trial import TrialState
 
 from losslab.cli import main
 from losslab.report.results import read_results
+from losslab.run.predictions import read_predictions
 
 TINY = """\
 model:
@@ -106,8 +106,8 @@ def check_that_the_winner_is_the_same_alone(model: str, data: str, epochs: int, 
     run = Path("runs/lr") / winner["run"]
     assert main(["fit", "--config", str(run / "config.yaml"), "--name", "alone"]) == 0
     (alone,) = Path("runs/alone").iterdir()
-    together, solo = (np.load(path / "predictions.npz")["logits"].argmax(1) for path in (run, alone))
-    labels = np.load(alone / "predictions.npz")["labels"]
+    together, solo = (read_predictions(path / "predictions.npz")[0].argmax(1) for path in (run, alone))
+    labels = read_predictions(alone / "predictions.npz")[1]
     assert (solo == labels).mean() > 0.85
     assert abs((together == labels).mean() - (solo == labels).mean()) <= 0.003
     assert (together == solo).mean() >= 0.99

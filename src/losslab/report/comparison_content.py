@@ -10,7 +10,7 @@ from losslab import __version__
 from losslab.errors import UserError
 from losslab.report.confusion_figure import confusion
 from losslab.report.figure import SYMBOLS, Choice, Figure, Table, Trace, axes, categories, panel_title, plain
-from losslab.report.run_records import read_predictions
+from losslab.report.run_records import setting_predictions
 from losslab.report.settings import SettingResults, percent
 from losslab.report.side import Side
 from losslab.report.study_summary import name_of, points
@@ -185,7 +185,7 @@ def _by_class(a: Side, b: Side, pairs: list[Pair]) -> Figure:
 
 
 def _confusion(a: Side, b: Side, pair: Pair) -> Figure | None:
-    read = [read_predictions(side.folder, setting) for side, setting in zip((a, b), pair, strict=True)]
+    read = [setting_predictions(side.folder, setting) for side, setting in zip((a, b), pair, strict=True)]
     if read[0] is None or read[1] is None or not np.array_equal(read[0].labels, read[1].labels):
         return None
     names = [f"{side.name}: {setting.label}" for side, setting in zip((a, b), pair, strict=True)]

@@ -24,7 +24,7 @@ from losslab.report.precision_recall_figures import (
 )
 from losslab.report.provenance_table import provenance_table, reproduce_commands
 from losslab.report.results import Result
-from losslab.report.run_records import Predictions, focal_gamma, read_config, read_predictions
+from losslab.report.run_records import Predictions, focal_gamma, read_config, setting_predictions
 from losslab.report.settings import SettingResults
 from losslab.report.study_summary import Summary, name_of
 from losslab.report.trial_figures import trial_figures, unfinished
@@ -105,7 +105,7 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> PageC
         results: one or more.
     """
     shown = shown_settings(summary)
-    predicted = [(s, p) for s in shown if (p := read_predictions(folder, s)) is not None]
+    predicted = [(s, p) for s in shown if (p := setting_predictions(folder, s)) is not None]
     labels, predictions = [s.label for s, _ in predicted], [p for _, p in predicted]
     classes = summary.settings[0].classes
     gammas = {setting.label: focal_gamma(read_config(folder, setting)) for setting in shown}

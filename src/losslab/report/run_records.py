@@ -8,6 +8,7 @@ import numpy as np
 
 from losslab.errors import UserError
 from losslab.report.settings import SettingResults
+from losslab.run.predictions import read_predictions
 from losslab.run.run_folder import RunFolder
 
 
@@ -23,16 +24,16 @@ class Predictions(NamedTuple):
     labels: np.ndarray
 
 
-def read_predictions(study: Path, setting: SettingResults) -> Predictions | None:
+def setting_predictions(study: Path, setting: SettingResults) -> Predictions | None:
     """The predictions of the setting's runs; None where there are none, or they are of different images."""
     logits, labels = [], []
     for run in setting.runs:
         try:
-            with np.load(RunFolder(study / run).predictions_file) as file:
-                logits.append(file["logits"])
-                labels.append(file["labels"])
-        except (OSError, ValueError, KeyError):
+            run_logits, run_labels = read_predictions(RunFolder(study / run).predictions_file)
+        except (OSError, ValueError):
             continue
+        logits.append(run_logits)
+        labels.append(run_labels)
     if not logits or any(len(part) != len(labels[0]) or (part != labels[0]).any() for part in labels):
         return None
     return Predictions(np.stack(logits), labels[0])

@@ -10,8 +10,8 @@ from losslab.errors import UserError
 from losslab.run.checkpoint_files import loading
 from losslab.run.first_process import say
 from losslab.run.metrics_table import print_metrics
+from losslab.run.predictions import write_predictions
 from losslab.run.provenance import git_state, require_same_data, utc_now
-from losslab.run.records import write_predictions
 from losslab.run.run_folder import study_name, write_whole
 from losslab.run.test_reads import note_test_read
 from losslab.run.trackers import finish_trackers, tracker_arguments

@@ -19,8 +19,9 @@ from losslab.run.config import Config, differences
 from losslab.run.first_process import say
 from losslab.run.interruption import Interrupted, Interruption
 from losslab.run.out_of_memory import as_out_of_memory
+from losslab.run.predictions import write_predictions
 from losslab.run.provenance import provenance, require_same_data, utc_now
-from losslab.run.records import Records, write_predictions
+from losslab.run.records import Records
 from losslab.run.run_folder import RUNS, RunFolder, find_run, new_run_path
 from losslab.run.trackers import finish_trackers, tracker_arguments
 from losslab.run.wandb_summary import Summary

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from losslab.models import Classifier
+from losslab.run.predictions import write_predictions
 from losslab.run.run_folder import RunFolder, write_whole
 
 FIRST_COLUMNS = ("epoch", "step", "train/loss", "train/acc_running", "train/acc")
@@ -72,11 +72,3 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_whole(path, table.getvalue())
-
-
-def write_predictions(path: Path, evaluated: tuple[torch.Tensor, torch.Tensor]) -> None:
-    """Write logits (N, C) float32 and labels (N,) int64 of a split, in its order."""
-    logits, labels = evaluated
-    content = io.BytesIO()
-    np.savez(content, logits=logits.float().numpy(), labels=labels.numpy())
-    write_whole(path, content.getvalue())

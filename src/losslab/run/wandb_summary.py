@@ -8,6 +8,7 @@ import numpy as np
 
 from losslab.data import ImageDataModule
 from losslab.run.config import SEED, Config, config_hash, values_with_effect
+from losslab.run.predictions import read_predictions
 from losslab.run.run_folder import RunFolder
 
 MOST_IMAGES = 50
@@ -67,8 +68,7 @@ def log_summary(run: Any, summary: Summary) -> None:
     folder, predictions, data, split = summary
     manifest, images = folder.manifest(), data.split(split).images.cpu()
     run.config.update(run_config(folder.config(), manifest), allow_val_change=True)
-    with np.load(predictions) as file:
-        logits, labels = file["logits"], file["labels"]
+    logits, labels = read_predictions(predictions)
     names = list(manifest["class_counts"])
     called = logits.argmax(axis=1)
     content: dict[str, Any] = {

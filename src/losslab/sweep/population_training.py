@@ -13,8 +13,9 @@ from losslab.report.results import Result
 from losslab.run.command_line import Built
 from losslab.run.config import Config
 from losslab.run.interruption import Interrupted, Interruption
+from losslab.run.predictions import write_predictions
 from losslab.run.provenance import provenance, utc_now
-from losslab.run.records import epoch_row, write_predictions, write_rows
+from losslab.run.records import epoch_row, write_rows
 from losslab.run.run_folder import RunFolder
 from losslab.run.trackers import finish_trackers
 from losslab.run.wandb_summary import Summary
