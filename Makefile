@@ -86,11 +86,12 @@ report: setup  ## write a study's page, runs/STUDY/report.html, again
 runs: setup  ## list the runs and their headline numbers
 	$(BIN)/losslab runs
 
-test: setup  ## all tests but the slow ones (under 10 minutes on 2 cores)
-	$(BIN)/pytest -m 'not slow' $(ARGS)
+# Two at a time: each test has one thread (tests/conftest.py).
+test: setup  ## all tests but the slow ones (under 10 minutes on 2 cores; ARGS='-n 8' for more at a time)
+	$(BIN)/pytest -m 'not slow' -n 2 --dist worksteal $(ARGS)
 
 test-fast: setup  ## the quickest tests (under 60 seconds)
-	$(BIN)/pytest -m 'not slow' tests/data tests/losses tests/metrics tests/report $(ARGS)
+	$(BIN)/pytest -m 'not slow' -n 2 tests/data tests/losses tests/metrics tests/report $(ARGS)
 
 test-slow: setup  ## the slow tests
 	$(BIN)/pytest -m slow $(ARGS)
