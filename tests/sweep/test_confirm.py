@@ -78,6 +78,7 @@ def test_the_page_has_both_stages_and_keeps_them_apart(confirmed_study: Path) ->
     assert "test split" not in page[second:]
     assert "Confirmed on fresh seeds" in page[page.index('id="answer"') : first]
     text = (confirmed_study / "report.md").read_text()
+    assert "18 runs, each once.\n" in text
     assert text.index("test split") < text.index("The search") < text.index("validation split")
 
 
@@ -214,7 +215,8 @@ def test_a_seed_that_failed_is_told(confirmed_study: Path, own_folder: Path) -> 
     assert confirmation is not None
     assert not confirmation.whole
     assert main(["report", "runs/tuned"]) == 0
-    assert "It is not finished" in Path("runs/tuned/report.html").read_text()
+    for page in ("report.html", "report.md"):
+        assert "17 runs, each once. It is not finished" in Path("runs/tuned", page).read_text()
 
 
 def test_what_changes_a_result_is_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,9 +45,7 @@ def confirmation_content(confirmation: Confirmation) -> ConfirmationContent:
 def _described(confirmation: Confirmation) -> str:
     summary = confirmation.summary
     seeds = summary.declared.seeds
-    unfinished = "" if confirmation.whole else " It is not finished: what is missing is not compared."
     return (
         f"{len(summary.settings)} settings that the search chose on validation, trained anew with each of the fresh "
-        f"seeds {min(seeds)} to {max(seeds)}, which took part in no choice. Test images read: "
-        f"{confirmation.reads_told}.{unfinished}"
+        f"seeds {min(seeds)} to {max(seeds)}, which took part in no choice. {confirmation.status_told}"
     )

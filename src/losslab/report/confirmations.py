@@ -36,6 +36,12 @@ class Confirmation(NamedTuple):
         again = f", {self.second_reads} of them not for the first time" if self.second_reads else ", each once"
         return f"{self.reads} runs{again}"
 
+    @property
+    def status_told(self) -> str:
+        """How many runs have read the test images, and whether that is all, in whole sentences."""
+        unfinished = "" if self.whole else " It is not finished: what is missing is not compared."
+        return f"Test images read: {self.reads_told}.{unfinished}"
+
 
 def confirmation_folders(study: Path) -> list[Path]:
     """runs/<study>/confirm, confirm-2 and so on, in their order."""

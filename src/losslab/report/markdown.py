@@ -13,7 +13,7 @@ def markdown(summary: Summary, confirmations: Sequence[Confirmation] = ()) -> st
     parts = [f"# {escape(summary.name)}"]
     for confirmation in confirmations:
         parts += [f"## {escape(confirmation.summary.name)}", *_parts(confirmation.summary)]
-        parts.append(f"Test images read: {confirmation.reads_told}.")
+        parts.append(confirmation.status_told)
     if confirmations:
         parts.append("## The search")
     return "\n\n".join([*parts, *_parts(summary)]) + "\n"

@@ -128,7 +128,7 @@ def _confirmed(confirmation: Confirmation) -> list[Any]:
     return [
         *(wr.P(sentence) for sentence in summary.answer),
         *(wr.MarkdownBlock(text) for text in told),
-        wr.P(f"Test images read: {confirmation.reads_told}."),
+        wr.P(confirmation.status_told),
     ]
 
 

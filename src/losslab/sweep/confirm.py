@@ -93,7 +93,7 @@ def confirm_command(tokens: list[str]) -> None:
     confirmation = read_confirmation(confirm)
     assert confirmation is not None
     show_summary(confirmation.summary, confirm)
-    print(f"Test images read: {confirmation.reads_told}.")
+    print(confirmation.status_told)
     write_report(folder)
 
 
