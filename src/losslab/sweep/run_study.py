@@ -138,7 +138,8 @@ def _announce(study: Study, file: StudyFile, folder: Path, done: int, parameters
     kind = f"{file.trials} trials" if file.is_search else f"{total // len(file.seeds)} settings"
     # Logits and labels, records of about 60 kB; a checkpoint holds weights and Adam's two moments, best and last.
     kept = total if file.keep == "all" else 2 * len(file.seeds)
-    predictions = len(data.split("val").labels) * (4 * data.num_classes + 8)
+    images = len(data.split("val").labels) + (len(data.load_test().labels) if file.stage == "confirm" else 0)
+    predictions = images * (4 * data.num_classes + 8)
     megabytes = (total * (predictions + 60_000) + kept * 2 * 12 * parameters) / 1e6
     print(
         f"Study {study_name(folder)} on {data.data_name}: {kind} x {len(file.seeds)} seeds = {total} trainings, "
