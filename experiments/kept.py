@@ -224,16 +224,17 @@ def _line(stage: str, result: Result, metrics: dict[str, float]) -> Result:
 
 def _merged(former: list[Result], new: list[Result]) -> list[Result]:
     """All of both; of two that are the same training, the new one, with what only the predictions could tell."""
-    merged = {_key(line): line for line in former}
+    merged = {key_of(line): line for line in former}
     for line in new:
-        known = merged.get(_key(line))
+        known = merged.get(key_of(line))
         if known is not None and _measured(known) == _measured(line):
             line["metrics"] |= {key: known["metrics"][key] for key in (CONFIDENCE, ECE_PSI) if key in known["metrics"]}
-        merged[_key(line)] = line
+        merged[key_of(line)] = line
     return sorted(merged.values(), key=lambda r: (r["stage"] != SEARCH, r["stage"], r["order"], r["label"], r["seed"]))
 
 
-def _key(line: Result) -> tuple[str, str, int]:
+def key_of(line: Result) -> tuple[str, str, int]:
+    """What makes a kept result that of one training: stage, setting and seed."""
     return line["stage"], line["setting_hash"], line["seed"]
 
 

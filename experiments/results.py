@@ -2,7 +2,8 @@
 
     results.py                    experiments/RESULTS.md, experiments/results/losses.svg, the README's block, and what
                                   the headers of studies and experiments expect
-    results.py keep runs/NAME     write what the study has so far into experiments/results/NAME.jsonl
+    results.py keep runs/NAME     write what the study has so far into experiments/results/NAME.jsonl, and say how far
+                                  it is from what that held before
     results.py restore NAME       put kept results back into runs/NAME, so that its commands train what is missing only
 
 Called in the repository's folder.
@@ -12,7 +13,8 @@ import sys
 from pathlib import Path
 
 from expected import EXPECTED, with_expected
-from kept import keep, kept_file, restore
+from kept import keep, kept_file, read_kept, restore
+from kept_difference import kept_difference
 from kept_study import KeptStudy, read_kept_study
 from losses_picture import losses_picture
 from results_page import HEADLINE, STUDIES, readme_block, results_page, with_block
@@ -66,8 +68,10 @@ def main(words: list[str]) -> int:
                 print(file.relative_to(ROOT))
         elif words[0] == "keep" and len(words) > 1:
             for name in words[1:]:
-                kept = keep(Path(name), KEPT)
-                print(f"{kept_file(KEPT, Path(name).name).relative_to(ROOT)}: {len(kept.results)} results")
+                file = kept_file(KEPT, Path(name).name)
+                former, kept = read_kept(file), keep(Path(name), KEPT)
+                told = kept_difference(former, kept)
+                print(f"{file.relative_to(ROOT)}: {len(kept.results)} results; {told}")
         elif words[0] == "restore" and len(words) > 1:
             for name in words[1:]:
                 print(f"{RUNS / name}: {restore(kept_file(KEPT, name), RUNS / name)} result files put back")

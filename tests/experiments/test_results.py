@@ -12,6 +12,7 @@ import pytest
 import results
 import small_studies
 from kept import keep, kept_file, read_kept, restore
+from kept_difference import kept_difference
 from kept_study import KeptStudy, read_kept_study
 from losses_picture import losses_picture
 from results_page import results_page, with_block
@@ -157,6 +158,25 @@ def test_keeping_loses_no_result_and_no_measurement(copied: Path) -> None:
     next(iter((copied / "results").glob("*/*.json"))).unlink()
     keep(copied, Path("kept"))
     assert Path(f"kept/{NAME}.jsonl").read_bytes() == before
+
+
+def test_what_is_run_again_is_compared_with_what_was_kept(copied: Path) -> None:
+    file = Path(f"kept/{NAME}.jsonl")
+    former = read_kept(file)
+    assert former is not None
+    assert kept_difference(None, former) == "none of them was kept before and run again"
+    assert kept_difference(former, keep(copied, Path("kept"))) == "none of them was kept before and run again"
+    shutil.rmtree(copied)
+    assert main([*SWEEP]) == 0
+    assert main([*CONFIRM, "--again"]) == 0
+    again = keep(copied, Path("kept"))
+    assert (
+        kept_difference(former, again)
+        == f"{len(again.results)} of them were kept before and run again: no metric differs"
+    )
+    again.results[0]["metrics"]["val/acc"] += 0.25
+    again.results[0]["seconds"] += 1
+    assert "val/acc differs most, by up to 0.25" in kept_difference(former, again)
 
 
 def test_a_half_finished_study_is_kept_as_far_as_it_is(copied: Path) -> None:
