@@ -105,9 +105,9 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> PageC
         results: one or more.
     """
     shown = shown_settings(summary)
-    predicted = [(s, p) for s in shown if (p := setting_predictions(folder, s)) is not None]
-    labels, predictions = [s.label for s, _ in predicted], [p for _, p in predicted]
     classes = summary.settings[0].classes
+    predicted = [(s, p) for s in shown if classes and (p := setting_predictions(folder, s)) is not None]
+    labels, predictions = [s.label for s, _ in predicted], [p for _, p in predicted]
     gammas = {setting.label: focal_gamma(read_config(folder, setting)) for setting in shown}
     same_images = bool(predicted) and all(np.array_equal(p.labels, predictions[0].labels) for p in predictions)
     images, no_gallery = _gallery(folder, predicted, classes, same_images)

@@ -13,7 +13,10 @@ from losslab.report.results import Result
 
 @dataclass
 class SettingResults:
-    """All results of one setting: `values[key]` is one number a seed, ordered by seed, as are `runs`, its folders."""
+    """All results of one setting: `values[key]` is one number a seed, ordered by seed, as are `runs`, its folders.
+
+    `classes` are those whose metrics every setting of the study has.
+    """
 
     label: str
     arm: str
@@ -36,6 +39,10 @@ def group_by_setting(results: Sequence[Result]) -> list[SettingResults]:
     for result in results:
         groups.setdefault(result["setting_hash"], []).append(result)
     settings = [_setting(group) for group in groups.values()]
+    # Kept results that were put back beside new ones have means only: by class is told what all of them have.
+    common = set.intersection(*(set(setting.classes) for setting in settings)) if settings else set()
+    for setting in settings:
+        setting.classes = [name for name in setting.classes if name in common]
     for label, count in Counter(setting.label for setting in settings).items():
         for setting in settings if count > 1 else []:
             if setting.label == label:  # numbers in labels are rounded: a search may draw two that look alike
@@ -56,8 +63,8 @@ def _setting(group: list[Result]) -> SettingResults:
         values={key: [metrics[key] for metrics in measured] for key in keys},
         classes=[
             key.removeprefix("val/recall/")
-            for key in first["metrics"]
-            if key.startswith("val/recall/") and key != "val/recall/macro"
+            for key in keys
+            if key.startswith("val/recall/") and key in first["metrics"] and key != "val/recall/macro"
         ],
         runs=[result.get("run", "") for result in group],
     )
