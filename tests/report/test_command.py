@@ -1,6 +1,7 @@
 """`losslab report`: from a study's folder to one page, the same each time."""
 
 import base64
+import csv
 import hashlib
 import json
 import re
@@ -13,6 +14,8 @@ import pytest
 
 from losslab.cli import main
 from losslab.report.results import read_results
+from losslab.report.study_summary import summarise_folder
+from losslab.report.terminal_summary import show_summary
 
 
 def again(study: Path, tmp_path: Path) -> Path:
@@ -179,3 +182,26 @@ def test_a_study_without_results_or_with_a_half_record_is_told(tmp_path: Path, c
     (folder / "study.json").write_text(json.dumps({"declared": plain | {"storage": "journal"}}))
     assert main(["report", "runs/half"]) == 2
     assert "has no result yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_kept_results_beside_new_ones_are_told_without_classes(
+    place: int, gamma_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = again(gamma_study, tmp_path)
+    kept = sorted({(result["order"], result["setting_hash"]) for result in read_results(study)})[place][1]
+    for file in (study / "results" / kept).glob("*.json"):
+        result = json.loads(file.read_text())
+        result["metrics"] = {k: v for k, v in result["metrics"].items() if k.count("/") < 2 or k.endswith("/macro")}
+        file.write_text(json.dumps(result))
+        (study / result["run"] / "predictions.npz").unlink()
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "runs/gamma"]) == 0
+    whole, page = (figures((folder / "report.html").read_text()) for folder in (gamma_study, study))
+    assert whole.keys() - page.keys()
+    summary, _ = summarise_folder(study)
+    assert [setting.classes for setting in summary.settings] == [[], [], []]
+    show_summary(summary, study)
+    table = list(csv.DictReader((study / "summary.csv").read_text().splitlines()[1:]))
+    assert [row["val/recall/7 mean"] != "" for row in table].count(True) == 2
+    assert all(float(row["val/recall/macro mean"]) > 0 for row in table)

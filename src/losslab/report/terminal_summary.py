@@ -28,15 +28,18 @@ def show_summary(summary: Summary, folder: Path) -> None:
 
 
 def _write_csv(path: Path, summary: Summary) -> None:
-    """A comment line, then one row a setting: mean and sd of every metric."""
-    keys = [key for key in summary.settings[0].values if key.startswith(("val/", "train/", "test/"))]
+    """A comment line, then one row a setting: mean and sd of every metric, empty where a setting does not have it."""
+    known = dict.fromkeys(key for setting in summary.settings for key in setting.values)
+    keys = [key for key in known if key.startswith(("val/", "train/", "test/"))]
     table = io.StringIO()
     table.write(f"# {summary.heading}\n")
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["setting", "seeds", *(f"{key} {part}" for key in keys for part in ("mean", "sd"))])
     for setting in summary.settings:
-        numbers = [f"{number:.6f}" for key in keys for number in setting.mean_sd(key)]
-        writer.writerow([setting.label, len(setting.seeds), *numbers])
+        cells: list[str] = []
+        for key in keys:
+            cells += [f"{number:.6f}" for number in setting.mean_sd(key)] if key in setting.values else ["", ""]
+        writer.writerow([setting.label, len(setting.seeds), *cells])
     write_whole(path, table.getvalue())
 
 
