@@ -69,7 +69,7 @@ results-course: setup  ## the course report's experiments: running accuracy, par
 	$(call study,parameters,parameters,--seeds 6,)
 
 NETWORK = $(call study,network-$(1),focal_networks,--seeds 6,--experiment experiments/$(2).yaml $(TAIL) 0.01 $(3))
-results-networks: setup  ## gamma on a long tail with four networks (15 minutes)
+results-networks: setup  ## gamma on a long tail with four networks (25 minutes)
 	$(call NETWORK,mlp,mlp_64,--trainer.max_epochs 18)
 	$(call NETWORK,cnn,cnn,--trainer.max_epochs 6)
 	$(call NETWORK,separable-cnn,separable_cnn,--trainer.max_epochs 6)
@@ -78,7 +78,7 @@ results-networks: setup  ## gamma on a long tail with four networks (15 minutes)
 results-unlimited: setup  ## separable convolutions, residual blocks, augmentation, ensembles (40 minutes)
 	$(call study,unlimited,unlimited,--seeds 5,)
 
-results-from-scratch: results-gamma results-losses results  ## both, and the page (about an hour on 2 cores)
+results-from-scratch: results-gamma results-losses results  ## both, and the page (an hour on 2 cores; 73 minutes beside other work)
 
 report: setup  ## write a study's page, runs/STUDY/report.html, again
 	$(BIN)/losslab report runs/$(STUDY) $(ARGS)

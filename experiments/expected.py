@@ -28,8 +28,9 @@ EXPECTED = {
     "{{unlimited|CNN, 10 epochs, rotated and scaled|acc}} %",
     "sweeps/focal_networks.yaml": "tail recall at gamma 0 and 5: MLP {{network-mlp|gamma=0|recall/tail}} and "
     "{{network-mlp|gamma=5|recall/tail}} %, CNN {{network-cnn|gamma=0|recall/tail}} and "
-    "{{network-cnn|gamma=5|recall/tail}} %",
-    "experiments/cnn_accurate.yaml": "accuracy {{unlimited|CNN, 10 epochs, rotated and scaled|acc}} %",
+    "{{network-cnn|gamma=5|recall/tail}} %, ResNet {{network-resnet|gamma=0|recall/tail}} and "
+    "{{network-resnet|gamma=5|recall/tail}} %",
+    "experiments/cnn_accurate.yaml": "accuracy {{unlimited|CNN, 12 epochs, cropped, rotated and scaled|acc}} %",
     "experiments/resnet_accurate.yaml": "accuracy {{unlimited|wide ResNet, 18 epochs, rotated and scaled|acc}} %",
 }
 """By file; one whose studies are not all kept and confirmed keeps its header."""
