@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError, PendingRollbackError
 
 from losslab.cli import main
 from losslab.errors import UserError
@@ -80,8 +81,31 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         open_storage("postgresql://localhost/db", Path())
 
 
+def lost_connection() -> None:
+    raise OperationalError("SELECT", {}, Exception("server closed the connection"))
+
+
+def lost_connection_in_a_commit() -> None:
+    try:
+        lost_connection()
+    except OperationalError as error:
+        raise StorageInternalError("An exception is raised during the commit.") from error
+
+
+def lost_connection_and_asked_again() -> None:
+    """As Optuna reads trials: after a failed query it tries a slower one, on the connection that is gone."""
+    try:
+        try:
+            lost_connection()
+        except OperationalError:
+            raise PendingRollbackError("Can't reconnect until invalid transaction is rolled back.")  # noqa: B904
+    except PendingRollbackError as error:
+        raise StorageInternalError("An exception is raised during the commit.") from error
+
+
+@pytest.mark.parametrize("fail", [lost_connection, lost_connection_in_a_commit, lost_connection_and_asked_again])
 def test_a_call_is_repeated_until_the_database_answers(
-    own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fail: Callable[[], None], own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(storage_module.time, "sleep", lambda _: None)
     storage = PatientStorage("sqlite:///study.db")
@@ -91,7 +115,7 @@ def test_a_call_is_repeated_until_the_database_answers(
         nonlocal failures
         failures -= 1
         if failures >= 0:
-            raise OperationalError("SELECT", {}, Exception("server closed the connection"))
+            fail()
         return []
 
     monkeypatch.setattr(PatientStorage, "get_all_studies", storage_module.patient(away))
@@ -99,10 +123,46 @@ def test_a_call_is_repeated_until_the_database_answers(
     assert storage.answers_since == pytest.approx(time.time(), abs=10)
     printed = capsys.readouterr().out
     assert printed.count("The database does not answer") == printed.count("The database answers again") == 1
+    assert "server closed the connection" in printed
 
     monkeypatch.setattr(storage_module, "PATIENCE_SECONDS", -1.0)
     failures = 10**9
     with pytest.raises(UserError, match="Finished results are on disk"):
+        storage.get_all_studies()
+
+
+def test_only_a_database_that_is_known_to_be_one_is_waited_for_at_the_start(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(storage_module.time, "sleep", lambda _: None)
+    failures = 2
+
+    class StartsLate(PatientStorage):
+        def __init__(self, *arguments: object, **named: object) -> None:
+            nonlocal failures
+            failures -= 1
+            if failures >= 0:
+                lost_connection_in_a_commit()
+            super().__init__(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(storage_module, "PatientStorage", StartsLate)
+    with pytest.raises(UserError, match="cannot be opened"):
+        open_storage("sqlite:///study.db", own_folder)
+    failures = 2
+    assert isinstance(open_storage("sqlite:///study.db", own_folder, wait=True), PatientStorage)
+    assert capsys.readouterr().out.count("The database does not answer") == 1
+
+
+def test_what_the_database_refuses_is_not_repeated(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: RDBStorage) -> list[object]:
+        try:
+            raise DataError("INSERT", {}, Exception("value too long"))
+        except DataError as error:
+            raise StorageInternalError("An exception is raised during the commit.") from error
+
+    storage = PatientStorage("sqlite:///study.db")
+    monkeypatch.setattr(PatientStorage, "get_all_studies", storage_module.patient(refused))
+    with pytest.raises(StorageInternalError):
         storage.get_all_studies()
 
 

@@ -50,7 +50,8 @@ def sweep_command(tokens: list[str]) -> None:
     folder = RUNS / (options.name or options.config.stem)
     if is_worker:  # all is checked by the parent, which shows what comes out, too
         with Display(0, 0) as display:
-            Study(study_file, folder, command_line, command_line.resolved()).run(display, parent_is_gone)
+            worker = Study(study_file, folder, command_line, command_line.resolved(), wait=True)
+            worker.run(display, parent_is_gone)
         return
     content = read_yaml(options.config) | given
     content["storage"] = shown(study_file.storage)

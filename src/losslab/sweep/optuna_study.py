@@ -12,18 +12,19 @@ from losslab.sweep.storage import Journal, PatientStorage, open_storage, reason
 from losslab.sweep.study_file import StudyFile, pruner_of, sampler_of
 
 
-def open_study(study: StudyFile, folder: Path) -> tuple[optuna.Study, PatientStorage | Journal]:
+def open_study(study: StudyFile, folder: Path, wait: bool = False) -> tuple[optuna.Study, PatientStorage | Journal]:
     """Open a study, or create it. Call it under the study's lock.
 
     Args:
         study: the study file.
         folder: runs/<study>, which gives the study its name.
+        wait: see `open_storage`.
 
     Raises:
         UserError: the storage cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = open_storage(study.storage, folder)
+    storage = open_storage(study.storage, folder, wait)
     try:
         known = study_name(folder) in optuna.get_all_study_names(storage)
         opened = optuna.create_study(

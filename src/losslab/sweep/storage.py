@@ -21,12 +21,13 @@ PATIENCE_SECONDS = 600.0
 """How long a database may be away."""
 
 
-def open_storage(storage: str, folder: Path) -> "PatientStorage | Journal":
+def open_storage(storage: str, folder: Path, wait: bool = False) -> "PatientStorage | Journal":
     """Open a study's storage.
 
     Args:
         storage: "journal" or a database URL.
         folder: the study's.
+        wait: whether a database that does not answer is waited for, since it is known to be one.
 
     Raises:
         UserError: it is no URL, its driver is missing, or the database does not answer. No message shows a password.
@@ -38,8 +39,12 @@ def open_storage(storage: str, folder: Path) -> "PatientStorage | Journal":
     url = _url(storage)
     if url.drivername == "postgresql":
         url = url.set(drivername=f"postgresql+{_postgres_driver()}")
-    try:
+
+    def opened() -> PatientStorage:
         return PatientStorage(url.render_as_string(hide_password=False), engine_kwargs={"pool_pre_ping": True})
+
+    try:
+        return _when_it_answers(opened, storage)[0] if wait else opened()
     except Exception as error:  # of Optuna, SQLAlchemy or the driver: whichever it is, the study cannot begin
         raise UserError(f"the study's storage {shown(storage)} cannot be opened: {reason(error, storage)}") from None
 
@@ -106,35 +111,52 @@ class PatientStorage(RDBStorage):
     """Time at which the server answered again, after it last was away."""
 
 
+def _lost_connection(error: BaseException | None) -> BaseException | None:
+    """What says that the database is away, among an error and those that led to it; None if nothing does.
+
+    Optuna answers a failed query with another one on the same connection, whose error then hides the first.
+    """
+    while error is not None and not isinstance(error, OperationalError | InterfaceError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _when_it_answers(once: Callable[[], Any], storage: str) -> tuple[Any, bool]:
+    """What `once` returns, called again until the database answers; and whether that took more than one call."""
+    deadline, pause = time.monotonic() + PATIENCE_SECONDS, 0.5
+    waited = False
+    while True:
+        try:
+            answer = once()
+        except (StorageInternalError, OperationalError, InterfaceError) as error:
+            lost = _lost_connection(error)
+            if lost is None:
+                raise
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"the database was away for {PATIENCE_SECONDS:.0f} s: {reason(lost, storage)}. "
+                    "Finished results are on disk; the same command continues the study."
+                ) from None
+            if not waited:
+                print(f"The database does not answer: {reason(lost, storage)} Waiting for it.", flush=True)
+            waited = True
+            time.sleep(pause)
+            pause = min(2 * pause, 15.0)
+        else:
+            if waited:
+                print("The database answers again.", flush=True)
+            return answer, waited
+
+
 def patient(once: Callable[..., Any]) -> Callable[..., Any]:
     """The same method of the storage, called again until the database answers."""
 
     @functools.wraps(once)
     def call(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
-        deadline, pause = time.monotonic() + PATIENCE_SECONDS, 0.5
-        waited = False
-        while True:
-            try:
-                answer = once(self, *arguments, **named)
-            except (StorageInternalError, OperationalError, InterfaceError) as error:
-                cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-                if not isinstance(cause, OperationalError | InterfaceError):
-                    raise
-                if time.monotonic() > deadline:
-                    raise UserError(
-                        f"the database was away for {PATIENCE_SECONDS:.0f} s: {reason(error, self.url)}. "
-                        "Finished results are on disk; the same command continues the study."
-                    ) from None
-                if not waited:
-                    print(f"The database does not answer: {reason(error, self.url)} Waiting for it.", flush=True)
-                waited = True
-                time.sleep(pause)
-                pause = min(2 * pause, 15.0)
-            else:
-                if waited:
-                    self.answers_since = time.time()
-                    print("The database answers again.", flush=True)
-                return answer
+        answer, waited = _when_it_answers(lambda: once(self, *arguments, **named), self.url)
+        if waited:
+            self.answers_since = time.time()
+        return answer
 
     return call
 

@@ -37,13 +37,16 @@ class Study:
         folder: runs/<study>.
         command_line: parses and builds the settings.
         base: the resolved experiment that the settings start from.
+        wait: whether a database that does not answer is waited for, since it is known to be one.
     """
 
-    def __init__(self, study: StudyFile, folder: Path, command_line: CommandLine, base: Config) -> None:
+    def __init__(
+        self, study: StudyFile, folder: Path, command_line: CommandLine, base: Config, wait: bool = False
+    ) -> None:
         self.file, self.folder, self.command_line, self.base = study, folder, command_line, base
         self._lock = FileLock(folder / "lock")
         with self._lock:
-            self.optuna, storage = open_study(study, folder)
+            self.optuna, storage = open_study(study, folder, wait)
         self._lease = Lease(storage)
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
