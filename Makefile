@@ -78,7 +78,7 @@ results-networks: setup  ## gamma on a long tail with four networks (25 minutes)
 results-unlimited: setup  ## separable convolutions, residual blocks, augmentation, ensembles (40 minutes)
 	$(call study,unlimited,unlimited,--seeds 5,)
 
-results-from-scratch: results-gamma results-losses results  ## both, and the page (an hour on 2 cores; 73 minutes beside other work)
+results-from-scratch: results-gamma results-losses results  ## both, and the page (an hour on 2 cores)
 
 report: setup  ## write a study's page, runs/STUDY/report.html, again
 	$(BIN)/losslab report runs/$(STUDY) $(ARGS)

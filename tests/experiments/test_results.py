@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 import findings
-import numpy as np
 import pytest
 import results
 import small_studies
+import torch
 from kept import keep, kept_file, read_kept, restore
 from kept_difference import kept_difference
 from kept_study import KeptStudy, read_kept_study
@@ -24,6 +24,7 @@ from losslab.errors import UserError
 from losslab.report.confirmations import TEST, read_confirmation
 from losslab.report.results import read_results
 from losslab.report.study_summary import summarise_folder
+from losslab.run.predictions import write_predictions
 from losslab.run.run_folder import RunFolder
 
 TUNED = """\
@@ -316,10 +317,10 @@ def test_a_cell_trained_again_is_within_four_sd_of_its_kept_mean(label: str, rep
 
 def test_an_ensemble_is_right_where_the_mean_of_the_probabilities_is(own_folder: Path) -> None:
     """Two images of class 0: the first run is sure and right of both, the second one wrong, and sure of one only."""
-    labels = np.array([0, 0])
+    labels = torch.tensor([0, 0])
     for name, logits in {"a": [[2.0, 0.0], [2.0, 0.0]], "b": [[0.0, 9.0], [0.0, 0.5]]}.items():
         (own_folder / name / "test").mkdir(parents=True)
-        np.savez(own_folder / name / "test" / "predictions.npz", logits=np.array(logits, np.float32), labels=labels)
+        write_predictions(own_folder / name / "test" / "predictions.npz", (torch.tensor(logits), labels))
     runs = [RunFolder(own_folder / name) for name in ("a", "b")]
     assert [ensemble_accuracy([run]) for run in runs] == [1.0, 0.0]
     assert ensemble_accuracy(runs) == ensemble_accuracy(runs[::-1]) == 0.5

@@ -61,7 +61,7 @@ def _setting(group: list[Result]) -> SettingResults:
         setting_hash=first["setting_hash"],
         seeds=[result["seed"] for result in group],
         values={key: [metrics[key] for metrics in measured] for key in keys},
-        classes=[
+        classes=[  # and not the groups of classes, which are measured here
             key.removeprefix("val/recall/")
             for key in keys
             if key.startswith("val/recall/") and key in first["metrics"] and key != "val/recall/macro"
