@@ -23,6 +23,7 @@ from losslab.errors import UserError
 from losslab.report.results import read_results
 from losslab.sweep import storage as storage_module
 from losslab.sweep.storage import PatientStorage, open_storage, reason, shown
+from losslab.sweep.workers import PARENT, STORAGE
 
 GAMMA = "model.init_args.loss.init_args.gamma"
 STUDY = f"""\
@@ -132,7 +133,7 @@ def test_a_call_is_repeated_until_the_database_answers(
 
 
 def test_only_a_database_that_is_known_to_be_one_is_waited_for_at_the_start(
-    own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_mlp: list[str], own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(storage_module.time, "sleep", lambda _: None)
     failures = 2
@@ -150,6 +151,15 @@ def test_only_a_database_that_is_known_to_be_one_is_waited_for_at_the_start(
         open_storage("sqlite:///study.db", own_folder)
     failures = 2
     assert isinstance(open_storage("sqlite:///study.db", own_folder, wait=True), PatientStorage)
+    assert capsys.readouterr().out.count("The database does not answer") == 1
+
+    (own_folder / "study.yaml").write_text(STUDY)
+    sweep = ["sweep", "--config", "study.yaml", "--seeds", "0"]
+    assert main([*sweep, "--storage", "sqlite:///study.db"]) == 0
+    monkeypatch.setenv(PARENT, str(os.getppid()))  # a worker's storage was opened by its parent
+    monkeypatch.setenv(STORAGE, "sqlite:///study.db")
+    failures = 2
+    assert main(sweep) == 0
     assert capsys.readouterr().out.count("The database does not answer") == 1
 
 
