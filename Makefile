@@ -90,7 +90,7 @@ runs: setup  ## list the runs and their headline numbers
 test: setup  ## all tests but the slow ones (under 10 minutes on 2 cores; ARGS='-n 8' for more at a time)
 	$(BIN)/pytest -m 'not slow' -n 2 --dist worksteal $(ARGS)
 
-test-fast: setup  ## the quickest tests (under 60 seconds)
+test-fast: setup  ## the quicker tests (under 2 minutes on 2 cores)
 	$(BIN)/pytest -m 'not slow' -n 2 tests/data tests/losses tests/metrics tests/report $(ARGS)
 
 test-slow: setup  ## the slow tests
