@@ -22,7 +22,10 @@ from losslab.sweep.run_study import MAY_CHANGE
 SEARCH = "search"
 """The stage of the results that a sweep made; those of a confirmation have its folder's name, "confirm"."""
 
-FIELDS = ("label", "order", "seed", "setting", "setting_hash", "device", "seconds", "git_commit", "git_dirty")
+FIELDS = (
+    *("label", "order", "seed", "setting", "setting_hash"),
+    *("device", "seconds", "started_at", "git_commit", "git_dirty"),
+)
 MACRO = ("val/precision/macro", "val/recall/macro", "val/f1/macro")
 OF_THE_SEARCH = (*MACRO, "val/acc", "val/ece", "train/acc", "train/acc_running")
 OF_A_CONFIRMATION = (*MACRO, "val/acc", "train/acc", "train/acc_running")

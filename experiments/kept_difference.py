@@ -2,6 +2,8 @@
 
 from kept import Kept, key_of
 
+from losslab.report.results import Result
+
 
 def kept_difference(former: Kept | None, kept: Kept) -> str:
     """In words, for `results.py keep`: how many trainings were run again, and which metric then differs most."""
@@ -9,8 +11,7 @@ def kept_difference(former: Kept | None, kept: Kept) -> str:
     again = [
         (before[key_of(line)]["metrics"], line["metrics"])
         for line in kept.results
-        # A training that only stayed where it was still has its seconds.
-        if key_of(line) in before and before[key_of(line)]["seconds"] != line["seconds"]
+        if key_of(line) in before and _clock(before[key_of(line)]) != _clock(line)
     ]
     gaps: dict[str, float] = {}
     for old, new in again:
@@ -21,3 +22,11 @@ def kept_difference(former: Kept | None, kept: Kept) -> str:
     furthest = max(gaps, key=lambda metric: (gaps[metric], metric))
     same = "no metric differs" if gaps[furthest] == 0 else f"{furthest} differs most, by up to {gaps[furthest]:.2g}"
     return f"{len(again)} of them were kept before and run again: {same}"
+
+
+def _clock(line: Result) -> tuple[str | None, float]:
+    """What no two trainings share, and one that only stayed where it was still has.
+
+    The seconds alone would not do: two short trainings can take the same. Lines kept by former versions have no start.
+    """
+    return line.get("started_at"), line["seconds"]
