@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
@@ -21,7 +22,9 @@ from sqlalchemy.exc import DataError, OperationalError, PendingRollbackError
 from losslab.cli import main
 from losslab.errors import UserError
 from losslab.report.results import read_results
+from losslab.run.interruption import Interrupted, Interruption
 from losslab.sweep import storage as storage_module
+from losslab.sweep.lease import Lease
 from losslab.sweep.storage import PatientStorage, open_storage, reason, shown
 from losslab.sweep.workers import PARENT, STORAGE
 
@@ -176,6 +179,35 @@ def test_what_the_database_refuses_is_not_repeated(own_folder: Path, monkeypatch
         storage.get_all_studies()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_ends_the_waiting_where_signals_are_only_noted(
+    number: signal.Signals, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = PatientStorage("sqlite:///study.db")
+    study = optuna.create_study(storage=storage)
+    pauses: list[float] = []
+
+    def signalled(pause: float) -> None:
+        pauses.append(pause)
+        if len(pauses) == 3:
+            os.kill(os.getpid(), number)
+
+    def away(self: RDBStorage, *arguments: object, **named: object) -> None:
+        lost_connection()
+
+    with Interruption(None) as noted:
+        noting = signal.getsignal(number)
+        with pytest.raises(Interrupted) as stopped, Lease(storage) as lease:  # noqa: PT012 - its end must not wait
+            lease.take(study.ask())
+            monkeypatch.setattr(storage_module.time, "sleep", signalled)
+            monkeypatch.setattr(PatientStorage, "set_trial_user_attr", storage_module.patient(away))
+            lease.take(study.ask())
+        assert signal.getsignal(number) == noting
+    assert noted.received is None
+    assert stopped.value.exit_code == 128 + number
+    assert len(pauses) == 3, "the lease is not given back to a database that is away"
+
+
 class Server:
     """A PostgreSQL server in a folder, run by a user without rights, on a port of its own."""
 
@@ -259,6 +291,36 @@ def test_two_workers_go_on_when_postgresql_is_restarted(
     assert printed.count("runs/study/best.yaml:") == 1
     for text in (printed, *(f.read_text() for f in Path("runs").rglob("*") if f.suffix in (".log", ".json", ".yaml"))):
         assert "s3cr" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_is_answered_while_postgresql_is_away(
+    workers: int, tiny_mlp: list[str], own_folder: Path, server: Server, repository: Path
+) -> None:
+    (own_folder / "study.yaml").write_text(STUDY)
+    path = f"{repository / 'src'}{os.pathsep}{repository / 'tests'}"
+    command = [sys.executable, "-m", "losslab", "sweep", "--config", "study.yaml", "--trainer.max_epochs", "4"]
+    command += ["--workers", str(workers), "--storage", server.url]
+    with Path("output.txt").open("w") as output:
+        parent = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, stdout=output, stderr=output)
+        wait_for(lambda: bool(read_results(Path("runs/study"))), parent)
+        server.stop()
+        try:
+            wait_for(lambda: "The database does not answer" in Path("output.txt").read_text(), parent)
+            parent.send_signal(signal.SIGINT)
+            assert parent.wait(60) == 130, Path("output.txt").read_text()
+        finally:
+            server.start()
+            parent.kill()
+    said = Path("output.txt").read_text()
+    assert "the same command goes on from here" in said
+    assert "Traceback" not in said
+    again = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=240
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert planned_and_done() == PLANNED
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120.0) -> None:

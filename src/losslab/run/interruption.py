@@ -1,7 +1,9 @@
 """Ctrl-C and SIGTERM: finish the batch, save, and go."""
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -72,3 +74,23 @@ class Interruption(Callback):
             if self.folder is not None:
                 trainer.save_checkpoint(self.folder.checkpoints / "last.ckpt")
             raise Interrupted(self.received)
+
+
+@contextlib.contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """A context in which SIGINT and SIGTERM raise Interrupted, also where outside of it they are only noted."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    former: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        former = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+    try:
+        for number in former:
+            signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

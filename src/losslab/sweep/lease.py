@@ -52,7 +52,7 @@ class Lease:
         # It may be waiting for a database; what is given back below may then be renewed once more, to no harm.
         self._thread.join(5.0)
         for number, trial in self._held.items():
-            if number not in self._lost:
+            if number not in self._lost and not self._storage.is_away:
                 with contextlib.suppress(Exception):  # whatever ends the run counts, and a lease runs out by itself
                     trial.set_user_attr("stopped", True)
         self._held.clear()

@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 
 from losslab.errors import UserError
+from losslab.run.interruption import stopping_at_once
 from losslab.sweep.journal import JournalLock, repair_journal
 
 PATIENCE_SECONDS = 600.0
@@ -44,7 +45,12 @@ def open_storage(storage: str, folder: Path, wait: bool = False) -> "PatientStor
         return PatientStorage(url.render_as_string(hide_password=False), engine_kwargs={"pool_pre_ping": True})
 
     try:
-        return _when_it_answers(opened, storage)[0] if wait else opened()
+        try:
+            return opened()
+        except MAY_BE_AWAY as error:
+            if not wait:
+                raise
+            return _when_it_answers(opened, error, storage)
     except Exception as error:  # of Optuna, SQLAlchemy or the driver: whichever it is, the study cannot begin
         raise UserError(f"the study's storage {shown(storage)} cannot be opened: {reason(error, storage)}") from None
 
@@ -97,7 +103,7 @@ def _postgres_driver() -> str:
 class Journal(JournalStorage):
     """A journal file, which is never away."""
 
-    answers_since = 0.0
+    is_away, answers_since = False, 0.0
 
 
 class PatientStorage(RDBStorage):
@@ -107,8 +113,14 @@ class PatientStorage(RDBStorage):
     and its answer, a trial is left over that belongs to nobody, which is queued again, or was told already.
     """
 
+    is_away = False
+    """Whether a call waits for the server, or waited until it was stopped."""
+
     answers_since = 0.0
     """Time at which the server answered again, after it last was away."""
+
+
+MAY_BE_AWAY = (StorageInternalError, OperationalError, InterfaceError)
 
 
 def _lost_connection(error: BaseException | None) -> BaseException | None:
@@ -121,31 +133,38 @@ def _lost_connection(error: BaseException | None) -> BaseException | None:
     return error
 
 
-def _when_it_answers(once: Callable[[], Any], storage: str) -> tuple[Any, bool]:
-    """What `once` returns, called again until the database answers; and whether that took more than one call."""
+def _when_it_answers(once: Callable[[], Any], error: Exception, storage: str) -> Any:
+    """What `once`, which failed with `error`, returns when it is called again and the database answers.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM.
+        UserError: it was away for too long.
+        Exception: `error`, or the one of a later call, if it does not say that the database is away.
+    """
     deadline, pause = time.monotonic() + PATIENCE_SECONDS, 0.5
-    waited = False
-    while True:
-        try:
-            answer = once()
-        except (StorageInternalError, OperationalError, InterfaceError) as error:
+    said = False
+    with stopping_at_once():
+        while True:
             lost = _lost_connection(error)
             if lost is None:
-                raise
+                raise error
             if time.monotonic() > deadline:
                 raise UserError(
                     f"the database was away for {PATIENCE_SECONDS:.0f} s: {reason(lost, storage)}. "
                     "Finished results are on disk; the same command continues the study."
                 ) from None
-            if not waited:
+            if not said:
                 print(f"The database does not answer: {reason(lost, storage)} Waiting for it.", flush=True)
-            waited = True
+            said = True
             time.sleep(pause)
             pause = min(2 * pause, 15.0)
-        else:
-            if waited:
+            try:
+                answer = once()
+            except MAY_BE_AWAY as again:
+                error = again
+            else:
                 print("The database answers again.", flush=True)
-            return answer, waited
+                return answer
 
 
 def patient(once: Callable[..., Any]) -> Callable[..., Any]:
@@ -153,10 +172,13 @@ def patient(once: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(once)
     def call(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
-        answer, waited = _when_it_answers(lambda: once(self, *arguments, **named), self.url)
-        if waited:
-            self.answers_since = time.time()
-        return answer
+        try:
+            return once(self, *arguments, **named)
+        except MAY_BE_AWAY as error:
+            self.is_away = True
+            answer = _when_it_answers(lambda: once(self, *arguments, **named), error, self.url)
+            self.is_away, self.answers_since = False, time.time()
+            return answer
 
     return call
 

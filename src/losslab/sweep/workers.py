@@ -86,9 +86,11 @@ class Workers:
                 self._start(place)
             while self._received is None and self._watch(display):
                 self._show(display)
+                self._study.show_best(display)  # may wait for a database, until it is stopped
                 time.sleep(0.5)
             if self._received is not None:
                 raise Interrupted(self._received)
+            self._study.show_best(display)
         finally:
             self._stop()
             self._show(display)
@@ -143,7 +145,6 @@ class Workers:
             for line in new.decode(errors="replace").splitlines():
                 display.line(f"[{place}] {line}")
         running = sum(process is not None for process in self._processes)
-        self._study.show_best(display)
         display.results(len(read_results(self._folder)), f"{running} workers")
 
     def _signal(self, number: int) -> None:
