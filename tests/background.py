@@ -35,7 +35,7 @@ def _main(folder: str, arguments: list[str], prepare: Callable[..., None] | None
     sys.exit(main(arguments))
 
 
-def wait_for(condition: Callable[[], bool], process: BaseProcess, seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], process: BaseProcess, seconds: float = 150.0) -> None:
     """Return as soon as `condition` holds; fail if the process ends or the time is over before."""
     end = time.monotonic() + seconds
     while not condition():
@@ -48,5 +48,5 @@ def stop(process: BaseProcess, number: signal.Signals) -> int | None:
     """Send a signal and return the exit status (negative: killed by that signal)."""
     assert process.pid is not None
     os.kill(process.pid, number)
-    process.join(60)
+    process.join(150)
     return process.exitcode

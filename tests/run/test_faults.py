@@ -140,7 +140,7 @@ def test_two_processes_do_not_continue_one_run(
         assert the_run().metrics_file.read_text().startswith(rows)
     finally:
         process.terminate()
-        process.join(60)
+        process.join(150)
     assert process.exitcode == 143
     assert the_run().manifest()["status"] == "interrupted"
 
@@ -148,7 +148,7 @@ def test_two_processes_do_not_continue_one_run(
 def test_two_processes_of_one_name_have_a_folder_each_or_one_is_told(tiny_mlp: list[str], own_folder: Path) -> None:
     processes = [background.start(own_folder, ["fit", *tiny_mlp]) for _ in range(2)]
     for process in processes:
-        process.join(60)
+        process.join(150)
     codes = sorted(process.exitcode for process in processes)  # type: ignore[type-var]
     runs = list(Path("runs/tiny").iterdir())
     assert codes in ([0, 0], [0, 2])

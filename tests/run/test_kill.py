@@ -53,7 +53,7 @@ def kill_and_go_on(tiny_mlp: list[str], folder: Path, moment: str, value: int) -
     name = f"killed-{moment}-{value}"
     Path("armed").touch()
     process = background.start(folder, [*words, "--name", name])
-    process.join(60)
+    process.join(150)
     assert process.exitcode == -signal.SIGKILL
     assert main([*words, "--name", name, "--ckpt_path", "last"]) == 0
     ours, theirs = everything(the_run(name)), everything(the_run("undisturbed"))

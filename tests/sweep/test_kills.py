@@ -135,12 +135,12 @@ def test_a_process_that_was_stopped_and_continued_loses_its_trial_and_goes_on(gr
     stopped = background.start(grid, SWEEP, short_leases, 2.0, 5)
     background.wait_for(lambda: Path("stopped.txt").exists(), stopped)
     other = background.start(grid, SWEEP, short_leases, 2.0)
-    other.join(60)
+    other.join(150)
     assert other.exitcode == 0
     assert planned_and_done() == PLANNED
     written = {file: file.stat().st_mtime_ns for file in Path("runs/kills/results").rglob("*.json")}
     os.kill(stopped.pid or 0, signal.SIGCONT)
-    stopped.join(60)
+    stopped.join(150)
     assert stopped.exitcode == 0
     assert "given to another process" in Path("output.txt").read_text()
     assert {file: file.stat().st_mtime_ns for file in Path("runs/kills/results").rglob("*.json")} == written
