@@ -303,7 +303,11 @@ def test_ctrl_c_is_answered_while_postgresql_is_away(
     command = [sys.executable, "-m", "losslab", "sweep", "--config", "study.yaml", "--trainer.max_epochs", "4"]
     command += ["--workers", str(workers), "--storage", server.url]
     with Path("output.txt").open("w") as output:
-        parent = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, stdout=output, stderr=output)
+        parent = subprocess.Popen(
+            command, env=os.environ | {"PYTHONPATH": path}, stdout=output, stderr=output,
+            # Where a shell runs the tests in the background, Ctrl-C is ignored, and so it would be here.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
         wait_for(lambda: bool(read_results(Path("runs/study"))), parent)
         server.stop()
         try:
@@ -313,6 +317,7 @@ def test_ctrl_c_is_answered_while_postgresql_is_away(
         finally:
             server.start()
             parent.kill()
+            parent.wait()
     said = Path("output.txt").read_text()
     assert "the same command goes on from here" in said
     assert "Traceback" not in said
