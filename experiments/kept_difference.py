@@ -11,7 +11,7 @@ def kept_difference(former: Kept | None, kept: Kept) -> str:
     again = [
         (before[key_of(line)]["metrics"], line["metrics"])
         for line in kept.results
-        if key_of(line) in before and _clock(before[key_of(line)]) != _clock(line)
+        if key_of(line) in before and _is_another(before[key_of(line)], line)
     ]
     gaps: dict[str, float] = {}
     for old, new in again:
@@ -24,9 +24,8 @@ def kept_difference(former: Kept | None, kept: Kept) -> str:
     return f"{len(again)} of them were kept before and run again: {same}"
 
 
-def _clock(line: Result) -> tuple[str | None, float]:
-    """What no two trainings share, and one that only stayed where it was still has.
-
-    The seconds alone would not do: two short trainings can take the same. Lines kept by former versions have no start.
-    """
-    return line.get("started_at"), line["seconds"]
+def _is_another(former: Result, line: Result) -> bool:
+    """Whether two results are of two trainings, and not of one that only stayed where it was."""
+    # Two short trainings can take the same milliseconds; lines that former versions kept have nothing better.
+    mark = "started_at" if "started_at" in former and "started_at" in line else "seconds"
+    return former[mark] != line[mark]

@@ -11,7 +11,7 @@ import pytest
 import results
 import small_studies
 import torch
-from kept import keep, kept_file, read_kept, restore
+from kept import Kept, keep, kept_file, read_kept, restore
 from kept_difference import kept_difference
 from kept_study import KeptStudy, read_kept_study
 from losses_picture import losses_picture
@@ -167,6 +167,9 @@ def test_what_is_run_again_is_compared_with_what_was_kept(copied: Path) -> None:
     assert former is not None
     assert kept_difference(None, former) == "none of them was kept before and run again"
     assert kept_difference(former, keep(copied, Path("kept"))) == "none of them was kept before and run again"
+    without_start = [{key: value for key, value in line.items() if key != "started_at"} for line in former.results]
+    by_a_former_version = Kept(former.header, without_start)
+    assert kept_difference(by_a_former_version, former) == "none of them was kept before and run again"
     shutil.rmtree(copied)
     assert main([*SWEEP]) == 0
     assert main([*CONFIRM, "--again"]) == 0
