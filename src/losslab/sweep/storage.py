@@ -21,6 +21,9 @@ from losslab.sweep.journal import JournalLock, repair_journal
 PATIENCE_SECONDS = 600.0
 """How long a database may be away."""
 
+MAY_BE_AWAY = (StorageInternalError, OperationalError, InterfaceError)
+"""Errors that may say so; `_lost_connection` tells."""
+
 
 def open_storage(storage: str, folder: Path, wait: bool = False) -> "PatientStorage | Journal":
     """Open a study's storage.
@@ -118,9 +121,6 @@ class PatientStorage(RDBStorage):
 
     answers_since = 0.0
     """Time at which the server answered again, after it last was away."""
-
-
-MAY_BE_AWAY = (StorageInternalError, OperationalError, InterfaceError)
 
 
 def _lost_connection(error: BaseException | None) -> BaseException | None:
