@@ -266,13 +266,7 @@ def test_two_workers_go_on_when_postgresql_is_restarted(
     tiny_mlp: list[str], own_folder: Path, server: Server, repository: Path
 ) -> None:
     (own_folder / "study.yaml").write_text(STUDY)
-    path = f"{repository / 'src'}{os.pathsep}{repository / 'tests'}"
-    command = [sys.executable, "-m", "losslab", "sweep", "--config", "study.yaml", "--trainer.max_epochs", "4"]
-    with Path("output.txt").open("w") as output:
-        parent = subprocess.Popen(
-            [*command, "--workers", "2", "--storage", server.url],
-            env=os.environ | {"PYTHONPATH": path}, stdout=output, stderr=output,
-        )  # fmt: skip
+    parent = started(sweep(server, 2), repository)
     try:
         wait_for(lambda: bool(read_results(Path("runs/study"))), parent)
         server.stop()
@@ -300,33 +294,38 @@ def test_ctrl_c_is_answered_while_postgresql_is_away(
     workers: int, tiny_mlp: list[str], own_folder: Path, server: Server, repository: Path
 ) -> None:
     (own_folder / "study.yaml").write_text(STUDY)
+    parent = started(sweep(server, workers), repository)
+    wait_for(lambda: bool(read_results(Path("runs/study"))), parent)
+    server.stop()
+    try:
+        wait_for(lambda: "The database does not answer" in Path("output.txt").read_text(), parent)
+        parent.send_signal(signal.SIGINT)
+        assert parent.wait(60) == 130, Path("output.txt").read_text()
+    finally:
+        server.start()
+        parent.kill()
+        parent.wait()
+    said = Path("output.txt").read_text()
+    assert "the same command goes on from here" in said
+    assert "Traceback" not in said
+    assert started(sweep(server, workers), repository).wait(240) == 0, Path("output.txt").read_text()
+    assert planned_and_done() == PLANNED
+
+
+def sweep(server: Server, workers: int) -> list[str]:
+    words = ["--config", "study.yaml", "--trainer.max_epochs", "4", "--workers", str(workers)]
+    return [sys.executable, "-m", "losslab", "sweep", *words, "--storage", server.url]
+
+
+def started(command: list[str], repository: Path) -> subprocess.Popen[bytes]:
+    """What the command says goes to output.txt."""
     path = f"{repository / 'src'}{os.pathsep}{repository / 'tests'}"
-    command = [sys.executable, "-m", "losslab", "sweep", "--config", "study.yaml", "--trainer.max_epochs", "4"]
-    command += ["--workers", str(workers), "--storage", server.url]
     with Path("output.txt").open("w") as output:
-        parent = subprocess.Popen(
+        return subprocess.Popen(
             command, env=os.environ | {"PYTHONPATH": path}, stdout=output, stderr=output,
             # Where a shell runs the tests in the background, Ctrl-C is ignored, and so it would be here.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
-        wait_for(lambda: bool(read_results(Path("runs/study"))), parent)
-        server.stop()
-        try:
-            wait_for(lambda: "The database does not answer" in Path("output.txt").read_text(), parent)
-            parent.send_signal(signal.SIGINT)
-            assert parent.wait(60) == 130, Path("output.txt").read_text()
-        finally:
-            server.start()
-            parent.kill()
-            parent.wait()
-    said = Path("output.txt").read_text()
-    assert "the same command goes on from here" in said
-    assert "Traceback" not in said
-    again = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=240
-    )
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert planned_and_done() == PLANNED
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120.0) -> None:
