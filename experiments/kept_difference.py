@@ -2,7 +2,7 @@
 
 from kept import Kept, key_of
 
-from losslab.report.results import Result
+from losslab.study.results import Result
 
 
 def kept_difference(former: Kept | None, kept: Kept) -> str:

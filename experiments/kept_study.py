@@ -6,13 +6,11 @@ from typing import Any
 
 from kept import SEARCH, Kept, read_kept
 
-from losslab.report.class_groups import class_groups
 from losslab.report.confirmations import Confirmation, confirmation_of
-from losslab.report.declared import Declared
-from losslab.report.results import Result
-from losslab.report.settings import SettingResults
 from losslab.report.study_summary import Summary, summarise
-from losslab.sweep.setting import Setting, short_names
+from losslab.study.results import Result, SettingResults, class_groups
+from losslab.study.setting import Setting, short_names
+from losslab.study.study_file import Declared
 
 
 @dataclass

@@ -8,11 +8,10 @@ from kept_study import KeptStudy
 from run_measures import CONFIDENCE, ECE_PSI
 
 from losslab.errors import UserError
-from losslab.report.class_groups import GROUPS
 from losslab.report.confirmations import Confirmation
 from losslab.report.markdown import escape, verdicts
-from losslab.report.settings import SettingResults
 from losslab.report.study_summary import Summary, name_of
+from losslab.study.results import GROUPS, SettingResults
 
 MARKS = {"higher": " ▲", "lower": " ▼", "not shown": ""}
 NAMES = {

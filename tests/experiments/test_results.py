@@ -22,10 +22,10 @@ from study_section import means_table, search_table
 from losslab.cli import main
 from losslab.errors import UserError
 from losslab.report.confirmations import TEST, read_confirmation
-from losslab.report.results import read_results
 from losslab.report.study_summary import summarise_folder
 from losslab.run.predictions import write_predictions
 from losslab.run.run_folder import RunFolder
+from losslab.study.results import read_results
 
 TUNED = """\
 experiment: tiny.yaml

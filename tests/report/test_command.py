@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from losslab.cli import main
-from losslab.report.results import read_results
 from losslab.report.study_summary import summarise_folder
 from losslab.report.terminal_summary import show_summary
+from losslab.study.results import read_results
 
 
 def again(study: Path, tmp_path: Path) -> Path:

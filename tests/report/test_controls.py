@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import small_studies
 
-from losslab.report.declared import Declared
-from losslab.report.results import read_results
-from losslab.report.settings import SettingResults, group_by_setting
 from losslab.report.verdicts import compare
+from losslab.study.results import SettingResults, group_by_setting, read_results
+from losslab.study.study_file import Declared
 
 EXPERIMENT = """\
 model:

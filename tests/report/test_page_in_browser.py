@@ -14,9 +14,8 @@ import pytest
 from losslab.losses import FocalLoss
 from losslab.report.loss_figure import curve
 from losslab.report.misclassified import mistakes
-from losslab.report.results import read_results
 from losslab.report.run_records import setting_predictions
-from losslab.report.settings import group_by_setting
+from losslab.study.results import group_by_setting, read_results
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from losslab.cli import main
-from losslab.report.results import read_results
 from losslab.run.run_folder import find_run
+from losslab.study.results import read_results
 
 
 def test_an_empty_list_says_how_to_begin(capsys: pytest.CaptureFixture[str]) -> None:

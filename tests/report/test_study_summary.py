@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from losslab.report.declared import Declared
 from losslab.report.study_summary import Summary, interval, summarise
 from losslab.report.verdicts import Verdict
+from losslab.study.study_file import Declared
 
 GAMMA = "model.loss.gamma"
 COUNTS = {"cat": 50, "dog": 5}

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from losslab.report.declared import Declared
 from losslab.report.study_summary import summarise
 from losslab.report.terminal_summary import show_summary
+from losslab.study.study_file import Declared
 
 SCORES = {0: [0.90, 0.92, 0.91], 2: [0.93, 0.91, 0.92]}
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from losslab.report.settings import SettingResults
 from losslab.report.verdicts import compare
+from losslab.study.results import SettingResults
 
 KEYS = ["val/precision/macro", "val/recall/macro"]
 

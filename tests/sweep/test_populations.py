@@ -12,8 +12,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from losslab.cli import main
-from losslab.report.results import read_results
 from losslab.run.predictions import read_predictions
+from losslab.study.results import read_results
 
 TINY = """\
 model:

@@ -21,8 +21,8 @@ from sqlalchemy.exc import DataError, OperationalError, PendingRollbackError
 
 from losslab.cli import main
 from losslab.errors import UserError
-from losslab.report.results import read_results
 from losslab.run.interruption import Interrupted, Interruption
+from losslab.study.results import read_results
 from losslab.sweep import storage as storage_module
 from losslab.sweep.lease import Lease
 from losslab.sweep.storage import PatientStorage, open_storage, reason, shown

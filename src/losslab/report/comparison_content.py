@@ -11,12 +11,12 @@ from losslab.errors import UserError
 from losslab.report.confusion_figure import confusion
 from losslab.report.figure import SYMBOLS, Choice, Figure, Table, Trace, axes, categories, panel_title, plain
 from losslab.report.run_records import setting_predictions
-from losslab.report.settings import SettingResults, percent
 from losslab.report.side import Side
 from losslab.report.study_summary import name_of, points
 from losslab.report.verdict_table import VerdictRow, verdict_rows
 from losslab.report.verdicts import Family, compare_pairs
 from losslab.run.config import differences
+from losslab.study.results import SettingResults, percent
 
 Pair = tuple[SettingResults, SettingResults]
 

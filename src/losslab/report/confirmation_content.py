@@ -31,7 +31,7 @@ def confirmation_content(confirmation: Confirmation) -> ConfirmationContent:
     return ConfirmationContent(
         name=summary.name,
         answer=summary.answer,
-        described=_described(confirmation),
+        described=_settings_described(confirmation),
         heading=summary.heading,
         headline=headline(summary, summary.settings),
         baseline=family.baseline if family else "",
@@ -42,7 +42,7 @@ def confirmation_content(confirmation: Confirmation) -> ConfirmationContent:
     )
 
 
-def _described(confirmation: Confirmation) -> str:
+def _settings_described(confirmation: Confirmation) -> str:
     summary = confirmation.summary
     seeds = summary.declared.seeds
     return (

@@ -1,8 +1,8 @@
 """The headline table: means over the classes, a row a setting."""
 
 from losslab.report.figure import Table
-from losslab.report.settings import SettingResults, percent
 from losslab.report.study_summary import Summary, name_of
+from losslab.study.results import SettingResults, percent
 
 HEADLINE = ("precision/macro", "recall/macro", "precision/tail", "recall/tail", "f1/macro", "ece")
 

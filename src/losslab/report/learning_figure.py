@@ -5,8 +5,8 @@ from pathlib import Path
 
 from losslab.report.figure import SYMBOLS, Choice, Figure, Table, Trace, colour, plain
 from losslab.report.run_records import read_epochs
-from losslab.report.settings import SettingResults
 from losslab.report.study_summary import name_of
+from losslab.study.results import SettingResults
 
 METRICS = ("val/f1/macro", "val/loss", "val/acc", "val/ece", "train/loss", "train/acc_running")
 

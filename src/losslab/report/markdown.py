@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from losslab.report.confirmations import Confirmation
 from losslab.report.headline import headline_keys
-from losslab.report.settings import percent
 from losslab.report.study_summary import Summary, interval, name_of
+from losslab.study.results import percent
 
 
 def markdown(summary: Summary, confirmations: Sequence[Confirmation] = ()) -> str:

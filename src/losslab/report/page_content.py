@@ -23,14 +23,13 @@ from losslab.report.precision_recall_figures import (
     varied_number,
 )
 from losslab.report.provenance_table import provenance_table, reproduce_commands
-from losslab.report.results import Result
 from losslab.report.run_records import Predictions, focal_gamma, read_config, setting_predictions
-from losslab.report.settings import SettingResults
 from losslab.report.study_summary import Summary, name_of
 from losslab.report.trial_figures import trial_figures, unfinished
 from losslab.report.trials import read_trials
 from losslab.report.validation_images import validation_images
 from losslab.report.verdict_table import VerdictRow, class_differences, verdict_rows
+from losslab.study.results import Result, SettingResults
 
 MOST_SHOWN = 8
 """Settings whose predictions and epochs are shown; a search has hundreds."""

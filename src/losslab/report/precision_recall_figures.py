@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from losslab.report.class_groups import GROUPS
 from losslab.report.figure import (
     SYMBOLS,
     Choice,
@@ -20,7 +19,7 @@ from losslab.report.figure import (
     panel_title,
     plain,
 )
-from losslab.report.settings import SettingResults
+from losslab.study.results import GROUPS, SettingResults
 
 DASHES = {"precision": "solid", "recall": "dash"}
 COLOURS = {"precision": 0, "recall": 1}

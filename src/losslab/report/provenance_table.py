@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from losslab.report.figure import Table
-from losslab.report.results import Result
 from losslab.run.run_folder import RunFolder
+from losslab.study.results import Result
 
 
 def provenance_table(folder: Path, results: list[Result]) -> Table:

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from losslab.errors import UserError
-from losslab.report.settings import SettingResults
 from losslab.run.predictions import read_predictions
 from losslab.run.run_folder import RunFolder
+from losslab.study.results import SettingResults
 
 
 class Predictions(NamedTuple):

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from losslab.errors import UserError
-from losslab.report.class_groups import with_group_metrics
-from losslab.report.settings import SettingResults, group_by_setting
 from losslab.report.study_summary import summarise_folder
 from losslab.run.config import SEED, Config
 from losslab.run.run_folder import RunFolder, find_run
+from losslab.study.results import SettingResults, group_by_setting, with_group_metrics
 
 
 @dataclass

@@ -4,11 +4,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from losslab.report.declared import Declared
-from losslab.report.results import Result, read_results
-from losslab.report.settings import SettingResults, group_by_setting, percent
 from losslab.report.verdicts import Family, Verdict, compare
 from losslab.run.run_folder import study_name
+from losslab.study.results import Result, SettingResults, group_by_setting, percent, read_results
+from losslab.study.study_file import Declared
 
 
 @dataclass

@@ -7,10 +7,10 @@ from pathlib import Path
 from rich.console import Console
 
 from losslab.report.headline import headline_keys
-from losslab.report.settings import percent
 from losslab.report.study_summary import Summary, interval, name_of
 from losslab.report.terminal import console, dense_table
 from losslab.run.run_folder import write_whole
+from losslab.study.results import percent
 
 
 def show_summary(summary: Summary, folder: Path) -> None:

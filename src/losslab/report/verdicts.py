@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from losslab.report.seeds_needed import seeds_needed
-from losslab.report.settings import SettingResults
 from losslab.report.sign_flips import ALL_PATTERNS_UP_TO, FEWEST_SEEDS, RANDOM_PATTERNS, max_t
+from losslab.study.results import SettingResults
 
 
 class Verdict(NamedTuple):

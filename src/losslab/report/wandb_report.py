@@ -8,13 +8,12 @@ from losslab.report.confirmations import Confirmation, read_confirmations
 from losslab.report.figure import Table
 from losslab.report.markdown import escape, means, verdicts
 from losslab.report.provenance_table import provenance_table, reproduce_commands
-from losslab.report.results import Result
 from losslab.report.run_records import read_config
-from losslab.report.settings import SettingResults
 from losslab.report.study_summary import Summary
 from losslab.run.run_folder import RunFolder
 from losslab.run.trackers import wandb_has_key
 from losslab.run.wandb_summary import CONFUSION, MISCLASSIFIED, PER_CLASS, run_config
+from losslab.study.results import Result, SettingResults
 
 GROUPING = ("loss", "architecture", "gamma", "lr")
 """Keys of a run's configuration by which runs are put together, where they vary, before any others that do."""

@@ -6,7 +6,7 @@ import yaml
 
 from losslab.report.study_summary import Summary
 from losslab.run.run_folder import write_whole
-from losslab.sweep.setting import Setting, take_setting
+from losslab.study.setting import Setting, take_setting
 from losslab.sweep.study import Study
 
 

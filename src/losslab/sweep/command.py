@@ -12,12 +12,12 @@ from losslab.run.command_line import CommandLine
 from losslab.run.experiment_file import read_yaml
 from losslab.run.option_parser import OptionParser
 from losslab.run.run_folder import RUNS
+from losslab.study.study_file import read_study
 from losslab.sweep.best_file import write_best
 from losslab.sweep.display import Display
 from losslab.sweep.run_study import run_study
 from losslab.sweep.storage import shown
 from losslab.sweep.study import Study
-from losslab.sweep.study_file import read_study
 from losslab.sweep.workers import PARENT, STORAGE, parent_is_gone
 
 

@@ -14,8 +14,6 @@ import yaml
 from losslab.errors import UserError
 from losslab.report.command import write_report
 from losslab.report.confirmations import CONFIRM, confirmation_folders, is_over, read_confirmation
-from losslab.report.declared import Declared
-from losslab.report.settings import SettingResults
 from losslab.report.study_summary import Summary, summarise_folder
 from losslab.report.terminal_summary import show_summary
 from losslab.report.trials import read_trials
@@ -25,11 +23,12 @@ from losslab.run.experiment_file import read_yaml
 from losslab.run.option_parser import OptionParser
 from losslab.run.run_folder import RUNS, study_name, write_whole
 from losslab.run.test_reads import earlier_reads
+from losslab.study.results import SettingResults
+from losslab.study.setting import Setting, take_setting
+from losslab.study.study_file import Declared, read_study
 from losslab.sweep.command import population, without
 from losslab.sweep.lost_trials import spent
 from losslab.sweep.run_study import run_study
-from losslab.sweep.setting import Setting, take_setting
-from losslab.sweep.study_file import read_study
 from losslab.sweep.test_reading import read_test_images, unread_hashes
 from losslab.sweep.training import checkpoint_folders, drop_checkpoints
 

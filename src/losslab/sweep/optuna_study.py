@@ -7,9 +7,9 @@ import optuna
 
 from losslab.errors import UserError
 from losslab.run.run_folder import study_name
-from losslab.sweep.setting import Setting, grid_settings, parameters, setting_of
+from losslab.study.setting import Setting, grid_settings, parameters, setting_of
+from losslab.study.study_file import StudyFile, pruner_of, sampler_of
 from losslab.sweep.storage import Journal, PatientStorage, open_storage, reason
-from losslab.sweep.study_file import StudyFile, pruner_of, sampler_of
 
 
 def open_study(study: StudyFile, folder: Path, wait: bool = False) -> tuple[optuna.Study, PatientStorage | Journal]:

@@ -9,7 +9,6 @@ import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from losslab.report.results import Result
 from losslab.run.command_line import Built
 from losslab.run.config import Config
 from losslab.run.interruption import Interrupted, Interruption
@@ -19,6 +18,7 @@ from losslab.run.records import epoch_row, write_rows
 from losslab.run.run_folder import RunFolder
 from losslab.run.trackers import finish_trackers
 from losslab.run.wandb_summary import Summary
+from losslab.study.results import Result
 from losslab.sweep.population import Population, PopulationData
 from losslab.sweep.training import Training
 

@@ -7,8 +7,8 @@ from lightning.pytorch import Callback
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 
-from losslab.report.results import read_result
 from losslab.run.command_line import CommandLine
+from losslab.study.results import read_result
 from losslab.sweep.display import Display
 from losslab.sweep.kinship import kinship
 from losslab.sweep.lease import LeaseLostError

@@ -8,17 +8,15 @@ from pathlib import Path
 from losslab.data import ImageDataModule
 from losslab.errors import UserError
 from losslab.metrics import metric_keys
-from losslab.report.class_groups import group_keys
-from losslab.report.declared import Declared
-from losslab.report.results import read_results
 from losslab.run.command_line import CommandLine
 from losslab.run.config import SEED, Config, differences
 from losslab.run.run_folder import study_name, write_whole
+from losslab.study.results import group_keys, read_results
+from losslab.study.setting import corner_settings, grid_settings, take_setting
+from losslab.study.study_file import Declared, StudyFile
 from losslab.sweep.display import Display
-from losslab.sweep.setting import corner_settings, grid_settings, take_setting
 from losslab.sweep.storage import shown
 from losslab.sweep.study import Study
-from losslab.sweep.study_file import StudyFile
 from losslab.sweep.workers import Workers
 
 MAY_CHANGE = ("trials", "keep", "storage", "family", "baseline", "population", "max_retry", "time_limit")

@@ -12,16 +12,16 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from losslab.errors import UserError
-from losslab.report.results import read_result
 from losslab.run.command_line import CommandLine
 from losslab.run.config import Config
+from losslab.study.results import read_result
+from losslab.study.setting import Setting, extensions, grid_settings, setting_of, suggest, take_setting
+from losslab.study.study_file import StudyFile
 from losslab.sweep.display import Display
 from losslab.sweep.lease import LEASE_SECONDS, Lease, LeaseCheck, LeaseLostError
 from losslab.sweep.lost_trials import may_meet_another, spent, take_up_lost, waits_for_another
 from losslab.sweep.optuna_study import open_study, queue, queued_settings
 from losslab.sweep.populations import Failures, Populations
-from losslab.sweep.setting import Setting, extensions, grid_settings, setting_of, suggest, take_setting
-from losslab.sweep.study_file import StudyFile
 from losslab.sweep.time_limit import TimeLimit
 from losslab.sweep.training import Pruning, Training, checkpoint_folders, drop_checkpoints, train
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from filelock import FileLock
 
 from losslab.report.confirmations import TEST
-from losslab.report.results import read_result, read_results, result_path, write_result
 from losslab.run.command_line import CommandLine
 from losslab.run.config import SEED, Config, config_hash
 from losslab.run.evaluate import evaluate_trained
@@ -13,6 +12,7 @@ from losslab.run.provenance import utc_now
 from losslab.run.run_folder import RunFolder
 from losslab.run.test_reads import earlier_reads
 from losslab.run.trained import Trained
+from losslab.study.results import read_result, read_results, result_path, write_result
 
 
 def unread_hashes(confirm: Path, configs: dict[str, Config], seeds: list[int]) -> set[str]:

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from losslab.report.results import read_result, read_results, result_path, write_result
+from losslab.study.results import (
+    class_groups,
+    group_keys,
+    read_result,
+    read_results,
+    result_path,
+    with_group_metrics,
+    write_result,
+)
 
 
 def result(seed: int, label: str = "a", order: int = 0) -> dict:
@@ -56,3 +64,37 @@ def test_what_is_not_whole_is_no_result(tmp_path: Path) -> None:
     write_result(result_path(tmp_path, "c", 3), result(3, "c", order=0))
     write_result(result_path(tmp_path, "c", 2), result(2, "c", order=0))
     assert [(r["label"], r["seed"]) for r in read_results(tmp_path)] == [("c", 2), ("c", 3), ("b", 0)]
+
+
+def test_ten_classes_are_three_four_and_three_whatever_their_order() -> None:
+    counts = {str(c): n for c, n in enumerate([5, 90, 30, 80, 10, 70, 20, 60, 50, 40])}
+    groups = class_groups(counts)
+    assert groups == {"head": ["1", "3", "5"], "middle": ["7", "8", "9", "2"], "tail": ["6", "4", "0"]}
+
+
+@pytest.mark.parametrize("classes", range(2, 12))
+def test_every_class_is_in_one_group(classes: int) -> None:
+    counts = {f"c{c}": 2 ** (classes - c) for c in range(classes)}
+    groups = class_groups(counts)
+    assert sorted(name for part in groups.values() for name in part) == sorted(counts)
+    assert len(groups["head"]) == len(groups["tail"]) >= 1
+
+
+def test_balanced_classes_have_no_tail() -> None:
+    assert class_groups({"a": 100, "b": 51}) == {}
+    assert class_groups({"a": 100, "b": 50}) == {"head": ["a"], "tail": ["b"]}
+    assert class_groups({}) == {}
+
+
+def test_a_class_that_bears_a_groups_name_is_not_shadowed() -> None:
+    assert class_groups({"head": 100, "paw": 10}) == {}
+
+
+def test_group_metrics_are_means_over_the_groups_classes() -> None:
+    counts = {"a": 100, "b": 10, "c": 8, "d": 1, "e": 1, "f": 90}
+    metrics = {f"val/{m}/{c}": v for m in ("precision", "recall") for c, v in zip("abcdef", range(6), strict=True)}
+    extended = with_group_metrics(metrics, counts)
+    assert extended["val/recall/tail"] == pytest.approx((3 + 4) / 2)
+    assert extended["val/precision/head"] == pytest.approx((0 + 5) / 2)
+    assert set(extended) - set(metrics) == {f"val/{key}" for key in group_keys(counts)}
+    assert with_group_metrics(metrics, {}) == metrics

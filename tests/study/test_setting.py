@@ -8,7 +8,7 @@ from small_studies import LEARNING_RATES, LR, TUNED, TUNED_EXPERIMENT
 from losslab.cli import main
 from losslab.report.study_summary import summarise_folder
 from losslab.report.trials import read_trials
-from losslab.sweep.tuning import EXTENSIONS, next_value, tuning_range
+from losslab.study.setting import EXTENSIONS, next_value, tuning_range
 
 VALUES = [0.001, 0.003, 0.009]
 

@@ -1,0 +1,183 @@
+"""A study's results: one file for each setting and seed, written exactly once."""
+
+import errno
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Result = dict[str, Any]
+"""setting (arm, values), label, setting_hash, seed, metrics (by key, after the last epoch), data_name, seconds, ..."""
+
+NEEDED = {"label", "order", "seed", "metrics"}
+"""What a file must hold to count as a result."""
+
+
+def result_path(study_folder: Path, setting_hash: str, seed: int) -> Path:
+    """results/<setting's hash>/<seed>.json"""
+    return study_folder / "results" / setting_hash / f"{seed}.json"
+
+
+def read_result(path: Path) -> Result | None:
+    """The result, or None where there is none or the file is not whole."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and content.keys() >= NEEDED else None
+
+
+def write_result(path: Path, result: Result) -> bool:
+    """Write a result unless there is one: whole, under another name, then linked, which fails if the name is taken.
+
+    Returns:
+        Whether this was the first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with staging.open("w") as file:
+            json.dump(result, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(staging, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
+        return _write_without_links(path, staging)
+    finally:
+        staging.unlink(missing_ok=True)
+    return True
+
+
+def _write_without_links(path: Path, staging: Path) -> bool:
+    """For file systems without hard links: the name is taken first and then filled; a half one counts as none."""
+    try:
+        with path.open("x") as file:
+            file.write(staging.read_text())
+    except FileExistsError:
+        return False
+    return True
+
+
+def read_results(study_folder: Path) -> list[Result]:
+    """All whole results of a study, ordered by setting and seed."""
+    found = (read_result(path) for path in _result_files(study_folder))
+    return sorted((r for r in found if r is not None), key=lambda r: (r["order"], r["label"], r["seed"]))
+
+
+def unreadable_results(study_folder: Path) -> list[Path]:
+    """The result files of a study that are not whole; the study trains them again."""
+    return [path for path in _result_files(study_folder) if read_result(path) is None]
+
+
+def _result_files(study_folder: Path) -> list[Path]:
+    return sorted(study_folder.glob("results/*/*.json"))
+
+
+@dataclass
+class SettingResults:
+    """All results of one setting: `values[key]` is one number a seed, ordered by seed, as are `runs`, its folders.
+
+    `classes` are those whose metrics every setting of the study has.
+    """
+
+    label: str
+    arm: str
+    varied: dict[str, Any]
+    setting_hash: str
+    seeds: list[int]
+    values: dict[str, list[float]]
+    classes: list[str]
+    runs: list[str]
+
+    def mean_sd(self, key: str) -> tuple[float, float]:
+        """Mean and sample standard deviation over the seeds; the latter is NaN for one seed."""
+        numbers = np.asarray(self.values[key])
+        return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else float("nan")
+
+
+def group_by_setting(results: Sequence[Result]) -> list[SettingResults]:
+    """The settings in the order of the results."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result["setting_hash"], []).append(result)
+    settings = [_setting(group) for group in groups.values()]
+    # Kept results that were put back beside new ones have means only: by class is told what all of them have.
+    common = set.intersection(*(set(setting.classes) for setting in settings)) if settings else set()
+    for setting in settings:
+        setting.classes = [name for name in setting.classes if name in common]
+    for label, count in Counter(setting.label for setting in settings).items():
+        for setting in settings if count > 1 else []:
+            if setting.label == label:  # numbers in labels are rounded: a search may draw two that look alike
+                setting.label = f"{label} ({setting.setting_hash[:4]})"
+    return settings
+
+
+def _setting(group: list[Result]) -> SettingResults:
+    first = group[0]
+    measured = [with_group_metrics(result["metrics"], result.get("class_counts", {})) for result in group]
+    keys = [key for key in measured[0] if all(key in metrics for metrics in measured)]
+    return SettingResults(
+        label=first["label"],
+        arm=first["setting"]["arm"],
+        varied=first["setting"]["values"],
+        setting_hash=first["setting_hash"],
+        seeds=[result["seed"] for result in group],
+        values={key: [metrics[key] for metrics in measured] for key in keys},
+        classes=[  # and not the groups of classes, which are measured here
+            key.removeprefix("val/recall/")
+            for key in keys
+            if key.startswith("val/recall/") and key in first["metrics"] and key != "val/recall/macro"
+        ],
+        runs=[result.get("run", "") for result in group],
+    )
+
+
+def percent(mean: float, sd: float) -> str:
+    """A mean and a standard deviation in percent; without the latter if it is NaN."""
+    return f"{100 * mean:.2f}" if np.isnan(sd) else f"{100 * mean:.2f}±{100 * sd:.2f}"
+
+
+GROUPS = ("head", "middle", "tail")
+
+
+def class_groups(class_counts: dict[str, int]) -> dict[str, list[str]]:
+    """The third of the classes with the most images, the third with the fewest, and those between.
+
+    Args:
+        class_counts: training images of each class, by its name; two classes or more.
+
+    Returns:
+        The classes of each group that is not empty; of 10 classes 3, 4 and 3. {} where the largest class has less than
+        twice the images of the smallest, so that there is no tail, and where a class bears a group's name.
+    """
+    if not class_counts or max(class_counts.values()) < 2 * min(class_counts.values()) or {*GROUPS} & {*class_counts}:
+        return {}
+    ordered = sorted(class_counts, key=lambda name: -class_counts[name])
+    third = max(1, len(ordered) // 3)
+    parts = (ordered[:third], ordered[third:-third], ordered[-third:])
+    return {group: part for group, part in zip(GROUPS, parts, strict=True) if part}
+
+
+def group_keys(class_counts: dict[str, int]) -> list[str]:
+    """The keys of `with_group_metrics`, without the split's prefix."""
+    return [f"{metric}/{group}" for metric in ("precision", "recall") for group in class_groups(class_counts)]
+
+
+def with_group_metrics(metrics: dict[str, float], class_counts: dict[str, int]) -> dict[str, float]:
+    """`metrics`, and `val/precision/tail` and so on: the mean over the group's classes."""
+    added: dict[str, Any] = {}
+    for group, names in class_groups(class_counts).items():
+        for prefix in ("val/precision", "val/recall", "test/precision", "test/recall"):
+            values = [metrics[key] for name in names if (key := f"{prefix}/{name}") in metrics]
+            if len(values) == len(names):
+                added[f"{prefix}/{group}"] = sum(values) / len(values)
+    return metrics | added
