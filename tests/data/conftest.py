@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from losslab.data import mnist_files
+from losslab.data import mnist as mnist_files
 
 WriteMNIST = Callable[..., Path]
 

@@ -1,13 +1,20 @@
+import gzip
 import logging
-from collections.abc import Iterator
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from losslab.data import LabelledImages, MNISTDataModule, mnist
-from losslab.data.mnist import embedded_mnist
-from losslab.data.mnist_files import read_mnist
+from losslab.data import mnist as mnist_files
+from losslab.data.mnist import MD5, download_mnist, embedded_mnist, mnist_is_in, read_mnist
 from losslab.errors import UserError
 
 
@@ -225,3 +232,299 @@ def test_all_embedded_images_are_in_the_real_training_set_under_the_same_label(r
     embedded = with_labels(embedded_mnist("train"), embedded_mnist("test"))
     assert len(embedded) == 5000
     assert embedded <= with_labels(read_mnist(real_mnist, "train"))
+
+
+NEXT_STEP = "give another data.root"
+
+
+@pytest.fixture
+def root(own_folder: Path) -> Path:
+    return own_folder / "images"
+
+
+@pytest.fixture
+def raw(root: Path) -> Path:
+    return root / "MNIST" / "raw"
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
+# Reading
+
+
+@pytest.mark.parametrize(("part", "count"), [("train", 40), ("t10k", 20)])
+def test_files_are_read_as_they_were_written(write_mnist, root, raw, part, count):
+    write_mnist(raw)
+    images, labels = read_mnist(root, part)
+    assert (images.dtype, images.shape) == (torch.uint8, (count, 1, 28, 28))
+    assert images.numpy().tobytes() == (raw / f"{part}-images-idx3-ubyte").read_bytes()[16:]
+    assert (labels.dtype, labels.tolist()) == (torch.int64, [k % 10 for k in range(count)])
+
+
+@pytest.mark.parametrize("kind", ["images-idx3-ubyte", "labels-idx1-ubyte"])
+@pytest.mark.parametrize("part", ["train", "t10k"])
+@pytest.mark.parametrize(
+    ("damage", "verdict"),
+    [
+        (lambda content: content[:-1], "truncated"),
+        (lambda content: content[:16], "truncated"),
+        (lambda content: content[:6], "truncated"),
+        (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "MD5"),
+        (lambda content: content + b"\0", "MD5"),
+        (lambda content: b"<html>Not found</html>", "foreign"),
+        (lambda content: gzip.compress(content), "foreign"),
+        (lambda content: b"\0\0\x08\2" + content[4:], "foreign"),
+        (lambda content: b"", "foreign"),
+    ],
+    ids=["last byte lost", "all images lost", "header cut", "altered", "longer", "HTML", "gzip", "other idx", "empty"],
+)
+def test_a_damaged_file_is_refused_with_its_path_and_the_next_step(write_mnist, root, raw, part, kind, damage, verdict):
+    file = write_mnist(raw) / f"{part}-{kind}"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(UserError) as refusal:
+        read_mnist(root, part)
+    message = str(refusal.value)
+    assert message.startswith(f"{file} is ")
+    assert verdict in message
+    assert NEXT_STEP in message
+    # The other advice leads somewhere too: without this folder, the files count as not there.
+    assert f"Delete the folder {raw} " in message
+    shutil.rmtree(raw)
+    assert not mnist_is_in(root)
+
+
+def test_a_truncated_file_says_how_much_of_it_is_there(write_mnist, root, raw):
+    file = write_mnist(raw) / "train-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:1234])
+    with pytest.raises(UserError, match="1,234 bytes of 31,376"):  # 16 + 40 * 28 * 28
+        read_mnist(root, "train")
+
+
+def assert_unreadable(file: Path, root: Path) -> None:
+    with pytest.raises(UserError) as refusal:
+        read_mnist(root, "train")
+    assert str(refusal.value).startswith(f"cannot read {file}: ")
+    assert NEXT_STEP in str(refusal.value)
+
+
+def test_a_file_that_may_not_be_read_is_named(write_mnist, root, raw, monkeypatch):
+    write_mnist(raw)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert_unreadable(raw / "train-images-idx3-ubyte", root)
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(write_mnist, root, raw):
+    file = write_mnist(raw) / "train-labels-idx1-ubyte"
+    file.unlink()
+    file.mkdir()
+    assert_unreadable(file, root)
+
+
+# Looking
+
+
+def test_the_files_are_there_or_not(write_mnist, root, raw):
+    assert not mnist_is_in(root)
+    raw.mkdir(parents=True)
+    assert not mnist_is_in(root)
+    (raw / "README.md").write_text("another file is no matter")
+    assert not mnist_is_in(root)
+    write_mnist(raw)
+    assert mnist_is_in(root)
+
+
+@pytest.mark.parametrize("missing", [[name] for name in sorted(MD5)] + [sorted(MD5)[1:]], ids=len)
+def test_missing_files_are_named_when_others_are_there(write_mnist, root, raw, missing):
+    write_mnist(raw)
+    for name in missing:
+        (raw / name).unlink()
+    with pytest.raises(UserError) as refusal:
+        mnist_is_in(root)
+    assert str(refusal.value) == f"{raw} lacks {', '.join(missing)}. Add what is missing, or delete the folder."
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(root, raw):
+    raw.parent.mkdir(parents=True)
+    raw.write_bytes(b"")
+    with pytest.raises(UserError) as refusal:
+        mnist_is_in(root)
+    assert str(refusal.value).startswith(f"cannot read the folder {raw}: ")
+    assert "Give another data.root" in str(refusal.value)
+
+
+def test_a_folder_that_may_not_be_read_is_named(write_mnist, root, raw, monkeypatch):
+    write_mnist(raw)
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError) as refusal:
+        mnist_is_in(root)
+    assert str(refusal.value) == f"cannot read the folder {raw}: Permission denied. Give another data.root."
+
+
+# Downloading
+
+
+class Torchvision:
+    """In the place of torchvision.datasets.MNIST: does what the test wants, and remembers where and how often."""
+
+    def __init__(self) -> None:
+        self.action: Callable[[Path], None] = lambda raw: None
+        self.folders: list[Path] = []
+        self.threads: list[threading.Thread] = []
+        self.let_go = threading.Event()
+
+    def __call__(self, root: str, download: bool = False) -> None:
+        assert download
+        self.folders.append(Path(root))
+        self.threads.append(threading.current_thread())
+        raw = Path(root) / "MNIST" / "raw"
+        raw.mkdir(parents=True)
+        self.action(raw)
+
+
+@pytest.fixture
+def torchvision(monkeypatch: pytest.MonkeyPatch) -> Iterator[Torchvision]:
+    fake = Torchvision()
+    monkeypatch.setattr("torchvision.datasets.MNIST", fake)
+    monkeypatch.setattr(mnist_files, "PATIENCE_SECONDS", 0.3)
+    download_mnist.cache_clear()
+    yield fake
+    download_mnist.cache_clear()
+    fake.let_go.set()
+    for thread in fake.threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def everything_under(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*")}
+
+
+NOTHING = {"MNIST", "MNIST/raw"}
+ALL_FILES = NOTHING | {f"MNIST/raw/{name}" for name in MD5}
+
+
+def test_downloaded_files_land_where_they_are_looked_for(torchvision, write_mnist, root, raw):
+    torchvision.action = write_mnist
+    assert download_mnist(root) is None
+    assert everything_under(root) == ALL_FILES
+    assert mnist_is_in(root)
+    assert read_mnist(root, "t10k").images.shape == (20, 1, 28, 28)
+
+
+def test_files_are_gathered_inside_the_folder_they_go_to(torchvision, write_mnist, root, raw):
+    """So that each arrives whole by one renaming, on the same disk, and a folder without room for it is found early."""
+    torchvision.action = write_mnist
+    assert download_mnist(root) is None
+    assert [folder.parent for folder in torchvision.folders] == [raw]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("Error downloading train-images\nTried a mirror, got:\n<unknown host>\n"), "<unknown host>"),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+    ids=["two lines", "disk full", "no words"],
+)
+def test_a_failed_download_gives_the_reason_in_one_line_and_leaves_nothing(torchvision, root, error, reason):
+    def fail(raw: Path) -> None:
+        (raw / "train-images-idx3-ubyte").write_bytes(b"half a file")
+        raise error
+
+    torchvision.action = fail
+    assert download_mnist(root) == reason
+    assert everything_under(root) == NOTHING
+    assert not mnist_is_in(root)
+
+
+@pytest.mark.parametrize("arrived", [b"", b"half a file"], ids=["nothing", "a part"])
+def test_a_download_that_hangs_is_given_up_in_time_and_leaves_nothing(torchvision, root, arrived):
+    def hang(raw: Path) -> None:
+        (raw / "train-images-idx3-ubyte").write_bytes(arrived)
+        torchvision.let_go.wait(30)
+
+    torchvision.action = hang
+    started = time.monotonic()
+    assert "nothing arrived" in download_mnist(root)
+    assert 0.3 < time.monotonic() - started < 5
+    assert everything_under(root) == NOTHING
+    assert not mnist_is_in(root)
+
+
+def test_a_slow_download_that_grows_is_waited_for(torchvision, write_mnist, root, monkeypatch):
+    monkeypatch.setattr(mnist_files, "PATIENCE_SECONDS", 0.6)
+
+    def trickle(raw: Path) -> None:
+        for size in range(1, 21):
+            (raw / "train-images-idx3-ubyte").write_bytes(bytes(size))
+            time.sleep(0.06)
+        write_mnist(raw)
+
+    torchvision.action = trickle
+    started = time.monotonic()
+    assert download_mnist(root) is None
+    assert time.monotonic() - started > 2 * 0.6 - 0.05
+    assert everything_under(root) == ALL_FILES
+
+
+def test_one_attempt_for_a_folder_is_enough(torchvision, root):
+    torchvision.action = refuse
+    reasons = {download_mnist(root) for _ in range(3)}
+    assert reasons == {"[Errno 13] Permission denied"}
+    assert len(torchvision.folders) == 1
+    download_mnist(root / "another")
+    assert len(torchvision.folders) == 2
+
+
+@pytest.mark.parametrize("place", ["images", "images/MNIST", "images/MNIST/raw"])
+def test_a_file_in_the_place_of_a_folder_to_write_to_is_refused(torchvision, root, place):
+    file = root.parent / place
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"kept")
+    with pytest.raises(UserError) as refusal:
+        download_mnist(root)
+    assert str(refusal.value).startswith(f"cannot write to the folder {root}: ")
+    assert "Give another data.root" in str(refusal.value)
+    assert torchvision.folders == []
+    assert file.read_bytes() == b"kept"
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused_before_the_download(torchvision, root, monkeypatch):
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(UserError) as refusal:
+        download_mnist(root)
+    assert str(refusal.value) == f"cannot write to the folder {root}: Permission denied. Give another data.root."
+    assert torchvision.folders == []
+
+
+# The real files
+
+
+def test_the_real_files_hold_60_000_and_10_000_images(real_mnist):
+    assert mnist_is_in(real_mnist)
+    for part, count, first in (("train", 60_000, [5, 0, 4, 1, 9]), ("t10k", 10_000, [7, 2, 1, 0, 4])):
+        images, labels = read_mnist(real_mnist, part)
+        assert images.shape == (count, 1, 28, 28)
+        assert labels[:5].tolist() == first
+        assert np.unique(labels).tolist() == list(range(10))
+
+
+def test_the_real_files_are_read_as_torchvision_reads_them(real_mnist):
+    from torchvision.datasets import MNIST
+
+    for part in ("train", "t10k"):
+        images, labels = read_mnist(real_mnist, part)
+        theirs = MNIST(str(real_mnist), train=part == "train")
+        assert torch.equal(images[:, 0], theirs.data)
+        assert torch.equal(labels, theirs.targets)
+
+
+def test_a_shortened_real_file_is_refused(real_mnist, root, raw):
+    raw.mkdir(parents=True)
+    shutil.copyfile(real_mnist / "MNIST" / "raw" / "t10k-images-idx3-ubyte", raw / "t10k-images-idx3-ubyte")
+    os.truncate(raw / "t10k-images-idx3-ubyte", 5_000_000)
+    with pytest.raises(UserError, match=r"truncated: 5,000,000 bytes of 7,840,016"):
+        read_mnist(root, "t10k")

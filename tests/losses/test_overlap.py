@@ -1,10 +1,15 @@
 """What holds for every loss that compares predicted and true sets of a class over the batch."""
 
+import itertools
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from loss_examples import Example
 from torch import Tensor
+
+from losslab.losses import DiceLoss, TverskyLoss, dice_threshold
 
 CLASSES = 5
 BIG = 1e4
@@ -140,3 +145,215 @@ def test_b16_half_logits_of_140000_numbers_do_not_overflow(overlap: Example) -> 
     torch.testing.assert_close(loss.double(), wide, rtol=1e-5, atol=0)
     assert 0.1 < loss < 0.9
     assert logits.grad.isfinite().all()
+
+
+both_forms = pytest.mark.parametrize("squared", [False, True])
+
+
+def dice_by_hand(p: Tensor, y: Tensor, squared: bool) -> list[float]:
+    """1 - D_c of every class that occurs, one class and one image at a time."""
+    power = 2 if squared else 1
+    losses = []
+    for c in range(p.shape[1]):
+        overlap = sum(float(p[i, c]) * float(y[i, c]) for i in range(len(p)))
+        size = sum(float(p[i, c]) ** power + float(y[i, c]) ** power for i in range(len(p)))
+        if y[:, c].sum() > 0:
+            losses.append(1 - 2 * overlap / size)
+    return losses
+
+
+@both_forms
+def test_it_is_the_mean_over_the_classes_in_the_batch(squared, logits, labels, probabilities):
+    p = logits.detach().softmax(dim=1)
+    for target, y in ((labels, F.one_hot(labels, CLASSES)), (probabilities, probabilities)):
+        by_hand = dice_by_hand(p, y, squared)
+        assert len(by_hand) == (4 if target is labels else 5)
+        assert DiceLoss(squared)(logits, target).item() == pytest.approx(sum(by_hand) / len(by_hand), rel=1e-12)
+
+
+@both_forms
+def test_its_gradient_is_the_closed_form(squared, logits, labels, probabilities):
+    """G = dL/dp_ic = -(2 y - D_c) / (S_c m), or -2 (y - D_c p) / (S_c m); dL/dz = p (G - sum_c G p)."""
+    for target, y in ((labels, F.one_hot(labels, CLASSES).double()), (probabilities, probabilities)):
+        p = logits.detach().softmax(dim=1)
+        present = (y.sum(dim=0) > 0).double()
+        size = (p**2 + y**2 if squared else p + y).sum(dim=0)
+        dice = 2 * (p * y).sum(dim=0) / size
+        of_p = -(2 * y - 2 * dice * p if squared else 2 * y - dice) / size * present / present.sum()
+        expected = p * (of_p - (of_p * p).sum(dim=1, keepdim=True))
+        (actual,) = torch.autograd.grad(DiceLoss(squared)(logits, target), logits)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-14)
+
+
+def test_one_sure_image_has_the_exams_gradient():
+    """For one image of class 0 and D = 2y / (y + 1): dL/dz_0 = (y - 1) / (2y) * (1 - L)^2, y = p_0."""
+    logits = torch.tensor([[-0.7, 0.0]], dtype=torch.float64, requires_grad=True)
+    y = float(logits[0, 0].detach().sigmoid())
+    loss = DiceLoss(reduction="none")(logits, torch.tensor([0]))[0]
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient[0, 0].item() == pytest.approx((y - 1) / (2 * y) * (1 - loss.item()) ** 2)
+    assert gradient[0, 0].item() == pytest.approx(-2 * y * (1 - y) / (1 + y) ** 2)
+
+
+def test_near_a_random_start_its_gradient_is_about_c_times_smaller_than_cross_entropys():
+    logits = torch.zeros(100, 10, dtype=torch.float64, requires_grad=True)
+    labels = torch.arange(100) % 10
+    (dice,) = torch.autograd.grad(DiceLoss()(logits, labels), logits)
+    (cross_entropy,) = torch.autograd.grad(F.cross_entropy(logits, labels), logits)
+    assert (dice / cross_entropy)[0, 0].item() == pytest.approx(0.1, rel=0.05)
+
+
+# Inputs at which other libraries' dice losses fail.
+
+
+@both_forms
+def test_b15_one_class_of_ten_has_its_own_loss_not_a_tenth_of_it(squared):
+    """Its image is at p = 0.1. smp and toolbelt divide by all classes, 0.082; MONAI counts absent ones as about 1."""
+    expected = 1 - 2 * 0.1 / (1 + (0.01 if squared else 0.1))
+    assert DiceLoss(squared)(torch.zeros(1, 10), torch.tensor([3])).item() == pytest.approx(expected)
+
+
+@both_forms
+def test_b5_it_is_an_overlap_of_each_class_not_one_minus_the_mean_probability(squared, logits, labels):
+    """What MONAI's dice gives for (N, C), and kornia's by default: one set of all classes, half the absolute error."""
+    micro = 1 - logits.softmax(dim=1).gather(1, labels[:, None]).mean()
+    assert (DiceLoss(squared)(logits, labels) - micro).abs() > 0.01
+
+
+def etas(seed: int, images: int = 9) -> Tensor:
+    """Calibrated probabilities, from rare to frequent classes."""
+    power = 1 + seed % 4
+    return torch.rand(images, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) ** power
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_set_of_images_has_a_higher_expected_dice(seed: int) -> None:
+    """Over all 511 sets: 2 sum_{i in S} eta_i / (|S| + sum_i eta_i)."""
+    eta = etas(seed)
+    best, best_set = max(
+        (2 * eta[list(chosen)].sum().item() / (len(chosen) + eta.sum().item()), chosen)
+        for size in range(1, 10)
+        for chosen in itertools.combinations(range(9), size)
+    )
+    found = dice_threshold(eta)
+    assert found.dice == pytest.approx(best, rel=1e-12)
+    assert found.threshold == pytest.approx(best / 2, rel=1e-12)
+    assert (eta > found.threshold).nonzero().flatten().tolist() == sorted(best_set)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_optimum_of_dice_switches_from_0_to_1_at_it(seed: int) -> None:
+    """A free probability for each of nine bins, fitted to their soft targets: one-vs-rest, so class 1's dice alone."""
+    eta = etas(seed)
+    threshold, dice = dice_threshold(eta)
+    target = torch.stack([1 - eta, eta], dim=1)
+    logits = torch.zeros(9, 2, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.3)
+    for _ in range(300):
+        loss = DiceLoss(reduction="none")(logits, target)[1]
+        (logits.grad,) = torch.autograd.grad(loss, logits)
+        optimizer.step()
+    p = logits.detach().softmax(1)[:, 1]
+    clear = (eta - threshold).abs() > 0.01
+    assert torch.equal(p[clear] > 0.5, eta[clear] > threshold)
+    assert 1 - loss.item() == pytest.approx(dice, abs=5e-3)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_it_is_never_above_one_half(seed: int) -> None:
+    found = dice_threshold(etas(seed, images=1 + 10 * seed))
+    assert 0 < found.threshold <= 0.5
+    assert 0 < found.dice <= 1
+
+
+def test_sure_labels_have_dice_1_and_the_threshold_one_half() -> None:
+    assert dice_threshold(torch.tensor([1.0, 0.0, 1.0, 0.0])) == (0.5, 1.0)
+
+
+def test_equal_probabilities_are_all_predicted() -> None:
+    """2 n eta / (n + n eta) with all of them, more than with fewer."""
+    found = dice_threshold(torch.full((100,), 0.2))
+    assert found.dice == pytest.approx(0.4 / 1.2, rel=1e-6)
+    assert found.threshold < 0.2
+
+
+def test_order_and_dtype_are_no_matter() -> None:
+    eta = etas(3)
+    assert dice_threshold(eta.flip(0)) == dice_threshold(eta)
+    assert dice_threshold(eta.float()).dice == pytest.approx(dice_threshold(eta).dice, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [torch.zeros(3), torch.tensor([0.5, 1.5]), torch.tensor([0.5, -0.1]), torch.tensor([0.5, math.nan])],
+    ids=["all 0", "above 1", "below 0", "nan"],
+)
+def test_what_is_no_probability_is_refused(bad: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"probability must be in \[0, 1\] and not all 0, got"):
+        dice_threshold(bad)
+
+
+@pytest.mark.parametrize(
+    "bad", [torch.zeros(2, 2), torch.zeros(0), torch.ones(2, dtype=torch.int64)], ids=["2-d", "empty", "integers"]
+)
+def test_a_wrong_shape_or_dtype_is_refused(bad: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"probability must be \(N,\) floating, got"):
+        dice_threshold(bad)
+
+
+LOGITS = 2 * torch.randn(30, 4, generator=torch.Generator().manual_seed(0)).double()
+LABELS = torch.arange(30) % 3  # class 3 is absent
+
+
+def gradient(loss: torch.nn.Module) -> torch.Tensor:
+    logits = LOGITS.clone().requires_grad_()
+    return torch.autograd.grad(loss(logits, LABELS), logits)[0]
+
+
+def test_one_half_each_is_dice() -> None:
+    torch.testing.assert_close(TverskyLoss(0.5, 0.5)(LOGITS, LABELS), DiceLoss()(LOGITS, LABELS))
+    torch.testing.assert_close(gradient(TverskyLoss(0.5, 0.5)), gradient(DiceLoss()))
+
+
+def test_1_each_is_the_soft_jaccard_index() -> None:
+    p, y = LOGITS.softmax(1), F.one_hot(LABELS, 4).double()
+    overlap = (p * y).sum(0)
+    jaccard = overlap / (p.sum(0) + y.sum(0) - overlap)
+    torch.testing.assert_close(TverskyLoss(1, 1)(LOGITS, LABELS), 1 - jaccard[:3].mean())
+
+
+def test_only_false_positives_is_precision_and_only_false_negatives_recall() -> None:
+    p, y = LOGITS.softmax(1), F.one_hot(LABELS, 4).double()
+    overlap = (p * y).sum(0)
+    torch.testing.assert_close(TverskyLoss(1, 0)(LOGITS, LABELS), 1 - (overlap / p.sum(0))[:3].mean())
+    torch.testing.assert_close(TverskyLoss(0, 1)(LOGITS, LABELS), 1 - (overlap / y.sum(0))[:3].mean())
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.3, 0.7), (0.7, 0.3), (1, 0), (0, 1), (2, 3)])
+def test_its_gradient_is_the_closed_form_of_tversky(alpha: float, beta: float) -> None:
+    """dl/dp = -(y - T (alpha + (1 - alpha - beta) y)) / (m S), T = TP / S; dl/dz = p (dl/dp - sum_c p dl/dp)."""
+    loss = TverskyLoss(alpha, beta)
+    alpha, beta = loss.alpha.item(), loss.beta.item()  # as float32 holds them
+    p, y = LOGITS.softmax(1), F.one_hot(LABELS, 4).double()
+    tp = (p * y).sum(0)
+    size = tp + alpha * (p * (1 - y)).sum(0) + beta * ((1 - p) * y).sum(0)
+    of_p = -(y - tp / size * (alpha + (1 - alpha - beta) * y)) / (3 * size)
+    of_p[:, 3] = 0
+    torch.testing.assert_close(gradient(loss), p * (of_p - (of_p * p).sum(1, keepdim=True)), rtol=0, atol=1e-14)
+
+
+def test_a_larger_alpha_predicts_less_and_a_larger_beta_more() -> None:
+    """The gradient in the bias of class 0, of images that are half of class 0, all at p = 1/2."""
+    pulls = []
+    for alpha, beta in ((0.2, 0.8), (0.5, 0.5), (0.8, 0.2)):
+        bias = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+        loss = TverskyLoss(alpha, beta, reduction="none")(bias.expand(4, -1), torch.tensor([0, 0, 1, 1]))[0]
+        pulls.append(torch.autograd.grad(loss, bias)[0][0].item())
+    assert pulls == sorted(pulls)
+    assert pulls[0] < pulls[2]
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(-0.1, 1), (1, -0.1), (0, 0), (math.nan, 1), (1, math.inf)])
+def test_weights_out_of_range_are_refused(alpha: float, beta: float) -> None:
+    with pytest.raises(ValueError, match="alpha and beta must be >= 0, finite and not both 0, got"):
+        TverskyLoss(alpha, beta)

@@ -11,9 +11,11 @@ from tiny_digits import TinyDigits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from losslab.losses import CrossEntropyLoss, DiceLoss, FocalLoss, InverseFrequency
+from losslab.errors import UserError
+from losslab.losses import CrossEntropyLoss, DiceLoss, FocalLoss, InverseFrequency, LDAMLoss, Loss
 from losslab.metrics import classification_metrics, metric_keys
 from losslab.models import CNN, MLP, Classifier, NonFiniteLossError, ResNet, SeparableCNN
+from losslab.models.classifier import require_finite, require_fitting
 
 TRAIN_KEYS = {"train/loss", "train/acc_running", "train/acc"}
 VAL_KEYS = {"val/loss", *(f"val/{key}" for key in metric_keys(TinyDigits.class_names))}
@@ -489,3 +491,45 @@ def test_mixed_precision_is_in_force_where_train_acc_is_measured():
 def test_the_classifier_itself_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
         Classifier(10, (1, 28, 28), None, None, None, "last_epoch")
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [
+        (FocalLoss(class_weights=[1.0, 2.0]), "class_weights must be 3 numbers, one a class, got 2"),
+        (LDAMLoss(), "LDAMLoss needs the classes' frequencies"),
+        (CrossEntropyLoss("none"), "loss must give a scalar, but CrossEntropyLoss.* has reduction='none'; use 'mean'"),
+        (DiceLoss(reduction="none"), "loss must give a scalar, but DiceLoss.* has reduction='none'; use 'mean' or"),
+    ],
+    ids=["weights", "frequencies", "images", "classes"],
+)
+def test_it_is_refused_in_its_own_words(loss: Loss, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        require_fitting(loss, 3, CPU)
+
+
+def test_any_other_loss_passes() -> None:
+    for loss in (CrossEntropyLoss(), DiceLoss(class_weights=[1.0, 2.0, 3.0]), FocalLoss(0.5, "sum")):
+        require_fitting(loss, 3, CPU)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("step", [0, 2, 4])
+def test_the_first_loss_that_is_not_finite_is_named(bad, step):
+    losses = torch.ones(5)
+    losses[step:] = bad
+    with pytest.raises(NonFiniteLossError, match=rf"the loss FocalLoss\(\) became {bad} in epoch 3, step {step}\."):
+        require_finite(losses, "FocalLoss()", "epoch 3")
+
+
+def test_finite_losses_pass():
+    finite = torch.tensor([0.0, -1.0, torch.finfo(torch.float32).max])
+    assert require_finite(finite, "CrossEntropyLoss()", "epoch 0") is None
+
+
+def test_it_is_an_error_of_the_user():
+    """So the command line shows it as a message, without a traceback."""
+    assert issubclass(NonFiniteLossError, UserError)

@@ -13,11 +13,9 @@ from torch import Tensor
 
 from losslab.data.augmentation import Augmentation
 from losslab.data.batches import EpochOrder, EvaluationBatches, TrainingBatches
-from losslab.data.label_noise import label_noise
 from losslab.data.labelled_images import LabelledImages
-from losslab.data.long_tail import long_tail
-from losslab.data.picture import fitted
-from losslab.data.validation_split import validation_split
+from losslab.data.pictures import fitted
+from losslab.data.splits import label_noise, long_tail, validation_split
 from losslab.errors import UserError
 
 

@@ -8,19 +8,14 @@ from losslab.losses.binary_focal import BinaryFocalLoss
 from losslab.losses.class_weighting import ClassWeighting, EffectiveNumber, InverseFrequency
 from losslab.losses.compound import CompoundLoss
 from losslab.losses.cross_entropy import CrossEntropyLoss
-from losslab.losses.dice import DiceLoss
-from losslab.losses.dice_threshold import dice_threshold
-from losslab.losses.focal import FocalLoss
-from losslab.losses.focal_gradient import focal_crossover, focal_gradient_ratio, matching_gamma
-from losslab.losses.focal_to_probability import focal_to_probability
+from losslab.losses.focal import FocalLoss, focal_crossover, focal_gradient_ratio, focal_to_probability, matching_gamma
 from losslab.losses.generalized_cross_entropy import GeneralizedCrossEntropyLoss
 from losslab.losses.ldam import LDAMLoss
 from losslab.losses.logit_adjusted import LogitAdjustedLoss
 from losslab.losses.loss import Loss
-from losslab.losses.overlap import OverlapLoss
+from losslab.losses.overlap import DiceLoss, OverlapLoss, TverskyLoss, dice_threshold
 from losslab.losses.pointwise import PointwiseLoss
 from losslab.losses.poly import PolyLoss
-from losslab.losses.tversky import TverskyLoss
 
 __all__ = [
     "AdaptiveFocalLoss",

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from losslab.losses import log_probabilities
-from losslab.losses.focal import focal
-from losslab.losses.focal_gradient import matching_gamma
+from losslab.losses.focal import focal, matching_gamma
 from losslab.losses.loss import ClassWeights, Reduction
 from losslab.losses.pointwise import PointwiseLoss
 

@@ -9,13 +9,13 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from losslab.errors import TrainingError, UserError
 from losslab.losses import CrossEntropyLoss, Loss
 from losslab.metrics import classification_metrics
-from losslab.models.non_finite_loss import require_finite
-from losslab.models.one_cycle import one_cycle
-from losslab.models.unfit_loss import require_fitting
 
 EvaluateTrain = Literal["never", "last_epoch", "every_epoch"]
 """When the training images are evaluated; see Classifier."""
@@ -247,3 +247,42 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(_is_plain(part) for part in value)
     return value is None or isinstance(value, str | int | float | bool)
+
+
+def one_cycle(optimizer: Optimizer, steps: int) -> OneCycleLR:
+    """Up to the optimiser's learning rate and down to nothing, over all steps (Smith & Topin 2017, arXiv:1708.07120).
+
+    Where there is momentum (or Adam's beta 1), it goes from 0.95 to 0.85 and back, against the learning rate.
+    """
+    has_momentum = "betas" in optimizer.defaults or optimizer.defaults.get("momentum", 0.0) > 0
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    return OneCycleLR(optimizer, peaks, total_steps=steps, cycle_momentum=has_momentum)
+
+
+def require_fitting(loss: Loss, num_classes: int, device: torch.device) -> None:
+    """Call a loss once with one image of each class.
+
+    Raises:
+        UserError: it refuses the call (class weights of another number of classes, say), or gives no scalar.
+    """
+    try:
+        value = loss(torch.zeros(num_classes, num_classes, device=device), torch.arange(num_classes, device=device))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if value.ndim > 0:
+        raise UserError(f"loss must give a scalar, but {loss} has reduction={loss.reduction!r}; use 'mean' or 'sum'.")
+
+
+class NonFiniteLossError(TrainingError):
+    """Training met a loss that is NaN or infinite; its weights are of no use from that step on."""
+
+
+def require_finite(losses: Tensor, what: str, where: str) -> None:
+    """Raise NonFiniteLossError if one of `losses` (S,) is not finite: it names the loss, `where` and the first step."""
+    bad = (~losses.isfinite()).nonzero()
+    if len(bad):
+        step = int(bad[0])
+        raise NonFiniteLossError(
+            f"the loss {what} became {float(losses[step])} in {where}, step {step}. "
+            "Lower the learning rate, or look at the loss and the data at that step."
+        )

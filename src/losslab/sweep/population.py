@@ -12,7 +12,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from losslab.data import EvaluationBatches, ImageDataModule
 from losslab.metrics import classification_metrics
 from losslab.models import Classifier, NonFiniteLossError
-from losslab.models.non_finite_loss import require_finite
+from losslab.models.classifier import require_finite
 
 
 class Population(LightningModule):

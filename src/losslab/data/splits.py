@@ -1,0 +1,90 @@
+"""Which of the training images are for validation."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from losslab.errors import UserError
+
+
+def validation_split(
+    labels: Tensor, class_names: tuple[str, ...], val_size: int, seed: int, data_name: str
+) -> tuple[Tensor, Tensor]:
+    """Draw `val_size` images, stratified by class.
+
+    Args:
+        labels: (N,) int64 in 0..C-1.
+        class_names: C names, for the messages.
+        val_size: in C..N-C.
+        seed: of the draw.
+        data_name: for the messages.
+
+    Returns:
+        Positions of the training and of the validation images, int64, each in ascending order.
+
+    Raises:
+        UserError: a class has fewer than two images, or `val_size` is out of its range.
+    """
+    from sklearn.model_selection import train_test_split  # imported here: it takes 2 s, and most commands need none
+
+    total, classes = len(labels), len(class_names)
+    counts = torch.bincount(labels, minlength=classes)
+    if counts.min() < 2:
+        few = ", ".join(class_names[c] for c in torch.nonzero(counts < 2).flatten().tolist())
+        raise UserError(
+            f"every class needs two or more training images, one to train and one to validate on; "
+            f"of {data_name}'s {total:,} images there are fewer for: {few}."
+        )
+    if not classes <= val_size <= total - classes:
+        raise UserError(
+            f"data.val_size must be in {classes}..{total - classes:,} for {total:,} images of {classes} classes, "
+            f"got {val_size:,}."
+        )
+    train, val = train_test_split(np.arange(total), test_size=val_size, stratify=labels.numpy(), random_state=seed)
+    return torch.from_numpy(np.sort(train)), torch.from_numpy(np.sort(val))
+
+
+def long_tail(labels: Tensor, num_classes: int, imbalance: float, ranks: list[int], seed: int) -> Tensor:
+    """Choose the images of a long-tailed subset (Cui et al. 2019, arXiv:1901.05555, section 5.1).
+
+    The class of rank r keeps n_max * imbalance^(r / (C - 1)) images. n_max is what the smallest class has to give,
+    so that the subset has the same size for every assignment of ranks to classes.
+
+    Args:
+        labels: (N,) int64, every class at least once.
+        num_classes: C >= 2.
+        imbalance: size of the smallest class over that of the largest, in (0, 1].
+        ranks: ranks[c] is the rank of class c: 0 for the largest, C - 1 for the smallest.
+        seed: decides which images of a class remain.
+
+    Returns:
+        Their indices, ascending, (M,) int64.
+    """
+    n_max = int(torch.bincount(labels, minlength=num_classes).min())
+    generator = np.random.default_rng([seed, 1])
+    kept = []
+    for label in range(num_classes):
+        size = max(1, round(n_max * imbalance ** (ranks[label] / (num_classes - 1))))
+        members = np.flatnonzero(labels.numpy() == label)
+        kept.append(generator.permutation(members)[:size])
+    return torch.from_numpy(np.sort(np.concatenate(kept)))
+
+
+def label_noise(labels: Tensor, num_classes: int, fraction: float, seed: int) -> Tensor:
+    """Give exactly round(fraction * N) labels, drawn without replacement, a different class drawn uniformly.
+
+    Args:
+        labels: (N,) int64 in 0..C-1; not changed.
+        num_classes: C >= 2.
+        fraction: share of labels made wrong, in [0, 1).
+        seed: decides which, and what they become.
+
+    Returns:
+        The labels to train on, (N,) int64.
+    """
+    generator = np.random.default_rng([seed, 2])
+    noisy = labels.clone()
+    wrong = torch.from_numpy(generator.permutation(len(labels))[: round(fraction * len(labels))])
+    step = torch.from_numpy(generator.integers(1, num_classes, size=len(wrong)))
+    noisy[wrong] = (labels[wrong] + step) % num_classes
+    return noisy
