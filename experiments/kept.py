@@ -15,7 +15,7 @@ from run_measures import CONFIDENCE, ECE_PSI, confidence_metrics, ensemble_accur
 from losslab.errors import UserError
 from losslab.report.confirmations import CONFIRM, TEST
 from losslab.run.config import config_hash
-from losslab.run.run_folder import RunFolder, write_whole
+from losslab.run.folder import RunFolder, write_whole
 from losslab.study.results import Result, read_results, result_path, write_result
 from losslab.sweep.run_study import MAY_CHANGE
 

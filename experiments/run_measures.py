@@ -10,8 +10,7 @@ from losslab.losses import focal_to_probability
 from losslab.report.calibration import reliability
 from losslab.report.run_records import focal_gamma
 from losslab.run.command_line import CommandLine
-from losslab.run.predictions import read_predictions
-from losslab.run.run_folder import RunFolder
+from losslab.run.folder import RunFolder, read_predictions
 
 CONFIDENCE = "test/confidence"
 ECE_PSI = "test/ece_psi"

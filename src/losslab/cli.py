@@ -26,7 +26,7 @@ MODULES = {
     "confirm": "losslab.sweep.confirm",
     "report": "losslab.report.command",
     "plot-loss": "losslab.report.plot_loss",
-    "runs": "losslab.report.runs_list",
+    "runs": "losslab.run.runs",
 }
 """Where each command's `<name>_command` is; "validate" and "test" are one function's."""
 

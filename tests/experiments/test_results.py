@@ -23,8 +23,7 @@ from losslab.cli import main
 from losslab.errors import UserError
 from losslab.report.confirmations import TEST, read_confirmation
 from losslab.report.study_summary import summarise_folder
-from losslab.run.predictions import write_predictions
-from losslab.run.run_folder import RunFolder
+from losslab.run.folder import RunFolder, write_predictions
 from losslab.study.results import read_results
 
 TUNED = """\

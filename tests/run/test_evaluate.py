@@ -8,8 +8,7 @@ import pytest
 
 from losslab.cli import main
 from losslab.run.evaluate import evaluate
-from losslab.run.predictions import read_predictions
-from losslab.run.run_folder import find_run
+from losslab.run.folder import find_run, read_predictions
 
 
 @pytest.fixture

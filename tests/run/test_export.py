@@ -11,8 +11,7 @@ import losslab.models as models
 import losslab.run.export as export
 from losslab.cli import main
 from losslab.data import MNISTDataModule
-from losslab.run.predictions import read_predictions
-from losslab.run.run_folder import find_run
+from losslab.run.folder import find_run, read_predictions
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

@@ -12,7 +12,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from losslab.cli import main
-from losslab.run.predictions import read_predictions
+from losslab.run.folder import read_predictions
 from losslab.study.results import read_results
 
 TINY = """\

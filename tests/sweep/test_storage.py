@@ -21,7 +21,7 @@ from sqlalchemy.exc import DataError, OperationalError, PendingRollbackError
 
 from losslab.cli import main
 from losslab.errors import UserError
-from losslab.run.interruption import Interrupted, Interruption
+from losslab.run.callbacks import Interrupted, Interruption
 from losslab.study.results import read_results
 from losslab.sweep import storage as storage_module
 from losslab.sweep.lease import Lease

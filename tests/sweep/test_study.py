@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 
 from losslab.cli import main
 from losslab.metrics import metric_keys
-from losslab.run.interruption import Interruption
+from losslab.run.callbacks import Interruption
 from losslab.study.results import read_results
 
 STUDY = """\

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from losslab.errors import UserError
 from losslab.report.study_summary import summarise_folder
-from losslab.run.option_parser import OptionParser
-from losslab.run.run_folder import RUNS, write_whole
+from losslab.run.command_line import OptionParser
+from losslab.run.folder import RUNS, write_whole
 
 
 def report_command(tokens: list[str]) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from losslab.report.study_summary import Summary, summarise
-from losslab.run.experiment_file import read_yaml
-from losslab.run.run_folder import study_name
+from losslab.run.config import read_yaml
+from losslab.run.folder import study_name
 from losslab.study.results import Result, read_results
 from losslab.study.study_file import Declared
 

@@ -14,7 +14,7 @@ from losslab.errors import UserError
 from losslab.report.loss_figure import loss_curves
 from losslab.report.page import render_figure
 from losslab.run.command_line import find_own_modules
-from losslab.run.run_folder import RUNS, write_whole
+from losslab.run.folder import RUNS, write_whole
 
 HELP = """\
 usage: losslab plot-loss LOSS [--ARGUMENT VALUE ...] [--out FILE]

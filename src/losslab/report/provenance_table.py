@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from losslab.report.figure import Table
-from losslab.run.run_folder import RunFolder
+from losslab.run.folder import RunFolder
 from losslab.study.results import Result
 
 

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from losslab.errors import UserError
-from losslab.run.predictions import read_predictions
-from losslab.run.run_folder import RunFolder
+from losslab.run.folder import RunFolder, read_predictions
 from losslab.study.results import SettingResults
 
 

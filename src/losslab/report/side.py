@@ -9,7 +9,7 @@ from typing import Any
 from losslab.errors import UserError
 from losslab.report.study_summary import summarise_folder
 from losslab.run.config import SEED, Config
-from losslab.run.run_folder import RunFolder, find_run
+from losslab.run.folder import RunFolder, find_run
 from losslab.study.results import SettingResults, group_by_setting, with_group_metrics
 
 

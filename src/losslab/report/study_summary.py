@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from losslab.report.verdicts import Family, Verdict, compare
-from losslab.run.run_folder import study_name
+from losslab.run.folder import study_name
 from losslab.study.results import Result, SettingResults, group_by_setting, percent, read_results
 from losslab.study.study_file import Declared
 

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from losslab.report.headline import headline_keys
 from losslab.report.study_summary import Summary, interval, name_of
-from losslab.report.terminal import console, dense_table
-from losslab.run.run_folder import write_whole
+from losslab.run.folder import write_whole
+from losslab.run.terminal import console, dense_table
 from losslab.study.results import percent
 
 

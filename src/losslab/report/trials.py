@@ -10,7 +10,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from losslab.run.run_folder import study_name
+from losslab.run.folder import study_name
 
 
 class Trials(NamedTuple):

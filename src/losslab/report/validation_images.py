@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from losslab.run.command_line import CommandLine
+from losslab.run.folder import RunFolder
 from losslab.run.provenance import require_same_data
-from losslab.run.run_folder import RunFolder
 
 
 def validation_images(run: Path) -> np.ndarray:

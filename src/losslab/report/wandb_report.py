@@ -10,9 +10,8 @@ from losslab.report.markdown import escape, means, verdicts
 from losslab.report.provenance_table import provenance_table, reproduce_commands
 from losslab.report.run_records import read_config
 from losslab.report.study_summary import Summary
-from losslab.run.run_folder import RunFolder
-from losslab.run.trackers import wandb_has_key
-from losslab.run.wandb_summary import CONFUSION, MISCLASSIFIED, PER_CLASS, run_config
+from losslab.run.folder import RunFolder
+from losslab.run.tracking import CONFUSION, MISCLASSIFIED, PER_CLASS, run_config, wandb_has_key
 from losslab.study.results import Result, SettingResults
 
 GROUPING = ("loss", "architecture", "gamma", "lr")

@@ -10,10 +10,10 @@ import torch
 from losslab.data import ImageDataModule
 from losslab.errors import UserError
 from losslab.models import Classifier
-from losslab.run.checkpoint_files import loading, read_checkpoint
+from losslab.run.callbacks import loading, read_checkpoint
+from losslab.run.evaluate import find_trained
+from losslab.run.folder import RunFolder, write_whole
 from losslab.run.provenance import require_same_data, utc_now
-from losslab.run.run_folder import RunFolder, write_whole
-from losslab.run.trained import find_trained
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 

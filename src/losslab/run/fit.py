@@ -7,24 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from losslab.data import ImageDataModule
-from losslab.errors import UserError
-from losslab.run.checkpoint_files import EpochCheckpoints, loading, require_same_config
+from losslab.errors import TrainingError, UserError
+from losslab.run.callbacks import EpochCheckpoints, Interrupted, Interruption, Records, loading, require_same_config
 from losslab.run.command_line import Built, CommandLine, option_value
 from losslab.run.config import Config, differences
-from losslab.run.first_process import say
-from losslab.run.interruption import Interrupted, Interruption
-from losslab.run.out_of_memory import as_out_of_memory
-from losslab.run.predictions import write_predictions
+from losslab.run.folder import RUNS, RunFolder, find_run, new_run_path, say, write_predictions
 from losslab.run.provenance import provenance, require_same_data, utc_now
-from losslab.run.records import Records
-from losslab.run.run_folder import RUNS, RunFolder, find_run, new_run_path
-from losslab.run.trackers import finish_trackers, tracker_arguments
-from losslab.run.wandb_summary import Summary
+from losslab.run.tracking import Summary, finish_trackers, tracker_arguments
 
 OPTIONS = (
     ("name", "The runs' folder under runs/; by default the experiment file's name."),
@@ -112,7 +107,7 @@ def fit(
         where: a path for a new run's folder, or the folder of an unfinished run to continue.
         progress: show the Trainer's progress bar and summary.
         callbacks: added to the Trainer's.
-        trackers: what configured loggers are told, see run/trackers.py. The caller closes them, when the result that
+        trackers: what configured loggers are told, see run/tracking.py. The caller closes them, when the result that
             they shall hear of is on disk; after an exception they are closed here.
 
     Raises:
@@ -188,3 +183,19 @@ def _fit_recorded(built: Built, folder: RunFolder, manifest: dict[str, Any], las
             # A full disk must not hide the error that it caused.
             with contextlib.suppress(*([] if manifest["status"] == "finished" else [OSError])):
                 folder.write_manifest(manifest)
+
+
+class OutOfMemoryError(TrainingError):
+    """The device or the machine had too little memory for a step."""
+
+
+def as_out_of_memory(error: BaseException, trainer: Trainer, batch_size: int) -> OutOfMemoryError | None:
+    """The error of that name if `error` says that memory ran out, where in the training and what helps; else None."""
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if not on_cpu and not isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return None
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return OutOfMemoryError(
+        f"out of memory in epoch {trainer.current_epoch}, step {trainer.global_step} ({reason}). Lower data.batch_size "
+        f"({batch_size}) or data.eval_batch_size, or take a smaller network; the epochs before are on disk."
+    )

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from losslab.data import EvaluationBatches, ImageDataModule, LabelledImages
 from losslab.errors import UserError
-from losslab.run.checkpoint_files import loading
-from losslab.run.evaluate import evaluate_command
+from losslab.run.callbacks import loading
+from losslab.run.evaluate import evaluate_command, find_trained
+from losslab.run.folder import write_whole
 from losslab.run.provenance import utc_now
-from losslab.run.run_folder import write_whole
-from losslab.run.trained import find_trained
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 """Of the files that are taken from a folder."""

@@ -1,15 +1,156 @@
 """`losslab summary`: a network's layers, their output shapes and the formulas of their parameter counts."""
 
 import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor, nn
 
 from losslab.errors import UserError
-from losslab.models.layer_table import BATCH_NORMS, LayerRow, LayerTable, layer_table
 from losslab.run.command_line import CommandLine
-from losslab.run.experiment_file import merge_files
+from losslab.run.config import merge_files
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+Shape = tuple[int, ...]
+
+
+class LayerRow(NamedTuple):
+    """One layer. What an earlier row has counted, since layers may share it, is not counted again."""
+
+    name: str
+    """Its path in the module tree; "" for the network itself."""
+    kind: str
+    """The name of its class."""
+    shapes: list[Shape | None]
+    """Of its output for one image, one entry a call (none: never called); None where the output is no tensor."""
+    formula: str
+    """The number of its parameters as a sum of products, such as "5·5·1·16"; "" if it has none."""
+    parameters: int
+    frozen: int
+    """Those of the parameters that no gradient reaches (`requires_grad` is False)."""
+    buffers: int
+    """Values in buffers: a state that no optimiser changes, such as batch norm's running mean."""
+
+
+class LayerTable(NamedTuple):
+    """The layers of a network; the sums over them are the network's own."""
+
+    rows: list[LayerRow]
+
+    @property
+    def trainable(self) -> int:
+        return sum(row.parameters - row.frozen for row in self.rows)
+
+    @property
+    def frozen(self) -> int:
+        return sum(row.frozen for row in self.rows)
+
+    @property
+    def buffers(self) -> int:
+        return sum(row.buffers for row in self.rows)
+
+
+def layer_table(network: nn.Module, image: Tensor) -> LayerTable:
+    """Pass one image through a network, in evaluation mode, and list what it meets.
+
+    A layer is a module without submodules, or one that holds parameters or buffers itself. Layers that are never
+    called come last. A submodule `loss` is no part of the network: of it, only what has parameters is listed.
+
+    Args:
+        network: any module that takes `image`; left as it was.
+        image: (1, *image_shape) float.
+    """
+    shapes = _output_shapes(network, image)
+    modules = dict(network.named_modules())
+    counted: set[int] = set()
+    rows = []
+    for name in [*shapes, *(name for name in modules if name not in shapes)]:
+        module = modules[name]
+        parameters, buffers = list(module.parameters(recurse=False)), list(module.buffers(recurse=False))
+        if name.split(".")[0] == "loss":
+            if not parameters:
+                continue
+            buffers = []
+        elif not parameters and not buffers and next(module.children(), None) is not None:
+            continue
+        new = [parameter for parameter in parameters if id(parameter) not in counted]
+        new_buffers = [buffer for buffer in buffers if id(buffer) not in counted]
+        counted.update(id(tensor) for tensor in (*new, *new_buffers))
+        rows.append(
+            LayerRow(
+                name,
+                type(module).__name__,
+                shapes.get(name, []),
+                "counted above" if parameters and not new else parameter_formula(module, new),
+                sum(parameter.numel() for parameter in new),
+                sum(parameter.numel() for parameter in new if not parameter.requires_grad),
+                sum(buffer.numel() for buffer in new_buffers),
+            )
+        )
+    return LayerTable(rows)
+
+
+def parameter_formula(layer: nn.Module, parameters: Sequence[Tensor]) -> str:
+    """How the number of a layer's parameters comes about.
+
+    Args:
+        layer: a linear layer, a convolution and batch norm have the formula that one writes by hand.
+        parameters: those to be counted. If that formula does not give their number, and for any other layer, the
+            formula is the sum of their shapes.
+    """
+    count = sum(parameter.numel() for parameter in parameters)
+    text, value = "", 0
+    if isinstance(layer, nn.Linear):
+        inputs, outputs, bias = layer.in_features, layer.out_features, int(layer.bias is not None)
+        text, value = f"({inputs} + 1)·{outputs}" if bias else f"{inputs}·{outputs}", (inputs + bias) * outputs
+    elif isinstance(layer, CONVOLUTIONS):
+        inputs, outputs, groups = layer.in_channels, layer.out_channels, layer.groups
+        per_filter = f"({inputs}/{groups})" if groups > 1 else f"{inputs}"  # channels that one filter looks at
+        text = "·".join([*map(str, layer.kernel_size), per_filter, f"{outputs}"])
+        value = math.prod(layer.kernel_size) * (inputs // groups) * outputs
+        if layer.bias is not None:
+            text, value = f"{text} + {outputs}", value + outputs
+    elif isinstance(layer, BATCH_NORMS):
+        text, value = f"2·{layer.num_features}", 2 * layer.num_features
+    if value == count:
+        return text
+    return " + ".join("·".join(map(str, parameter.shape)) or "1" for parameter in parameters)
+
+
+def _output_shapes(network: nn.Module, image: Tensor) -> dict[str, list[Shape | None]]:
+    """The output shapes of each module that is called, by name, in the order in which they finish."""
+    shapes: dict[str, list[Shape | None]] = {}
+
+    def recorder(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda module, inputs, output: shapes.setdefault(name, []).append(_of_one_image(output))
+
+    modes = [(module, module.training) for module in network.modules()]
+    hooks = [module.register_forward_hook(recorder(name)) for name, module in network.named_modules()]
+    try:
+        with torch.no_grad():
+            network.eval()(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes:
+            module.training = training
+    return shapes
+
+
+def _of_one_image(output: Any) -> Shape | None:
+    """The shape without the batch dimension; a layer that has put patches of the image there keeps its dimensions."""
+    if isinstance(output, tuple | list) and output:  # such as the output and the state of a recurrent layer
+        output = output[0]
+    if not isinstance(output, Tensor):
+        return None
+    return tuple(output.shape[1:] if output.shape[:1] == (1,) else output.shape)
 
 
 def summary_command(tokens: list[str]) -> None:

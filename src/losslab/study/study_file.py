@@ -14,8 +14,8 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from losslab.errors import UserError
-from losslab.run.experiment_file import read_yaml
-from losslab.run.parse_message import one_line
+from losslab.run.command_line import one_line
+from losslab.run.config import read_yaml
 from losslab.study.results import Result, SettingResults, class_groups
 
 

@@ -8,10 +8,9 @@ from losslab.errors import UserError
 from losslab.report.command import write_report
 from losslab.report.study_summary import summarise_folder
 from losslab.report.terminal_summary import show_summary
-from losslab.run.command_line import CommandLine
-from losslab.run.experiment_file import read_yaml
-from losslab.run.option_parser import OptionParser
-from losslab.run.run_folder import RUNS
+from losslab.run.command_line import CommandLine, OptionParser
+from losslab.run.config import read_yaml
+from losslab.run.folder import RUNS
 from losslab.study.study_file import read_study
 from losslab.sweep.best_file import write_best
 from losslab.sweep.display import Display

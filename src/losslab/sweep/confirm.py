@@ -17,12 +17,10 @@ from losslab.report.confirmations import CONFIRM, confirmation_folders, is_over,
 from losslab.report.study_summary import Summary, summarise_folder
 from losslab.report.terminal_summary import show_summary
 from losslab.report.trials import read_trials
-from losslab.run.command_line import CommandLine
-from losslab.run.config import Config
-from losslab.run.experiment_file import read_yaml
-from losslab.run.option_parser import OptionParser
-from losslab.run.run_folder import RUNS, study_name, write_whole
-from losslab.run.test_reads import earlier_reads
+from losslab.run.command_line import CommandLine, OptionParser
+from losslab.run.config import Config, read_yaml
+from losslab.run.folder import RUNS, study_name, write_whole
+from losslab.run.provenance import earlier_reads
 from losslab.study.results import SettingResults
 from losslab.study.setting import Setting, take_setting
 from losslab.study.study_file import Declared, read_study

@@ -6,7 +6,7 @@ from pathlib import Path
 import optuna
 
 from losslab.errors import UserError
-from losslab.run.run_folder import study_name
+from losslab.run.folder import study_name
 from losslab.study.setting import Setting, grid_settings, parameters, setting_of
 from losslab.study.study_file import StudyFile, pruner_of, sampler_of
 from losslab.sweep.storage import Journal, PatientStorage, open_storage, reason

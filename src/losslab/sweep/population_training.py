@@ -9,15 +9,12 @@ import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from losslab.run.callbacks import Interrupted, Interruption, epoch_row, write_rows
 from losslab.run.command_line import Built
 from losslab.run.config import Config
-from losslab.run.interruption import Interrupted, Interruption
-from losslab.run.predictions import write_predictions
+from losslab.run.folder import RunFolder, write_predictions
 from losslab.run.provenance import provenance, utc_now
-from losslab.run.records import epoch_row, write_rows
-from losslab.run.run_folder import RunFolder
-from losslab.run.trackers import finish_trackers
-from losslab.run.wandb_summary import Summary
+from losslab.run.tracking import Summary, finish_trackers
 from losslab.study.results import Result
 from losslab.sweep.population import Population, PopulationData
 from losslab.sweep.training import Training

@@ -10,7 +10,7 @@ from losslab.errors import UserError
 from losslab.metrics import metric_keys
 from losslab.run.command_line import CommandLine
 from losslab.run.config import SEED, Config, differences
-from losslab.run.run_folder import study_name, write_whole
+from losslab.run.folder import study_name, write_whole
 from losslab.study.results import group_keys, read_results
 from losslab.study.setting import corner_settings, grid_settings, take_setting
 from losslab.study.study_file import Declared, StudyFile

@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 
 from losslab.errors import UserError
-from losslab.run.interruption import stopping_at_once
+from losslab.run.callbacks import stopping_at_once
 from losslab.sweep.journal import JournalLock, repair_journal
 
 PATIENCE_SECONDS = 600.0

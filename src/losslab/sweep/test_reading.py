@@ -7,11 +7,9 @@ from filelock import FileLock
 from losslab.report.confirmations import TEST
 from losslab.run.command_line import CommandLine
 from losslab.run.config import SEED, Config, config_hash
-from losslab.run.evaluate import evaluate_trained
-from losslab.run.provenance import utc_now
-from losslab.run.run_folder import RunFolder
-from losslab.run.test_reads import earlier_reads
-from losslab.run.trained import Trained
+from losslab.run.evaluate import Trained, evaluate_trained
+from losslab.run.folder import RunFolder
+from losslab.run.provenance import earlier_reads, utc_now
 from losslab.study.results import read_result, read_results, result_path, write_result
 
 

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from losslab.run.callbacks import Interrupted
 from losslab.run.command_line import CommandLine
 from losslab.run.config import Config
 from losslab.run.fit import fit
-from losslab.run.interruption import Interrupted
+from losslab.run.folder import RunFolder, study_name
 from losslab.run.provenance import git_state
-from losslab.run.run_folder import RunFolder, study_name
-from losslab.run.trackers import finish_trackers, tracker_arguments
+from losslab.run.tracking import finish_trackers, tracker_arguments
 from losslab.study.results import Result, read_result, result_path, write_result
 from losslab.study.setting import Setting
 

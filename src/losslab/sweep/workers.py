@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from losslab.errors import UserError
-from losslab.run.interruption import Interrupted
+from losslab.run.callbacks import Interrupted
 from losslab.study.results import read_results
 from losslab.sweep.display import Display
 from losslab.sweep.study import Study

@@ -2,18 +2,22 @@
 
 import datetime
 import fcntl
+import io
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
+import numpy as np
 import yaml
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from losslab.errors import DISK_FAULTS, UserError
-from losslab.run.config import Config, config_hash
-from losslab.run.experiment_file import read_yaml
+from losslab.run.config import Config, config_hash, read_yaml
 
 RUNS = Path("runs")
 """Everything that a command writes lies here, under the folder in which it is called."""
@@ -147,3 +151,33 @@ def write_whole(path: Path, content: str | bytes) -> None:
         os.replace(staging, path)
     finally:
         staging.unlink(missing_ok=True)
+
+
+def write_predictions(path: Path, evaluated: "tuple[Tensor, Tensor]") -> None:
+    """Write logits (N, C) and labels (N,) of a split, in its order, as float32 and int64."""
+    logits, labels = evaluated
+    content = io.BytesIO()
+    np.savez(content, logits=logits.float().numpy(), labels=labels.numpy())
+    write_whole(path, content.getvalue())
+
+
+def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The logits (N, C) float32 and labels (N,) int64 of a split, in its order.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is not whole, or not one that `write_predictions` wrote.
+    """
+    try:
+        with path.open("rb") as file, np.load(file) as content:
+            return content["logits"], content["labels"]
+    except (ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise ValueError(
+            f"{path} does not hold the logits and labels of a split: validate or test its run again"
+        ) from error
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Print, in the first process."""
+    print(text)

@@ -1,16 +1,108 @@
-"""What W&B gets: exactly the metrics of metrics.csv, the configuration, and the summary, of every training."""
+"""A tracker that raises or hangs is told once; the training goes on, and its records are whole."""
 
 import csv
 import json
+import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import losslab.run.tracking as guarded_logger
 from losslab.cli import main
-from losslab.run.predictions import read_predictions
+from losslab.run.folder import RunFolder, read_predictions
+
+BAD_LOGGER = """\
+import time
+from pathlib import Path
+from lightning.pytorch.loggers import Logger
+
+class BadLogger(Logger):
+    '''Fails as told at the named call, from the second one of that name on.'''
+
+    def __init__(self, call: str, hang: bool = False):
+        super().__init__()
+        self.call, self.hang, self.count = call, hang, 0
+
+    def note(self, call):
+        with Path('calls').open('a') as file:
+            file.write(call + chr(10))
+        if call == self.call:
+            if self.hang:
+                time.sleep(1000)
+            raise ConnectionError('the server is gone')
+
+    name = version = 'bad'
+
+    @property
+    def experiment(self):
+        self.note('experiment')
+        return object()
+
+    def log_metrics(self, metrics, step=None):
+        self.note('log_metrics')
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        pass
+
+    def save(self):
+        self.note('save')
+
+    def finalize(self, status):
+        self.note('finalize')
+"""
+
+
+@pytest.fixture
+def bad_logger(own_folder: Path) -> None:
+    (own_folder / "bad_logger.py").write_text(BAD_LOGGER)
+
+
+def files(name: str) -> dict[str, bytes]:
+    (run,) = Path("runs", name).iterdir()
+    folder = RunFolder(run)
+    assert folder.manifest()["status"] == "finished"
+    assert folder.checkpoint("last").is_file()
+    return {file.name: file.read_bytes() for file in (folder.metrics_file, folder.predictions_file)}
+
+
+@pytest.mark.usefixtures("bad_logger")
+@pytest.mark.parametrize("call", ["experiment", "log_metrics", "save", "finalize"])
+@pytest.mark.parametrize("hang", [False, True])
+def test_the_training_goes_on(
+    tiny_mlp: list[str],
+    call: str,
+    hang: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(guarded_logger, "PATIENCE", 0.3)
+    assert main(["fit", *tiny_mlp, "--name", "undisturbed"]) == 0
+    logger = ["--trainer.logger", "bad_logger.BadLogger", "--trainer.logger.call", call]
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING, logger="losslab"):
+        assert main(["fit", *tiny_mlp, "--name", "bad", *logger, "--trainer.logger.hang", str(hang).lower()]) == 0
+    assert time.monotonic() - began < 20
+    told = [record.getMessage() for record in caplog.records if "BadLogger" in record.getMessage()]
+    reason = "no answer for 0 s" if hang else "ConnectionError: the server is gone"
+    assert told == [f"NOTICE: BadLogger failed ({reason}). The training goes on without it; its records are whole."]
+    assert files("bad") == files("undisturbed")
+    calls = Path("calls").read_text().split()
+    assert calls[-1] == call  # the last one: then it is left alone
+    assert calls.count(call) == 1
+
+
+@pytest.mark.usefixtures("bad_logger")
+def test_a_tracker_that_works_hears_everything(tiny_mlp: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    assert main(["fit", *tiny_mlp, "--trainer.logger", "bad_logger.BadLogger", "--trainer.logger.call", "none"]) == 0
+    calls = Path("calls").read_text().split()
+    assert calls.count("log_metrics") >= 2
+    assert calls[-1] == "finalize"
+    assert "failed" not in caplog.text
+
 
 pytest.importorskip("wandb")
 pytestmark = [
@@ -119,3 +211,57 @@ def test_the_trainings_of_a_confirmation_say_so(tiny_mlp: list[str]) -> None:
     assert sum('"job_type":"confirm"' in text for text in told) == 2
     assert sum('"job_type":"test"' in text for text in told) == 2
     assert all('"gamma/confirm"' in text for text in told)
+
+
+wandb = pytest.importorskip("wandb")
+
+STUDY = """\
+experiment: tiny.yaml
+arms: {focal: {model.init_args.loss: {class_path: losslab.losses.FocalLoss}}}
+grid: {model.init_args.loss.init_args.gamma: [0, 2]}
+seeds: [0, 1]
+"""
+
+
+@pytest.fixture
+def no_key_of_trackers(monkeypatch: pytest.MonkeyPatch, own_folder: Path) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("NETRC", str(own_folder / "netrc"))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+
+
+def read_offline_run(file: Path) -> dict:
+    """The run's own record, by W&B's reader."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(file)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return json.loads(shown)
+
+
+@pytest.mark.usefixtures("no_key_of_trackers")
+@pytest.mark.filterwarnings("ignore::Warning:wandb")  # of wandb's own code: its dependencies' deprecations
+@pytest.mark.filterwarnings("ignore::Warning:pydantic")
+def test_wandb_gets_one_finished_offline_run_a_training(tiny_mlp: list[str], own_folder: Path) -> None:
+    (own_folder / "gamma.yaml").write_text(STUDY)
+    assert main(["sweep", "--config", "gamma.yaml", "--trainer.logger", "WandbLogger"]) == 0
+    files = sorted(Path("runs/gamma/runs").rglob("run-*.wandb"))
+    assert len(files) == 4
+    assert wandb.run is None
+    seen = [json.dumps(read_offline_run(file)) for file in files]
+    assert all('"exit_code": 0' in text or '"exitCode": 0' in text or '"exit_code":0' in text for text in seen), seen[
+        0
+    ][:2000]
+    for gamma in (0, 2):
+        for seed in (0, 1):
+            assert sum(f"gamma={gamma} seed={seed}" in text for text in seen) == 1
+    assert all("val/recall/3" in text for text in seen)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")  # its generated protobuf code
+def test_tensorboard_by_configuration_alone(tiny_mlp: list[str]) -> None:
+    pytest.importorskip("tensorboard")
+    logger = ["--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_dir", "."]
+    assert main(["fit", *tiny_mlp, *logger]) == 0
+    (events,) = Path("runs/tiny").rglob("events.out.tfevents.*")
+    assert events.stat().st_size > 1000
+    assert list(Path("runs/tiny").glob("*/metrics.csv"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from losslab.cli import main
-from losslab.run.run_folder import find_run
+from losslab.run.folder import find_run
 from losslab.study.results import read_results
 
 

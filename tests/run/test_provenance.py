@@ -7,8 +7,8 @@ import pytest
 
 from losslab.cli import main
 from losslab.run.config import config_hash
-from losslab.run.run_folder import RunFolder
-from losslab.run.test_reads import earlier_reads, note_test_read
+from losslab.run.folder import RunFolder
+from losslab.run.provenance import earlier_reads, note_test_read
 
 CONFIG = {"seed_everything": 1, "model": {"class_path": "MLP"}}
 

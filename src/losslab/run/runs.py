@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from losslab.errors import UserError
-from losslab.report.terminal import console, dense_table
 from losslab.run.config import Config
-from losslab.run.run_folder import RUNS, RunFolder
+from losslab.run.folder import RUNS, RunFolder
+from losslab.run.terminal import console, dense_table
 from losslab.study.results import read_results, unreadable_results
 
 COLUMNS = ("run", "status", "data", "model", "loss", "epochs", "val acc", "val F1", "test acc", "seconds")
