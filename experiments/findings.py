@@ -7,7 +7,7 @@ from kept_study import KeptStudy
 from study_section import mean_sd
 
 from losslab.errors import UserError
-from losslab.report.study_summary import Summary, interval
+from losslab.report.summary import Summary, interval
 
 PLACEHOLDER = re.compile(r"\{\{(.*?)\}\}")
 DIFFERENCE = "difference"

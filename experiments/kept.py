@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from run_measures import CONFIDENCE, ECE_PSI, confidence_metrics, ensemble_accuracy, parameter_count
 
 from losslab.errors import UserError
-from losslab.report.confirmations import CONFIRM, TEST
+from losslab.report.summary import CONFIRM, TEST
 from losslab.run.config import config_hash
 from losslab.run.folder import RunFolder, write_whole
 from losslab.study.results import Result, read_results, result_path, write_result

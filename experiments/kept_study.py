@@ -6,8 +6,7 @@ from typing import Any
 
 from kept import SEARCH, Kept, read_kept
 
-from losslab.report.confirmations import Confirmation, confirmation_of
-from losslab.report.study_summary import Summary, summarise
+from losslab.report.summary import Confirmation, Summary, confirmation_of, summarise
 from losslab.study.results import Result, SettingResults, class_groups
 from losslab.study.setting import Setting, short_names
 from losslab.study.study_file import Declared

@@ -7,7 +7,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from losslab.report.study_summary import Summary
+from losslab.report.summary import Summary
 from losslab.study.results import SettingResults
 
 PANELS = {"test/precision/tail": "precision of the tail, %", "test/recall/tail": "recall of the tail, %"}

@@ -8,8 +8,8 @@ from kept_study import KeptStudy
 from study_section import cell, section, table
 
 from losslab.errors import UserError
-from losslab.report.markdown import escape
-from losslab.report.study_summary import name_of
+from losslab.report.summary import name_of
+from losslab.report.tables import escape
 
 STUDIES = {
     "focal-balanced": "Focal's γ on balanced MNIST",

@@ -7,8 +7,8 @@ import torch
 from scipy.special import softmax
 
 from losslab.losses import focal_to_probability
-from losslab.report.calibration import reliability
-from losslab.report.run_records import focal_gamma
+from losslab.report.records import focal_gamma
+from losslab.report.statistics import reliability
 from losslab.run.command_line import CommandLine
 from losslab.run.folder import RunFolder, read_predictions
 

@@ -8,9 +8,8 @@ from kept_study import KeptStudy
 from run_measures import CONFIDENCE, ECE_PSI
 
 from losslab.errors import UserError
-from losslab.report.confirmations import Confirmation
-from losslab.report.markdown import escape, verdicts
-from losslab.report.study_summary import Summary, name_of
+from losslab.report.summary import Confirmation, Summary, name_of
+from losslab.report.tables import escape, verdicts
 from losslab.study.results import GROUPS, SettingResults
 
 MARKS = {"higher": " ▲", "lower": " ▼", "not shown": ""}

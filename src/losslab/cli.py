@@ -25,7 +25,7 @@ MODULES = {
     "sweep": "losslab.sweep.command",
     "confirm": "losslab.sweep.confirm",
     "report": "losslab.report.command",
-    "plot-loss": "losslab.report.plot_loss",
+    "plot-loss": "losslab.report.command",
     "runs": "losslab.run.runs",
 }
 """Where each command's `<name>_command` is; "validate" and "test" are one function's."""

@@ -21,8 +21,7 @@ from study_section import means_table, search_table
 
 from losslab.cli import main
 from losslab.errors import UserError
-from losslab.report.confirmations import TEST, read_confirmation
-from losslab.report.study_summary import summarise_folder
+from losslab.report.summary import TEST, read_confirmation, summarise_folder
 from losslab.run.folder import RunFolder, write_predictions
 from losslab.study.results import read_results
 

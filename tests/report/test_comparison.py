@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from losslab.cli import main
-from losslab.report.comparison_content import comparison_content
-from losslab.report.side import Side, read_side
+from losslab.report.compare import Side, comparison_content, read_side
 
 
 def shifted(study: Path, to: Path, points: float) -> Path:

@@ -12,9 +12,9 @@ from urllib.parse import quote
 import pytest
 
 from losslab.losses import FocalLoss
-from losslab.report.loss_figure import curve
-from losslab.report.misclassified import mistakes
-from losslab.report.run_records import setting_predictions
+from losslab.report.curves import curve
+from losslab.report.predictions import mistakes
+from losslab.report.records import setting_predictions
 from losslab.study.results import group_by_setting, read_results
 
 pytestmark = pytest.mark.slow

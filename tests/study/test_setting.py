@@ -6,7 +6,7 @@ import pytest
 from small_studies import LEARNING_RATES, LR, TUNED, TUNED_EXPERIMENT
 
 from losslab.cli import main
-from losslab.report.study_summary import summarise_folder
+from losslab.report.summary import summarise_folder
 from losslab.report.trials import read_trials
 from losslab.study.setting import EXTENSIONS, next_value, tuning_range
 

@@ -13,8 +13,7 @@ import small_studies
 from optuna.trial import TrialState
 
 from losslab.cli import main
-from losslab.report.confirmations import TEST, read_confirmation
-from losslab.report.study_summary import summarise_folder
+from losslab.report.summary import TEST, read_confirmation, summarise_folder
 from losslab.report.trials import read_trials
 from losslab.study.results import read_results
 from losslab.study.study_file import Declared

@@ -1,10 +1,20 @@
 """`losslab report`: a study as one page and as Markdown; or two of them side by side."""
 
+import difflib
+import importlib
+import inspect
+import shlex
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+import losslab.losses
 from losslab.errors import UserError
-from losslab.report.study_summary import summarise_folder
-from losslab.run.command_line import OptionParser
+from losslab.report.curves import loss_curves
+from losslab.report.page import render_figure
+from losslab.report.summary import summarise_folder
+from losslab.run.command_line import OptionParser, find_own_modules
 from losslab.run.folder import RUNS, write_whole
 
 
@@ -39,10 +49,9 @@ def write_report(folder: Path) -> None:
     Raises:
         UserError: there is no study, it has no result, or its folder cannot be written.
     """
-    from losslab.report.confirmations import read_confirmations
-    from losslab.report.markdown import markdown
-    from losslab.report.page import render
-    from losslab.report.page_content import page_content
+    from losslab.report.page import page_content, render
+    from losslab.report.summary import read_confirmations
+    from losslab.report.tables import markdown
 
     summary, results = summarise_folder(folder)
     try:
@@ -59,9 +68,8 @@ def write_comparison(a: Path, b: Path, out: Path | None) -> None:
     Raises:
         UserError: they cannot be compared, or the page cannot be written.
     """
-    from losslab.report.comparison_content import comparison_content
+    from losslab.report.compare import comparison_content, read_side
     from losslab.report.page import render_comparison
-    from losslab.report.side import read_side
 
     out = out or RUNS / "compare" / f"{a.name}-and-{b.name}.html"
     page = render_comparison(comparison_content(read_side(a), read_side(b)))
@@ -71,3 +79,104 @@ def write_comparison(a: Path, b: Path, out: Path | None) -> None:
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}.") from None
     print(out)
+
+
+HELP = """\
+usage: losslab plot-loss LOSS [--ARGUMENT VALUE ...] [--out FILE]
+
+Draw a loss of one image, and its gradient, against the probability p_t of its label, as one page that needs no network.
+One argument may have several values, a curve each; `losslab fit --model.loss.help LOSS` lists the arguments.
+
+  losslab plot-loss FocalLoss --gamma 0 1 2 5
+  losslab plot-loss my_loss.MeanAbsoluteError --out mae.html
+"""
+
+
+def plot_loss_command(tokens: list[str]) -> None:
+    """Write the page of a loss.
+
+    Raises:
+        UserError: there is no such loss or argument, or the loss cannot be drawn.
+    """
+    if not tokens or tokens[0] in ("-h", "--help"):
+        print(HELP)
+        return
+    name, *rest = tokens
+    arguments = _arguments(rest)
+    out = arguments.pop("out", None)
+    if out is not None and len(out) != 1:
+        raise UserError(f"--out takes one file, got {len(out)}.")
+    loss_class = _loss_class(name)
+    several = [argument for argument, values in arguments.items() if len(values) > 1]
+    if len(several) > 1:
+        raise UserError(f"one argument may have several values; these have: {', '.join(several)}.")
+    varied = several[0] if several else next(iter(arguments), None)
+    fixed = {argument: values[0] for argument, values in arguments.items() if argument != varied}
+    values = arguments[varied] if varied is not None else [None]
+    losses = [_build(loss_class, fixed if varied is None else fixed | {varied: value}) for value in values]
+    labels = [loss_class.__name__ if varied is None else f"{varied} = {value}" for value in values]
+    title = loss_class.__name__ + "".join(f", {key} = {value}" for key, value in fixed.items())
+    try:
+        figure = loss_curves(title, labels, losses)
+    except (ValueError, RuntimeError, IndexError, TypeError) as error:
+        raise UserError(f"{name} cannot be drawn for a single image: {error}") from error
+    path = Path(out[0]) if out else RUNS / "plot-loss" / f"{loss_class.__name__}.html"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, render_figure(figure, f"losslab plot-loss {shlex.join(tokens)}"))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}.") from None
+    print(path)
+
+
+def _arguments(tokens: list[str]) -> dict[str, list[Any]]:
+    """--gamma 0 1 --alpha=2 as {"gamma": [0, 1], "alpha": [2]}."""
+    found: dict[str, list[Any]] = {}
+    name = ""
+    for token in tokens:
+        if token.startswith("--"):
+            name, equals, value = token[2:].partition("=")
+            found[name] = [value] if equals else []
+        elif not name:
+            raise UserError(f"unexpected {token!r}: arguments of the loss are given as --gamma 0 1 2.")
+        else:
+            found[name].append(token)
+    empty = next((name for name, values in found.items() if not values), None)
+    if empty is not None:
+        raise UserError(f"--{empty} needs a value.")
+    return {name: values if name == "out" else [_value(text) for text in values] for name, values in found.items()}
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _loss_class(name: str) -> type:
+    module, _, word = name.rpartition(".")
+    find_own_modules()
+    try:
+        found = getattr(importlib.import_module(module) if module else losslab.losses, word)
+    except ModuleNotFoundError:
+        raise UserError(f"there is no module {module!r}; modules are looked for in this folder, too.") from None
+    except AttributeError:
+        near = difflib.get_close_matches(word, losslab.losses.__all__, 1)
+        raise UserError(f"there is no loss {name!r}{f'; did you mean {near[0]}?' if near else '.'}") from None
+    if not inspect.isclass(found):
+        raise UserError(f"{name} is no class of losses.")
+    return found
+
+
+def _build(loss_class: type, arguments: dict[str, Any]) -> Any:
+    known = inspect.signature(loss_class).parameters
+    for argument in arguments:
+        if argument not in known:
+            near = difflib.get_close_matches(argument, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known)}."
+            raise UserError(f"{loss_class.__name__} has no argument {argument!r}{hint}")
+    try:
+        return loss_class(**arguments)
+    except (ValueError, TypeError) as error:
+        raise UserError(str(error)) from error

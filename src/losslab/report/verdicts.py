@@ -7,8 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from losslab.report.seeds_needed import seeds_needed
-from losslab.report.sign_flips import ALL_PATTERNS_UP_TO, FEWEST_SEEDS, RANDOM_PATTERNS, max_t
+from losslab.report.statistics import ALL_PATTERNS_UP_TO, FEWEST_SEEDS, RANDOM_PATTERNS, max_t, seeds_needed
 from losslab.study.results import SettingResults
 
 

@@ -4,12 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from losslab.errors import UserError
-from losslab.report.confirmations import Confirmation, read_confirmations
 from losslab.report.figure import Table
-from losslab.report.markdown import escape, means, verdicts
-from losslab.report.provenance_table import provenance_table, reproduce_commands
-from losslab.report.run_records import read_config
-from losslab.report.study_summary import Summary
+from losslab.report.records import provenance_table, read_config, reproduce_commands
+from losslab.report.summary import Confirmation, Summary, read_confirmations
+from losslab.report.tables import escape, means, verdicts
 from losslab.run.folder import RunFolder
 from losslab.run.tracking import CONFUSION, MISCLASSIFIED, PER_CLASS, run_config, wandb_has_key
 from losslab.study.results import Result, SettingResults

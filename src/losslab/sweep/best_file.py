@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from losslab.report.study_summary import Summary
+from losslab.report.summary import Summary
 from losslab.run.folder import write_whole
 from losslab.study.setting import Setting, take_setting
 from losslab.sweep.study import Study

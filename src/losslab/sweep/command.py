@@ -6,8 +6,8 @@ from pathlib import Path
 
 from losslab.errors import UserError
 from losslab.report.command import write_report
-from losslab.report.study_summary import summarise_folder
-from losslab.report.terminal_summary import show_summary
+from losslab.report.summary import summarise_folder
+from losslab.report.tables import show_summary
 from losslab.run.command_line import CommandLine, OptionParser
 from losslab.run.config import read_yaml
 from losslab.run.folder import RUNS

@@ -13,9 +13,8 @@ import yaml
 
 from losslab.errors import UserError
 from losslab.report.command import write_report
-from losslab.report.confirmations import CONFIRM, confirmation_folders, is_over, read_confirmation
-from losslab.report.study_summary import Summary, summarise_folder
-from losslab.report.terminal_summary import show_summary
+from losslab.report.summary import CONFIRM, Summary, confirmation_folders, is_over, read_confirmation, summarise_folder
+from losslab.report.tables import show_summary
 from losslab.report.trials import read_trials
 from losslab.run.command_line import CommandLine, OptionParser
 from losslab.run.config import Config, read_yaml

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from losslab.report.confirmations import TEST
+from losslab.report.summary import TEST
 from losslab.run.command_line import CommandLine
 from losslab.run.config import SEED, Config, config_hash
 from losslab.run.evaluate import Trained, evaluate_trained

@@ -1,12 +1,16 @@
 """Sign flips: exact where they are exhaustive, and intervals that cover and never disagree with the test."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
+from sklearn.metrics import brier_score_loss
 
-from losslab.report.sign_flips import RANDOM_PATTERNS, _abs_t, max_t, sign_patterns
+from losslab.metrics import classification_metrics
+from losslab.report.statistics import RANDOM_PATTERNS, _abs_t, max_t, reliability, seeds_needed, sign_patterns
 
 
 def draw(random: np.random.Generator, seeds: int, comparisons: int, correlation: float = 0.5) -> np.ndarray:
@@ -132,3 +136,56 @@ def test_flips_of_the_differences_alone_would_cover_too_little() -> None:
         half = largest[3] * differences.std(axis=0, ddof=1) / 6**0.5
         covered += bool((np.abs(differences.mean(axis=0) - true) <= half).all())
     assert covered / 300 < 0.85
+
+
+def test_it_is_the_paired_t_tests_power() -> None:
+    n = seeds_needed(0.8, 1.0, comparisons=1)
+    assert n is not None
+
+    def power(n: int) -> float:
+        return float(stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, 0.8 * n**0.5))
+
+    assert power(n - 1) < 0.8 <= power(n)
+    assert n == 15  # tables of the paired t test's power: 80 % at d = 0.8
+
+
+def test_more_comparisons_and_smaller_effects_need_more() -> None:
+    assert seeds_needed(0.5, 1, 10) > seeds_needed(0.5, 1, 1) > seeds_needed(1, 1, 1)
+    assert seeds_needed(-0.5, 1, 1) == seeds_needed(0.5, 1, 1)
+
+
+def test_no_effect_one_seed_and_effects_too_small() -> None:
+    assert seeds_needed(0, 1, 1) is None
+    assert seeds_needed(1, math.nan, 1) is None
+    assert seeds_needed(0.01, 1, 1) is None
+    assert seeds_needed(1, 0, 1) == 6
+    assert seeds_needed(100, 1, 50) == 6
+
+
+@pytest.mark.parametrize("effect", [1.2, 1.6])
+def test_that_many_seeds_show_the_effect_in_a_simulation(effect: float) -> None:
+    n = seeds_needed(effect, 1.0, comparisons=3)
+    assert n is not None
+    random = np.random.default_rng(0)
+    shown = [max_t(effect + random.normal(size=(n, 3))).low[0] > 0 for _ in range(200)]
+    print(f"{n} seeds: power {np.mean(shown):.2f}")
+    assert np.mean(shown) >= 0.7
+
+
+def test_ece_is_the_recorded_metric_and_brier_that_of_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    logits, labels = torch.from_numpy(random.normal(0, 3, size=(400, 5))), torch.from_numpy(random.integers(0, 5, 400))
+    measured = reliability(logits.softmax(dim=1).numpy(), labels.numpy())
+    recorded = classification_metrics(logits, labels, "abcde")["ece"]
+    assert measured.ece == pytest.approx(float(recorded), abs=1e-6)
+    theirs = brier_score_loss(labels.numpy(), logits.softmax(dim=1).numpy(), scale_by_half=False, labels=range(5))
+    assert measured.brier == pytest.approx(theirs)
+
+
+def test_shares_are_a_distribution_and_empty_bins_are_nan() -> None:
+    measured = reliability(np.array([[1.0, 0.0], [0.55, 0.45], [0.9, 0.1]]), np.array([0, 1, 0]))
+    assert measured.share.sum() == pytest.approx(1)
+    assert np.isnan(measured.accuracy[measured.share == 0]).all()
+    assert measured.confidence[-1] == pytest.approx(1)
+    assert measured.ece == pytest.approx((0.55 + 0.1 + 0) / 3)
+    assert measured.brier == pytest.approx((0 + 2 * 0.55**2 + 2 * 0.01) / 3)

@@ -1,9 +1,13 @@
 """Max-|t| sign flips over paired seeds: one critical value for a whole family of comparisons."""
 
 import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
+
+from losslab.metrics.classification import ECE_BINS
 
 ALL_PATTERNS_UP_TO = 12
 """Seeds up to which every sign pattern is taken; from there on, RANDOM_PATTERNS of them."""
@@ -85,3 +89,72 @@ def _abs_t(differences: np.ndarray, signs: np.ndarray) -> np.ndarray:
 
 def _is_constant(differences: np.ndarray) -> np.ndarray:
     return np.ptp(differences, axis=0) <= 1e-9 * np.abs(differences).max(axis=0)
+
+
+MOST = 1000
+
+
+def seeds_needed(mean: float, sd: float, comparisons: int, power: float = 0.8, level: float = 0.95) -> int | None:
+    """The fewest seeds that show a difference with this probability, if the observed effect is the true one.
+
+    By Student's paired t at Bonferroni's level, which no family needs more than: a rough figure, since the observed
+    effect is itself uncertain, and optimistic for the largest of many.
+
+    Args:
+        mean: of the differences.
+        sd: their standard deviation over the seeds.
+        comparisons: the family's size, >= 1.
+        power: the probability, in (0, 1).
+        level: of the family.
+
+    Returns:
+        The number, at least `FEWEST_SEEDS`; None where it is above 1,000, or no difference was observed.
+    """
+    if mean == 0 or math.isnan(sd):
+        return None
+    if sd == 0:
+        return FEWEST_SEEDS
+    effect, tail = abs(mean) / sd, (1 - level) / (2 * comparisons)
+
+    def reached(n: int) -> bool:
+        return bool(stats.nct.sf(stats.t.isf(tail, n - 1), n - 1, effect * math.sqrt(n)) >= power)
+
+    low, high = FEWEST_SEEDS, MOST
+    if not reached(high):
+        return None
+    while low < high:  # power grows with n
+        middle = (low + high) // 2
+        low, high = (low, middle) if reached(middle) else (middle + 1, high)
+    return low
+
+
+class Reliability(NamedTuple):
+    """Of one set of probabilities.
+
+    Args:
+        confidence: mean confidence of each bin, (B,); NaN where it is empty.
+        accuracy: share of right calls in each bin, (B,); NaN where it is empty.
+        share: of the images in each bin, (B,).
+        ece: the mean gap between confidence and accuracy, weighted by share; in [0, 1].
+        brier: mean of sum_k (p_k - [k is the label])^2, in [0, 2] (Brier 1950).
+    """
+
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    share: np.ndarray
+    ece: float
+    brier: float
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = ECE_BINS) -> Reliability:
+    """Measure probabilities (N, C) against labels (N,), in bins of equal width of the largest probability."""
+    confidence, right = probabilities.max(axis=1).astype(float), probabilities.argmax(axis=1) == labels
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    count = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        mean = np.bincount(index, confidence, bins) / count
+        accuracy = np.bincount(index, right, bins) / count
+    share = count / len(labels)
+    one_hot = np.eye(probabilities.shape[1])[labels]
+    brier = float(((probabilities - one_hot) ** 2).sum(axis=1).mean())
+    return Reliability(mean, accuracy, share, float(np.nansum(share * np.abs(mean - accuracy))), brier)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from losslab.report.study_summary import Summary, interval, summarise
+from losslab.report.summary import Summary, interval, summarise
 from losslab.report.verdicts import Verdict
 from losslab.study.study_file import Declared
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from losslab.report.study_summary import summarise
-from losslab.report.terminal_summary import show_summary
+from losslab.report.summary import summarise
+from losslab.report.tables import escape, show_summary
 from losslab.study.study_file import Declared
 
 SCORES = {0: [0.90, 0.92, 0.91], 2: [0.93, 0.91, 0.92]}
@@ -36,3 +36,7 @@ def test_table_and_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     table = list(csv.DictReader(rows))
     assert float(table[1]["val/recall/dog mean"]) == pytest.approx(0.92)
     assert float(table[1]["val/recall/dog sd"]) == pytest.approx(0.01)
+
+
+def test_names_are_no_markup() -> None:
+    assert escape("<b>|`x`_*\n#") == "&lt;b&gt;\\|\\`x\\`\\_\\* \\#"

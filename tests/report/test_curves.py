@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from losslab.losses import CrossEntropyLoss, FocalLoss, focal_gradient_ratio
-from losslab.report.loss_figure import P_T, curve, loss_curves
+from losslab.report.curves import P_T, curve, loss_curves
 
 
 @pytest.mark.parametrize("gamma", [0, 0.5, 2, 5])

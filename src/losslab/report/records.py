@@ -1,0 +1,151 @@
+"""What the runs of a setting left behind: predictions, epochs, configuration."""
+
+import csv
+import json
+import shlex
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from losslab.errors import UserError
+from losslab.report.figure import Table
+from losslab.run.command_line import CommandLine
+from losslab.run.folder import RunFolder, read_predictions
+from losslab.run.provenance import require_same_data
+from losslab.study.results import Result, SettingResults
+
+
+class Predictions(NamedTuple):
+    """Of one setting on the validation split, for the S seeds whose runs are there.
+
+    Args:
+        logits: (S, N, C) float32.
+        labels: (N,) int64, the same for all.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+
+
+def setting_predictions(study: Path, setting: SettingResults) -> Predictions | None:
+    """The predictions of the setting's runs; None where there are none, or they are of different images."""
+    logits, labels = [], []
+    for run in setting.runs:
+        try:
+            run_logits, run_labels = read_predictions(RunFolder(study / run).predictions_file)
+        except (OSError, ValueError):
+            continue
+        logits.append(run_logits)
+        labels.append(run_labels)
+    if not logits or any(len(part) != len(labels[0]) or (part != labels[0]).any() for part in labels):
+        return None
+    return Predictions(np.stack(logits), labels[0])
+
+
+def read_epochs(study: Path, setting: SettingResults, keys: list[str]) -> dict[str, np.ndarray]:
+    """The mean over the seeds of each key after each epoch, (epochs,); keys that the runs do not have are left out."""
+    tables = []
+    for run in setting.runs:
+        try:
+            with RunFolder(study / run).metrics_file.open(newline="") as file:
+                tables.append(list(csv.DictReader(file)))
+        except OSError:
+            continue
+    epochs = min((len(table) for table in tables), default=0)
+    means = {}
+    for key in keys:
+        values = [[table[epoch].get(key) or "nan" for epoch in range(epochs)] for table in tables]
+        numbers = np.array(values, dtype=float).reshape(len(tables), epochs)
+        if numbers.size and not np.isnan(numbers).any():
+            means[key] = numbers.mean(axis=0)
+    return means
+
+
+def read_config(study: Path, setting: SettingResults) -> dict[str, Any]:
+    """The configuration of the setting's first run, {} where it cannot be read."""
+    try:
+        return RunFolder(study / setting.runs[0]).config()
+    except (UserError, IndexError):
+        return {}
+
+
+def focal_gamma(config: dict[str, Any]) -> float | None:
+    """Gamma, if the configured loss is focal loss and nothing but; else None."""
+    loss = ((config.get("model") or {}).get("init_args") or {}).get("loss") or {}
+    arguments = loss.get("init_args") or {}
+    if not str(loss.get("class_path", "")).endswith(".FocalLoss") or arguments.get("class_weights") is not None:
+        return None
+    return float(arguments.get("gamma", 2.0)) if not arguments.get("label_smoothing") else None
+
+
+def validation_images(run: Path) -> np.ndarray:
+    """Read the validation split of a run, in its order: uint8 (N, channels, height, width).
+
+    Raises:
+        UserError: the images cannot be read, or are not those that the run was trained on.
+    """
+    folder = RunFolder(run)
+    command_line = CommandLine(["--config", str(folder.config_file)], "losslab report")
+    config = command_line.resolved()
+    config["trainer"] = {"accelerator": "cpu"}  # nothing is trained: no tracker, and no device that is not here
+    command_line.parse_config(config)
+    data = command_line.build().data
+    data.prepare_data()
+    data.setup("fit")
+    require_same_data(folder.manifest(), data, run)
+    return data.split("val").images.cpu().numpy()
+
+
+def provenance_table(folder: Path, results: list[Result]) -> Table:
+    """Code, data, split, configurations, seeds, versions, devices and seconds."""
+    manifest = RunFolder(folder / results[0]["run"]).manifest() if "run" in results[0] else {}
+    commits = {f"{result.get('git_commit')}{', with changes' if result.get('git_dirty') else ''}" for result in results}
+    hashes: dict[str, set[str]] = {}
+    for result in results:
+        for name, value in result.get("hashes", {}).items():
+            hashes.setdefault(name, set()).add(value)
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items())
+    seconds = sum(result.get("seconds", 0.0) for result in results)
+    rows = [
+        ["commit", ", ".join(sorted(commits)).replace("None", "not in a repository")],
+        ["images", ", ".join(sorted({result["data_name"] for result in results}))],
+        ["data (SHA-256)", _several(hashes.get("train", set()))],
+        ["split (SHA-256)", _several(hashes.get("split", set()))],
+        ["configurations", f"{len({result['setting_hash'] for result in results})}, {len(results)} trainings"],
+        ["training images", _counts(results)],
+        ["seeds", ", ".join(map(str, sorted({result["seed"] for result in results})))],
+        ["versions", versions or "not recorded"],
+        ["device", ", ".join(sorted({result.get("device", "?") for result in results}))],
+        ["precision", ", ".join(sorted({result.get("precision", "?") for result in results}))],
+        ["seconds", f"{seconds:.0f} of training, {seconds / len(results):.1f} for each"],
+        ["begun", min(result.get("started_at", "?") for result in results)],
+    ]
+    return Table(["what", "value"], rows)
+
+
+def reproduce_commands(folder: Path) -> list[str]:
+    """The commands that make the study and this page again."""
+    try:
+        command = json.loads((folder / "study.json").read_text()).get("command")
+    except (OSError, ValueError):
+        command = None
+    study = shlex.quote(str(folder))
+    best = shlex.quote(f"{folder}/best.yaml")
+    return [*([command] if command else []), f"losslab report {study}", f"losslab fit --config {best}"]
+
+
+def _several(values: set[str]) -> str:
+    return min(values, default="not recorded") + (f" and {len(values) - 1} more" if len(values) > 1 else "")
+
+
+def _counts(results: list[Result]) -> str:
+    counts: dict[str, Any] = results[0].get("class_counts", {})
+    if not counts:
+        return "not recorded"
+    low, high = min(counts.values()), max(counts.values())
+    return (
+        f"{sum(counts.values()):,}: {low:,} of each class"
+        if low == high
+        else (f"{sum(counts.values()):,}: {high:,} of the largest class, {low:,} of the smallest")
+    )
