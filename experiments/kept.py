@@ -17,7 +17,7 @@ from losslab.report.summary import CONFIRM, TEST
 from losslab.run.config import config_hash
 from losslab.run.folder import RunFolder, write_whole
 from losslab.study.results import Result, read_results, result_path, write_result
-from losslab.sweep.run_study import MAY_CHANGE
+from losslab.sweep.command import MAY_CHANGE
 
 SEARCH = "search"
 """The stage of the results that a sweep made; those of a confirmation have its folder's name, "confirm"."""

@@ -47,7 +47,7 @@ def _before_ask(reached: Callable[..., None]) -> None:
 
 
 def _after_ask(reached: Callable[..., None]) -> None:
-    from losslab.sweep.lease import Lease
+    from losslab.sweep.ownership import Lease
 
     _before(Lease, "take", reached)  # asked, and not marked yet
 
@@ -112,7 +112,7 @@ PHASES: dict[str, Callable[[Callable[..., None]], None]] = {
 
 def short_leases(seconds: float, stop_at_step: int | None = None) -> None:
     """Leases that run out after `seconds`; with a step, this process stops itself (SIGSTOP) there, once."""
-    from losslab.sweep import lease
+    from losslab.sweep import ownership as lease
 
     lease.LEASE_SECONDS, lease.RENEWAL_SECONDS = seconds, seconds / 10
     if stop_at_step is not None:

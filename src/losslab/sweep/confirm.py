@@ -10,23 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 
 from losslab.errors import UserError
 from losslab.report.command import write_report
-from losslab.report.summary import CONFIRM, Summary, confirmation_folders, is_over, read_confirmation, summarise_folder
+from losslab.report.summary import (
+    CONFIRM,
+    TEST,
+    Summary,
+    confirmation_folders,
+    is_over,
+    read_confirmation,
+    summarise_folder,
+)
 from losslab.report.tables import show_summary
 from losslab.report.trials import read_trials
 from losslab.run.command_line import CommandLine, OptionParser
-from losslab.run.config import Config, read_yaml
-from losslab.run.folder import RUNS, study_name, write_whole
-from losslab.run.provenance import earlier_reads
-from losslab.study.results import SettingResults
+from losslab.run.config import SEED, Config, config_hash, read_yaml
+from losslab.run.evaluate import Trained, evaluate_trained
+from losslab.run.folder import RUNS, RunFolder, study_name, write_whole
+from losslab.run.provenance import earlier_reads, utc_now
+from losslab.study.results import SettingResults, read_result, read_results, result_path, write_result
 from losslab.study.setting import Setting, take_setting
 from losslab.study.study_file import Declared, read_study
-from losslab.sweep.command import population, without
-from losslab.sweep.lost_trials import spent
-from losslab.sweep.run_study import run_study
-from losslab.sweep.test_reading import read_test_images, unread_hashes
+from losslab.sweep.command import population, run_study, without
+from losslab.sweep.ownership import spent
 from losslab.sweep.training import checkpoint_folders, drop_checkpoints
 
 KEPT_KEYS = ("monitor", "direction", "family", "population", "max_retry", "time_limit")
@@ -199,3 +207,47 @@ def _write_files(
     write_whole(confirm / "experiment.yaml", yaml.safe_dump(record["experiment"], sort_keys=False))
     write_whole(confirm / "study.yaml", yaml.safe_dump(content, sort_keys=False))
     return confirm
+
+
+def unread_hashes(confirm: Path, configs: dict[str, Config], seeds: list[int]) -> set[str]:
+    """The configurations, seed included, that a confirmation has still to read.
+
+    Args:
+        confirm: runs/<study>/confirm.
+        configs: each setting's resolved configuration, by the setting's hash.
+        seeds: the confirmation's.
+    """
+    return {
+        config_hash({**config, SEED: seed})
+        for setting_hash, config in configs.items()
+        for seed in seeds
+        if read_result(result_path(confirm / TEST, setting_hash, seed)) is None
+    }
+
+
+def read_test_images(confirm: Path, command_line: CommandLine, configs: dict[str, Config]) -> None:
+    """Evaluate every run of a confirmation that has not been, and keep what came out.
+
+    A read is noted before it happens. Killed between a read and its result, the confirmation asks for `--again`.
+
+    Args:
+        confirm: runs/<study>/confirm, all of whose runs have ended.
+        command_line: parses and builds.
+        configs: each setting's resolved configuration, by the setting's hash.
+    """
+    with FileLock(confirm / "test.lock"):  # another call of the same command waits, and finds everything read
+        unread = [
+            (result, path)
+            for result in read_results(confirm)
+            if read_result(path := result_path(confirm / TEST, result["setting_hash"], result["seed"])) is None
+        ]
+        if unread:
+            print(f"Reading the test images for {len(unread)} runs.")
+        for result, path in unread:
+            run = RunFolder(confirm / result["run"])
+            config = {**configs[result["setting_hash"]], SEED: result["seed"]}
+            command_line.parse_config(config)
+            before = earlier_reads({config_hash(config)}, result["data_name"])
+            _, metrics = evaluate_trained("test", Trained(run, run.checkpoint("last"), command_line))
+            told = {"tested_at": utc_now(), "earlier_reads": len(before)}
+            write_result(path, {**result, "metrics": result["metrics"] | metrics, **told})

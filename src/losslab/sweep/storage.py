@@ -2,21 +2,28 @@
 
 import functools
 import importlib.util
+import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import optuna
+from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 
 from losslab.errors import UserError
 from losslab.run.callbacks import stopping_at_once
-from losslab.sweep.journal import JournalLock, repair_journal
+from losslab.run.folder import study_name
+from losslab.study.setting import Setting, grid_settings, parameters, setting_of
+from losslab.study.study_file import StudyFile, pruner_of, sampler_of
 
 PATIENCE_SECONDS = 600.0
 """How long a database may be away."""
@@ -189,3 +196,100 @@ for _name in (
     *("_create_new_trial", "_set_trial_param", "_get_trials", "_get_best_trial_id"),
 ):
     setattr(PatientStorage, _name, patient(getattr(RDBStorage, _name)))
+
+
+class JournalLock(BaseJournalFileLock):
+    """The journal's lock for writers, held by the operating system for a process, hence gone with it.
+
+    Optuna's own locks are files that outlive a killed process; the others would wait half a minute for each. Whoever
+    takes this one finds the journal whole: the next writer would else append to the line in which one was killed.
+
+    Args:
+        journal: the journal file.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self._journal, self._lock = journal, FileLock(journal.with_suffix(".lock"))
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        try:
+            _cut_half_line(self._journal)
+        except BaseException:
+            self._lock.release()
+            raise
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def repair_journal(journal: Path) -> None:
+    """Cut off a last line that was written by half, with the file as it was kept beside it."""
+    lock = JournalLock(journal)
+    lock.acquire()
+    lock.release()
+
+
+def _cut_half_line(journal: Path) -> None:
+    if not journal.exists() or (size := journal.stat().st_size) == 0:
+        return
+    with journal.open("rb") as file:
+        file.seek(size - 1)
+        if file.read(1) == b"\n":
+            return
+    content = journal.read_bytes()
+    shutil.copy2(journal, journal.with_name(f"{journal.name}.torn"))
+    os.truncate(journal, content.rfind(b"\n") + 1)
+
+
+def open_study(study: StudyFile, folder: Path, wait: bool = False) -> tuple[optuna.Study, PatientStorage | Journal]:
+    """Open a study, or create it. Call it under the study's lock.
+
+    Args:
+        study: the study file.
+        folder: runs/<study>, which gives the study its name.
+        wait: see `open_storage`.
+
+    Raises:
+        UserError: the storage cannot be opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = open_storage(study.storage, folder, wait)
+    try:
+        known = study_name(folder) in optuna.get_all_study_names(storage)
+        opened = optuna.create_study(
+            study_name=study_name(folder),
+            storage=storage,
+            direction=study.direction,
+            sampler=sampler_of(study),
+            pruner=pruner_of(study),
+            load_if_exists=True,
+        )
+    except Exception as error:  # of Optuna or of the database's driver: whichever it is, the study cannot begin
+        raise UserError(f"the study's storage cannot be opened: {reason(error, study.storage)}") from None
+    if known:
+        # A seeded sampler would draw again what it drew before this process, or in another one.
+        opened.sampler.reseed_rng()
+    if not study.is_search:
+        queue(opened, grid_settings(study))
+    return opened, storage
+
+
+def queue(study: optuna.Study, settings: Iterable[Setting]) -> None:
+    """Queue settings, each once. Call it under the study's lock."""
+    # A process may have died in the middle of this: what is queued is not queued again.
+    known = queued_settings(study)
+    for setting in settings:
+        if setting not in known:
+            study.enqueue_trial(parameters(setting), {"queued": parameters(setting)})
+
+
+def queued_settings(study: optuna.Study) -> list[Setting]:
+    """Every setting that was ever queued, once."""
+    found: list[Setting] = []
+    for trial in study.get_trials(deepcopy=False):
+        mark = trial.user_attrs.get("queued")
+        if mark is not None and setting_of(mark) not in found:
+            found.append(setting_of(mark))
+    return found

@@ -18,12 +18,19 @@ from losslab.study.results import read_result
 from losslab.study.setting import Setting, extensions, grid_settings, setting_of, suggest, take_setting
 from losslab.study.study_file import StudyFile
 from losslab.sweep.display import Display
-from losslab.sweep.lease import LEASE_SECONDS, Lease, LeaseCheck, LeaseLostError
-from losslab.sweep.lost_trials import may_meet_another, spent, take_up_lost, waits_for_another
-from losslab.sweep.optuna_study import open_study, queue, queued_settings
+from losslab.sweep.ownership import (
+    LEASE_SECONDS,
+    Lease,
+    LeaseCheck,
+    LeaseLostError,
+    may_meet_another,
+    spent,
+    take_up_lost,
+    waits_for_another,
+)
 from losslab.sweep.populations import Failures, Populations
-from losslab.sweep.time_limit import TimeLimit
-from losslab.sweep.training import Pruning, Training, checkpoint_folders, drop_checkpoints, train
+from losslab.sweep.storage import open_study, queue, queued_settings
+from losslab.sweep.training import Pruning, TimeLimit, Training, checkpoint_folders, drop_checkpoints, train
 
 POLL_SECONDS = 1.0
 """How often a process that has nothing to do looks whether another one has finished, or died."""

@@ -1,8 +1,9 @@
 """One setting at one seed: a fit whose last epoch becomes a result, exactly once."""
 
 import shutil
+import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -132,3 +133,26 @@ def drop_checkpoints(folders: list[Path], kept: set[str]) -> None:
     for folder in folders:
         if folder.parts[-3] not in kept:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+class TimeLimitError(RuntimeError):
+    """A trial took longer than its study allows."""
+
+
+class TimeLimit(Callback):
+    """Raises TimeLimitError behind the first batch after the deadline.
+
+    Args:
+        seconds: allowed for each trial from now on, for all trainings that have this callback; None is no limit.
+        trials: how many are trained together.
+    """
+
+    def __init__(self, seconds: float | None, trials: int = 1) -> None:
+        self._seconds = float("inf") if seconds is None else seconds * trials
+        self._deadline = time.monotonic() + self._seconds
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if time.monotonic() > self._deadline:
+            raise TimeLimitError(f"it took longer than the {self._seconds:g} seconds that time_limit allows")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from losslab.sweep.run_study import _announce
+from losslab.sweep.command import _announce
 
 
 @pytest.mark.parametrize(("stage", "megabytes"), [("search", 30), ("confirm", 78)])
