@@ -243,11 +243,11 @@ def test_b21_a_confident_image_under_autocast_has_a_finite_gradient():
     assert layer.weight.grad[0] < 0
 
 
-GAMMAS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
+RATIO_GAMMAS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
 P = torch.cat([torch.logspace(-12, -1, 45, dtype=torch.float64), torch.linspace(0.11, 0.499, 60, dtype=torch.float64)])
 
 
-@pytest.mark.parametrize("gamma", [0.0, *GAMMAS])
+@pytest.mark.parametrize("gamma", [0.0, *RATIO_GAMMAS])
 def test_the_ratio_is_that_of_the_losses_gradients(gamma: float) -> None:
     p = torch.cat([P, 1 - P])
     logits = torch.stack([p, 1 - p], 1).log().requires_grad_()
@@ -288,7 +288,7 @@ def test_it_pulls_harder_than_cross_entropy_below_one_probability_and_less_above
     assert torch.equal(ratio > 1, grid < focal_crossover(gamma))
 
 
-@pytest.mark.parametrize("gamma", [1e-3, 0.1, *GAMMAS, 100.0, 1e4, 1e8])
+@pytest.mark.parametrize("gamma", [1e-3, 0.1, *RATIO_GAMMAS, 100.0, 1e4, 1e8])
 def test_at_the_crossover_the_ratio_is_1(gamma: float) -> None:
     crossover = torch.tensor(focal_crossover(gamma), dtype=torch.float64)
     assert 0 < crossover < 0.5
@@ -298,7 +298,7 @@ def test_at_the_crossover_the_ratio_is_1(gamma: float) -> None:
 
 
 def test_the_crossover_falls_with_gamma_from_one_half() -> None:
-    found = [focal_crossover(gamma) for gamma in (1e-6, 1e-3, *GAMMAS, 1e3, 1e6)]
+    found = [focal_crossover(gamma) for gamma in (1e-6, 1e-3, *RATIO_GAMMAS, 1e3, 1e6)]
     assert found == sorted(found, reverse=True)
     assert found[0] == pytest.approx(0.5, abs=1e-5)
 
@@ -353,7 +353,7 @@ def test_matching_gamma_falls_with_p_and_keeps_its_shape() -> None:
 
 def test_for_p_from_one_half_on_every_gamma_shrinks_the_gradient() -> None:
     p: Tensor = torch.linspace(0.5, 0.999, 100, dtype=torch.float64)
-    for gamma in (0.01, *GAMMAS):
+    for gamma in (0.01, *RATIO_GAMMAS):
         assert (focal_gradient_ratio(p, gamma) < 1).all()
 
 
@@ -371,7 +371,7 @@ def test_a_gamma_out_of_range_is_refused() -> None:
             focal_crossover(gamma)
 
 
-GAMMAS_OF_FOCAL_TO_PROBABILITY = (0.5, 1.0, 2.0, 5.0)
+PSI_GAMMAS = (0.5, 1.0, 2.0, 5.0)
 ETAS = ((0.9, 0.1), (0.55, 0.45), (0.7, 0.2, 0.1), (0.4, 0.35, 0.25), (0.6, 0.25, 0.1, 0.05), (0.97, 0.01, 0.01, 0.01))
 
 
@@ -393,7 +393,7 @@ def fitted(eta: tuple[float, ...], gamma: float) -> Tensor:
     return logits.detach()
 
 
-@every_gamma
+@pytest.mark.parametrize("gamma", PSI_GAMMAS)
 @pytest.mark.parametrize("eta", ETAS, ids=str)
 def test_it_recovers_the_probabilities_that_focal_was_fitted_to(eta: tuple[float, ...], gamma: float) -> None:
     logits = fitted(eta, gamma)
@@ -407,7 +407,7 @@ def test_a_true_probability_of_0_9_is_fitted_as_less(gamma: float, p: float) -> 
     assert fitted((0.9, 0.1), gamma).softmax(1)[0, 0].item() == pytest.approx(p, abs=1e-3)
 
 
-@pytest.mark.parametrize("gamma", [0.0, *GAMMAS_OF_FOCAL_TO_PROBABILITY])
+@pytest.mark.parametrize("gamma", [0.0, *PSI_GAMMAS])
 def test_it_keeps_the_order_of_classes_and_rows_sum_to_1(gamma: float) -> None:
     logits = 4 * torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
     psi = focal_to_probability(logits, gamma)
@@ -417,7 +417,7 @@ def test_it_keeps_the_order_of_classes_and_rows_sum_to_1(gamma: float) -> None:
     assert (psi.max(1).values >= logits.softmax(1).max(1).values - 1e-6).all()
 
 
-@pytest.mark.parametrize("gamma", GAMMAS_OF_FOCAL_TO_PROBABILITY)
+@pytest.mark.parametrize("gamma", PSI_GAMMAS)
 def test_it_is_exact_to_1e_5_for_margins_up_to_30(gamma: float) -> None:
     """psi_k ~ p_k / r(p_k), with 60 digits."""
     logits = torch.zeros(121, 3)
@@ -439,7 +439,7 @@ def test_gamma_0_is_softmax() -> None:
     torch.testing.assert_close(focal_to_probability(logits, 0.0), logits.softmax(1), rtol=1e-12, atol=1e-15)
 
 
-@every_gamma
+@pytest.mark.parametrize("gamma", PSI_GAMMAS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_far_and_masked_logits_have_finite_probabilities(gamma: float, dtype: torch.dtype) -> None:
     margins = torch.tensor([8, 17, 20, 37, 50, 89, 104, 1e3, 1e4, 6e4], dtype=dtype)
@@ -456,7 +456,7 @@ def test_far_and_masked_logits_have_finite_probabilities(gamma: float, dtype: to
 
 
 @pytest.mark.parametrize("gamma", [-1.0, math.nan, math.inf])
-def test_a_gamma_out_of_range_is_refused_of_focal_to_probability(gamma: float) -> None:
+def test_psi_refuses_a_gamma_out_of_range(gamma: float) -> None:
     with pytest.raises(ValueError, match=f"gamma must be >= 0 and finite, got {gamma}"):
         focal_to_probability(torch.zeros(1, 2), gamma)
 

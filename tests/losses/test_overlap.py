@@ -330,7 +330,7 @@ def test_only_false_positives_is_precision_and_only_false_negatives_recall() -> 
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.3, 0.7), (0.7, 0.3), (1, 0), (0, 1), (2, 3)])
-def test_its_gradient_is_the_closed_form_of_tversky(alpha: float, beta: float) -> None:
+def test_tverskys_gradient_is_the_closed_form(alpha: float, beta: float) -> None:
     """dl/dp = -(y - T (alpha + (1 - alpha - beta) y)) / (m S), T = TP / S; dl/dz = p (dl/dp - sum_c p dl/dp)."""
     loss = TverskyLoss(alpha, beta)
     alpha, beta = loss.alpha.item(), loss.beta.item()  # as float32 holds them

@@ -236,9 +236,7 @@ def test_losses_of_others_and_a_file_of_ones_own() -> None:
         (["dice_threshold"], "no class of losses"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_of_plot_loss(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mistake_in_plot_loss_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plot-loss", *words]) == 2
     error = capsys.readouterr().err
     assert message in error
