@@ -8,7 +8,7 @@ from losslab.losses import FocalLoss
 class FragileLoss(FocalLoss):
     """Focal loss that stops the training for gamma > 2.5."""
 
-    def of_label(self, logits: Tensor, label: Tensor) -> Tensor:
+    def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
         if float(self.gamma) > 2.5:
             raise RuntimeError("out of memory <b>(simulated)")
-        return super().of_label(logits, label)
+        return super().per_image(logits, label)

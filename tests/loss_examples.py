@@ -147,7 +147,7 @@ class Example:
     @property
     def _takes_probabilities(self) -> bool:
         if issubclass(self.loss_class, PointwiseLoss):
-            return self.loss_class.of_every_class is not PointwiseLoss.of_every_class
+            return self.loss_class.per_class_as_label is not PointwiseLoss.per_class_as_label
         return issubclass(self.loss_class, Loss)
 
 

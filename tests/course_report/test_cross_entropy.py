@@ -124,9 +124,9 @@ def test_a_perfect_model_has_a_loss_above_0_when_labels_are_noisy(counter_exampl
         truth=CrossEntropyLoss()(eta.log(), eta),
     )
     d = Symbol("d", real=True)  # the label's logit minus the other's
-    of_label = -log(softmax([d, 0])[0])
-    assert limit(of_label, d, oo) == 0
-    assert (-diff(of_label, d)).simplify().is_positive  # it falls for ever
+    per_image = -log(softmax([d, 0])[0])
+    assert limit(per_image, d, oo) == 0
+    assert (-diff(per_image, d)).simplify().is_positive  # it falls for ever
     assert CrossEntropyLoss()(torch.tensor([[30.0, 0.0]]).double(), torch.tensor([0])) > 0
 
 

@@ -65,10 +65,10 @@ def test_the_derivatives_are_those_of_losslab(formula, loss):
 
 def test_for_the_label_it_is_at_most_a_quarter_and_vanishes_for_confident_mistakes():
     """At t = 1: -2y (1 - y) / (1 + y)^2; at most 1/4, at y = 1/3; as y -> 0 its size tends to 0, CE's to 1."""
-    of_label = left(DICE).subs(t, 1)
-    prove(of_label, -2 * y * (1 - y) / (1 + y) ** 2)
-    prove(Rational(1, 4) + of_label, (1 - 3 * y) ** 2 / (2 * (1 + y)) ** 2)  # a square: >= 0, and 0 at 1/3 only
-    assert limit(of_label, y, 0) == 0
+    per_image = left(DICE).subs(t, 1)
+    prove(per_image, -2 * y * (1 - y) / (1 + y) ** 2)
+    prove(Rational(1, 4) + per_image, (1 - 3 * y) ** 2 / (2 * (1 + y)) ** 2)  # a square: >= 0, and 0 at 1/3 only
+    assert limit(per_image, y, 0) == 0
     lost = torch.tensor([[-20.0, 0.0]], dtype=torch.float64)
     assert abs(each_gradient(DiceLoss(reduction="none"), lost, torch.tensor([[1.0, 0.0]]).double())) < 1e-8
     assert gradient(CrossEntropyLoss(), lost, torch.tensor([0]))[0, 0] < -1 + 1e-8

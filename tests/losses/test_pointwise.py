@@ -75,7 +75,7 @@ def test_no_smoothing_is_the_label(pointwise_class: Example, logits: Tensor, lab
 class OfLabelsOnly(PointwiseLoss):
     """A user's loss that is not defined for every class at once."""
 
-    def of_label(self, logits: Tensor, label: Tensor) -> Tensor:
+    def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
         return 1 - logits.softmax(dim=1).gather(1, label.unsqueeze(1)).squeeze(1)
 
 
@@ -84,7 +84,7 @@ def test_without_a_loss_of_every_class_it_takes_labels_only(
 ) -> None:
     assert OfLabelsOnly()(logits, labels).isfinite()
     for loss, target in ((OfLabelsOnly(), probabilities), (OfLabelsOnly(label_smoothing=SMOOTHING), labels)):
-        with pytest.raises(ValueError, match=r"OfLabelsOnly takes integer labels only: .* need its of_every_class"):
+        with pytest.raises(ValueError, match=r"OfLabelsOnly takes integer labels only: .* need its per_class_as_label"):
             loss(logits, target)
 
 

@@ -18,10 +18,10 @@ from losslab.losses import PointwiseLoss
 class MeanAbsoluteError(PointwiseLoss):
     """2 (1 - p_t), as in the README."""
 
-    def of_label(self, logits, label):
+    def per_image(self, logits, label):
         return 2 * (1 - logits.softmax(dim=1).gather(1, label.unsqueeze(1)).squeeze(1))
 
-    def of_every_class(self, logits):
+    def per_class_as_label(self, logits):
         return 2 * (1 - logits.softmax(dim=1))
 
 

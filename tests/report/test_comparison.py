@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from losslab.cli import main
-from losslab.report.compare import Side, comparison_content, read_side
+from losslab.report.compare import ComparedItem, comparison_content, read_compared_item
 
 
 def shifted(study: Path, to: Path, points: float) -> Path:
@@ -23,7 +23,7 @@ def shifted(study: Path, to: Path, points: float) -> Path:
     return to
 
 
-def verdicts(a: Side, b: Side) -> dict[str, set[str]]:
+def verdicts(a: ComparedItem, b: ComparedItem) -> dict[str, set[str]]:
     page = comparison_content(a, b)
     words: dict[str, set[str]] = {name: set() for name in page.verdict_columns}
     for row in page.verdicts:
@@ -33,7 +33,7 @@ def verdicts(a: Side, b: Side) -> dict[str, set[str]]:
 
 
 def test_a_study_against_itself_shows_nothing(gamma_study: Path) -> None:
-    page = comparison_content(read_side(gamma_study), read_side(gamma_study))
+    page = comparison_content(read_compared_item(gamma_study), read_compared_item(gamma_study))
     assert page.configuration.rows == []
     assert page.sources_marked == page.means_marked == []
     assert page.answer[1] == "No difference is shown."
@@ -42,7 +42,7 @@ def test_a_study_against_itself_shows_nothing(gamma_study: Path) -> None:
 
 
 def test_a_difference_that_all_seeds_have_is_shown_and_marked(gamma_study: Path, tmp_path: Path) -> None:
-    a, b = read_side(gamma_study), read_side(shifted(gamma_study, tmp_path / "better", 0.1))
+    a, b = read_compared_item(gamma_study), read_compared_item(shifted(gamma_study, tmp_path / "better", 0.1))
     words = verdicts(a, b)
     assert words["macro recall"] == {"higher"}
     assert words["macro precision"] == {"not shown"}
@@ -59,7 +59,7 @@ def test_other_images_are_not_compared(gamma_study: Path, tmp_path: Path) -> Non
         result = json.loads(file.read_text())
         result["hashes"]["split"] = "0" * 64
         file.write_text(json.dumps(result))
-    page = comparison_content(read_side(gamma_study), read_side(other))
+    page = comparison_content(read_compared_item(gamma_study), read_compared_item(other))
     assert page.verdicts == []
     assert "nothing is compared" in page.note
     assert [page.sources.rows[index][0] for index in page.sources_marked] == ["split (SHA-256)"]

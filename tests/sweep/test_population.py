@@ -13,7 +13,7 @@ from losslab.data import Augmentation
 from losslab.losses import CrossEntropyLoss, DiceLoss, FocalLoss, LogitAdjustedLoss
 from losslab.models import CNN, MLP, Classifier, NonFiniteLossError, ResNet, SeparableCNN
 from losslab.run.command_line import CommandLine
-from losslab.sweep.population import Population, PopulationData, kinship
+from losslab.sweep.population import Population, PopulationData, shared_model_key
 
 # Seed, gamma, learning rate, weight decay.
 MEMBERS = [(0, 0.0, 0.01, 0.0), (1, 5.0, 0.003, 1e-3), (2, 2.0, 0.005, 0.0), (0, 0.5, 0.005, 1e-2)]
@@ -166,8 +166,8 @@ def test_each_member_sees_its_own_augmentation() -> None:
 class Breaks(FocalLoss):
     """NaN from its third call on, where gamma is 3; a buffer says so, so that members stay kin."""
 
-    def of_label(self, logits: Tensor, label: Tensor) -> Tensor:
-        return super().of_label(logits, label) * torch.where(self.gamma == 3, torch.nan, 1.0)
+    def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
+        return super().per_image(logits, label) * torch.where(self.gamma == 3, torch.nan, 1.0)
 
 
 def test_a_member_whose_loss_is_nan_fails_alone() -> None:
@@ -207,7 +207,7 @@ TINY = ["--model", "MLP", "--model.hidden", "[16]", "--data", "tiny_digits.TinyD
 
 def kin(*changes: str) -> str | None:
     command_line = CommandLine([*TINY, *changes], "losslab sweep")
-    return kinship(command_line.resolved(), command_line.build())
+    return shared_model_key(command_line.resolved(), command_line.build())
 
 
 @pytest.mark.parametrize(

@@ -55,11 +55,11 @@ class AdaptiveFocalLoss(PointwiseLoss):
     def extra_repr(self) -> str:
         return f"rule={self.rule!r}" + (f", p_0={self.p_0.item():g}" if self.rule == "lambert_w" else "")
 
-    def of_label(self, logits: Tensor, label: Tensor) -> Tensor:
-        return self._focal(*log_probabilities.of_label(logits, label))
+    def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
+        return self._focal(*log_probabilities.per_image(logits, label))
 
-    def of_every_class(self, logits: Tensor) -> Tensor:
-        return self._focal(*log_probabilities.of_every_class(logits))
+    def per_class_as_label(self, logits: Tensor) -> Tensor:
+        return self._focal(*log_probabilities.per_class(logits))
 
     def _focal(self, log_p: Tensor, log_1_minus_p: Tensor) -> Tensor:
         return focal(log_p, log_1_minus_p, self._gamma(log_p.detach().exp()))

@@ -61,12 +61,12 @@ class BinaryFocalLoss(PointwiseLoss):
         weights = f"{self.positive_weight.item():g}:{self.negative_weight.item():g}"
         return f"gamma={self.gamma.item():g}, positive:negative={weights}"
 
-    def of_label(self, logits: Tensor, label: Tensor) -> Tensor:
+    def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
         is_label = label.unsqueeze(1) == torch.arange(logits.shape[1], device=logits.device)
         weight = torch.where(is_label, self.positive_weight, self.negative_weight)
         return (weight * self._one_side(torch.where(is_label, logits, -logits))).sum(dim=1)
 
-    def of_every_class(self, logits: Tensor) -> Tensor:
+    def per_class_as_label(self, logits: Tensor) -> Tensor:
         negative = self.negative_weight * self._one_side(-logits)
         # The negatives before and after each class: a difference from the sum of all would lose digits.
         before = F.pad(negative, (1, -1)).cumsum(dim=1)

@@ -24,8 +24,8 @@ class CrossEntropyLoss(PointwiseLoss):
         reduction, class_weights, label_smoothing, ignore_index: see PointwiseLoss.
     """
 
-    def of_label(self, logits: Tensor, label: Tensor) -> Tensor:
-        return -log_probabilities.of_label(logits, label)[0]
+    def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
+        return -log_probabilities.per_image(logits, label)[0]
 
-    def of_every_class(self, logits: Tensor) -> Tensor:
-        return -log_probabilities.of_every_class(logits)[0]
+    def per_class_as_label(self, logits: Tensor) -> Tensor:
+        return -log_probabilities.per_class(logits)[0]

@@ -51,11 +51,11 @@ class FocalLoss(PointwiseLoss):
     def extra_repr(self) -> str:
         return f"gamma={self.gamma.item():g}"
 
-    def of_label(self, logits: Tensor, label: Tensor) -> Tensor:
-        return focal(*log_probabilities.of_label(logits, label), self.gamma)
+    def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
+        return focal(*log_probabilities.per_image(logits, label), self.gamma)
 
-    def of_every_class(self, logits: Tensor) -> Tensor:
-        return focal(*log_probabilities.of_every_class(logits), self.gamma)
+    def per_class_as_label(self, logits: Tensor) -> Tensor:
+        return focal(*log_probabilities.per_class(logits), self.gamma)
 
 
 def focal(log_p: Tensor, log_1_minus_p: Tensor, gamma: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ def focal_to_probability(logits: Tensor, gamma: float) -> Tensor:
     if not 0 <= gamma < math.inf:
         raise ValueError(f"gamma must be >= 0 and finite, got {gamma}")
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    log_p, log_1_minus_p = log_probabilities.of_every_class(logits)
+    log_p, log_1_minus_p = log_probabilities.per_class(logits)
     # log r = gamma log(1 - p) + log(1 + gamma c), c = p (-log p) / (1 - p), whose fraction is 1 in the limit p -> 1.
     lowest = math.log(torch.finfo(logits.dtype).eps)
     fraction = torch.where(log_1_minus_p < lowest, 1, -log_p / log_1_minus_p.clamp_min(lowest).exp())

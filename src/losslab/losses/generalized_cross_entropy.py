@@ -43,11 +43,11 @@ class GeneralizedCrossEntropyLoss(PointwiseLoss):
     def extra_repr(self) -> str:
         return f"q={self.q.item():g}"
 
-    def of_label(self, logits: Tensor, label: Tensor) -> Tensor:
-        return self._generalized(log_probabilities.of_label(logits, label)[0])
+    def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
+        return self._generalized(log_probabilities.per_image(logits, label)[0])
 
-    def of_every_class(self, logits: Tensor) -> Tensor:
-        return self._generalized(log_probabilities.of_every_class(logits)[0])
+    def per_class_as_label(self, logits: Tensor) -> Tensor:
+        return self._generalized(log_probabilities.per_class(logits)[0])
 
     def _generalized(self, log_p: Tensor) -> Tensor:
         # 1 - p^q loses its digits where p^q is near 1; the gradient of expm1, which is expm1 + 1, where p^q is near 0.

@@ -57,11 +57,11 @@ class LDAMLoss(PointwiseLoss):
     def extra_repr(self) -> str:
         return f"max_margin={self.max_margin.item():g}, scale={self.scale.item():g}"
 
-    def of_label(self, logits: Tensor, label: Tensor) -> Tensor:
-        return self._with_margin(*log_probabilities.of_label(self._scaled(logits), label), self._margins(logits)[label])
+    def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
+        return self._with_margin(*log_probabilities.per_image(self._scaled(logits), label), self._margins(logits)[label])
 
-    def of_every_class(self, logits: Tensor) -> Tensor:
-        return self._with_margin(*log_probabilities.of_every_class(self._scaled(logits)), self._margins(logits))
+    def per_class_as_label(self, logits: Tensor) -> Tensor:
+        return self._with_margin(*log_probabilities.per_class(self._scaled(logits)), self._margins(logits))
 
     def _scaled(self, logits: Tensor) -> Tensor:
         # A masked class's -inf, times a gradient of 0, would put NaN into the derivative in scale.

@@ -12,7 +12,7 @@ LOWEST_LOG = -1e30
 """Stands for log 0, so that a probability of 0 times it is 0."""
 
 
-def of_label(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+def per_image(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """Log p_t and log(1 - p_t) of each image's label.
 
     Args:
@@ -26,7 +26,7 @@ def of_label(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     return F.logsigmoid(margin), F.logsigmoid(-margin)
 
 
-def of_every_class(logits: Tensor) -> tuple[Tensor, Tensor]:
+def per_class(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Log p_k and log(1 - p_k) of every class: two tensors (N, C), from logits (N, C), of which some may be -inf."""
     top = logits.argmax(dim=1, keepdim=True)
     margin = _margin(logits, top)

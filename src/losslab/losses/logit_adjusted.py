@@ -48,11 +48,11 @@ class LogitAdjustedLoss(PointwiseLoss):
     def extra_repr(self) -> str:
         return f"tau={self.tau.item():g}"
 
-    def of_label(self, logits: Tensor, label: Tensor) -> Tensor:
-        return -log_probabilities.of_label(self._adjusted(logits), label)[0]
+    def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
+        return -log_probabilities.per_image(self._adjusted(logits), label)[0]
 
-    def of_every_class(self, logits: Tensor) -> Tensor:
-        return -log_probabilities.of_every_class(self._adjusted(logits))[0]
+    def per_class_as_label(self, logits: Tensor) -> Tensor:
+        return -log_probabilities.per_class(self._adjusted(logits))[0]
 
     def _adjusted(self, logits: Tensor) -> Tensor:
         counts = self.required_class_counts(logits.shape[1]).to(logits.dtype)

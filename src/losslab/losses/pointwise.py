@@ -40,14 +40,14 @@ class PointwiseLoss(Loss):
         self.register_buffer("label_smoothing", torch.tensor(float(label_smoothing)), persistent=False)
 
     @abstractmethod
-    def of_label(self, logits: Tensor, label: Tensor) -> Tensor:
+    def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
         """l(z, t): from logits (N, C) and labels (N,), the loss of each image, (N,)."""
 
-    def of_every_class(self, logits: Tensor) -> Tensor:
+    def per_class_as_label(self, logits: Tensor) -> Tensor:
         """l(z, k) for every class k: (N, C). Without it a loss takes labels only, and no smoothing."""
         raise ValueError(
             f"{type(self).__name__} takes integer labels only: probability targets and label_smoothing need "
-            "its of_every_class(logits), the loss (N, C) that each class would have as the label"
+            "its per_class_as_label(logits), the loss (N, C) that each class would have as the label"
         )
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -58,10 +58,10 @@ class PointwiseLoss(Loss):
         weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
         every = None
         if self.smooths or target.ndim == 2:
-            every = self.of_every_class(logits) if weights is None else self.of_every_class(logits) * weights
+            every = self.per_class_as_label(logits) if weights is None else self.per_class_as_label(logits) * weights
         if target.ndim == 1:
             image_weight = None if weights is None else weights[target]
-            loss = self.of_label(logits, target)
+            loss = self.per_image(logits, target)
             loss = loss if image_weight is None else loss * image_weight
         else:
             image_weight = None if weights is None else target @ weights

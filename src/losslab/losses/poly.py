@@ -44,11 +44,11 @@ class PolyLoss(PointwiseLoss):
     def extra_repr(self) -> str:
         return f"epsilon={self.epsilon.item():g}"
 
-    def of_label(self, logits: Tensor, label: Tensor) -> Tensor:
-        return self._poly(*log_probabilities.of_label(logits, label))
+    def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
+        return self._poly(*log_probabilities.per_image(logits, label))
 
-    def of_every_class(self, logits: Tensor) -> Tensor:
-        return self._poly(*log_probabilities.of_every_class(logits))
+    def per_class_as_label(self, logits: Tensor) -> Tensor:
+        return self._poly(*log_probabilities.per_class(logits))
 
     def _poly(self, log_p: Tensor, log_1_minus_p: Tensor) -> Tensor:
         x = log_1_minus_p.exp()

@@ -68,11 +68,11 @@ def write_comparison(a: Path, b: Path, out: Path | None) -> None:
     Raises:
         UserError: they cannot be compared, or the page cannot be written.
     """
-    from losslab.report.compare import comparison_content, read_side
+    from losslab.report.compare import comparison_content, read_compared_item
     from losslab.report.page import render_comparison
 
     out = out or RUNS / "compare" / f"{a.name}-and-{b.name}.html"
-    page = render_comparison(comparison_content(read_side(a), read_side(b)))
+    page = render_comparison(comparison_content(read_compared_item(a), read_compared_item(b)))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, page)

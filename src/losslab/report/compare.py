@@ -23,7 +23,7 @@ from losslab.study.results import SettingResults, group_by_setting, percent, wit
 
 
 @dataclass
-class Side:
+class ComparedItem:
     """What is compared.
 
     Args:
@@ -49,7 +49,7 @@ class Side:
         return {record.get("hashes", {}).get(name, "not recorded") for record in self.records}
 
 
-def read_side(path: Path) -> Side:
+def read_compared_item(path: Path) -> ComparedItem:
     """A study, a run, or the newest finished run of a folder.
 
     Raises:
@@ -59,11 +59,11 @@ def read_side(path: Path) -> Side:
         summary, results = summarise_folder(path)
         config = json.loads((path / "study.json").read_text())["experiment"]
         endpoints = summary.declared.endpoints(results)
-        return Side(path.name, path, group_by_setting(results), endpoints, config, results, True)
+        return ComparedItem(path.name, path, group_by_setting(results), endpoints, config, results, True)
     return _run(find_run(path, finished=True))
 
 
-def _run(run: RunFolder) -> Side:
+def _run(run: RunFolder) -> ComparedItem:
     manifest = run.manifest()
     try:
         with run.metrics_file.open(newline="") as file:
@@ -85,7 +85,7 @@ def _run(run: RunFolder) -> Side:
         classes=[name for name in classes if name != "macro"],
         runs=["."],
     )
-    return Side(name, run.path, [setting], [k for k in metrics if k.endswith("/macro")], config, [manifest], False)
+    return ComparedItem(name, run.path, [setting], [k for k in metrics if k.endswith("/macro")], config, [manifest], False)
 
 
 Pair = tuple[SettingResults, SettingResults]
@@ -112,7 +112,7 @@ class ComparisonContent:
     version: str = __version__
 
 
-def comparison_content(a: Side, b: Side) -> ComparisonContent:
+def comparison_content(a: ComparedItem, b: ComparedItem) -> ComparisonContent:
     """Compare `b` with `a`.
 
     Raises:
@@ -153,7 +153,7 @@ def comparison_content(a: Side, b: Side) -> ComparisonContent:
     )
 
 
-def _pairs(a: Side, b: Side) -> list[Pair]:
+def _pairs(a: ComparedItem, b: ComparedItem) -> list[Pair]:
     """Settings of both that stand for the same: two runs, or the same arm and values in two studies."""
     if not a.is_study:
         return [(a.settings[0], b.settings[0])]
@@ -161,7 +161,7 @@ def _pairs(a: Side, b: Side) -> list[Pair]:
     return [(s, theirs[key]) for s in a.settings if (key := (s.arm, str(s.varied))) in theirs]
 
 
-def _family(a: Side, pairs: list[Pair]) -> Family | None:
+def _family(a: ComparedItem, pairs: list[Pair]) -> Family | None:
     """The verdicts on b against a, over the seeds that all pairs share."""
     seeds = sorted(set.intersection(*(set(s.seeds) for pair in pairs for s in pair)))
     keys = [key for key in a.endpoints if all(key in s.values for pair in pairs for s in pair)]
@@ -178,7 +178,7 @@ def _at(setting: SettingResults, seeds: list[int]) -> SettingResults:
     return SettingResults(label, setting.arm, setting.varied, setting.setting_hash, seeds, values, classes, [])
 
 
-def _answer(a: Side, b: Side, pairs: list[Pair], family: Family | None, changed: int) -> list[str]:
+def _answer(a: ComparedItem, b: ComparedItem, pairs: list[Pair], family: Family | None, changed: int) -> list[str]:
     what = f"{len(pairs)} settings in common" if a.is_study else "two runs"
     first = (
         f"{b.name} against {a.name}: {what}; in the configuration "
@@ -195,8 +195,8 @@ def _two(change: str) -> list[str]:
     return [before, after]
 
 
-def _sources(a: Side, b: Side) -> tuple[Table, list[int]]:
-    def known(side: Side, name: str) -> str:
+def _sources(a: ComparedItem, b: ComparedItem) -> tuple[Table, list[int]]:
+    def known(side: ComparedItem, name: str) -> str:
         return ", ".join(sorted({str(record.get(name, "not recorded")) for record in side.records}))
 
     rows = [[name, known(a, name), known(b, name)] for name in ("data_name", "git_commit", "device", "precision")]
@@ -207,7 +207,7 @@ def _sources(a: Side, b: Side) -> tuple[Table, list[int]]:
     return Table(["what", a.name, b.name], rows), [i for i, row in enumerate(rows) if row[1] != row[2]]
 
 
-def _means(a: Side, b: Side, pairs: list[Pair]) -> tuple[Table, list[int]]:
+def _means(a: ComparedItem, b: ComparedItem, pairs: list[Pair]) -> tuple[Table, list[int]]:
     rows: list[list[str]] = []
     marked = []
     for ours, theirs in pairs:
@@ -221,7 +221,7 @@ def _means(a: Side, b: Side, pairs: list[Pair]) -> tuple[Table, list[int]]:
     return Table(["setting", "metric", f"{a.name}, %", f"{b.name}, %", "difference, points"], rows), marked
 
 
-def _by_class(a: Side, b: Side, pairs: list[Pair]) -> Figure:
+def _by_class(a: ComparedItem, b: ComparedItem, pairs: list[Pair]) -> Figure:
     classes = pairs[0][0].classes
     traces: list[Trace] = []
     rows: list[list[str]] = []
@@ -254,7 +254,7 @@ def _by_class(a: Side, b: Side, pairs: list[Pair]) -> Figure:
     )  # fmt: skip
 
 
-def _confusion(a: Side, b: Side, pair: Pair) -> Figure | None:
+def _confusion(a: ComparedItem, b: ComparedItem, pair: Pair) -> Figure | None:
     read = [setting_predictions(side.folder, setting) for side, setting in zip((a, b), pair, strict=True)]
     if read[0] is None or read[1] is None or not np.array_equal(read[0].labels, read[1].labels):
         return None

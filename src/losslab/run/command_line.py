@@ -55,7 +55,7 @@ A class is given by its short name, or as my_module.MyClass if it is one's own; 
 """
 
 
-class Built(NamedTuple):
+class Parts(NamedTuple):
     """What a configuration builds."""
 
     trainer: Trainer
@@ -148,11 +148,11 @@ class CommandLine(LightningCLI):
         """Seeded in `build`, not while parsing."""
 
     def instantiate_classes(self) -> None:
-        """Built in `build`, not while parsing."""
+        """Parts in `build`, not while parsing."""
 
     def build(
         self, callbacks: Sequence[Callback] = (), logger_arguments: Config | None = None, **trainer_arguments: Any
-    ) -> Built:
+    ) -> Parts:
         """Seed, and construct data, model and Trainer anew.
 
         Args:
@@ -182,7 +182,7 @@ class CommandLine(LightningCLI):
             trainer = self.trainer_class(**arguments)
             if isinstance(trainer.precision_plugin, DoublePrecision):
                 parts.model.double()  # before a checkpoint is loaded: Lightning would load it into float32 first
-            return Built(trainer, parts.model, parts.data)
+            return Parts(trainer, parts.model, parts.data)
         except (ValueError, TypeError, ModuleNotFoundError, MisconfigurationException) as error:
             raise UserError(one_line(str(error), ())) from error
 

@@ -26,7 +26,7 @@ OPTIONS = (
 )
 
 
-class Trained(NamedTuple):
+class FinishedRun(NamedTuple):
     """A run, one of its checkpoints, and the command line that builds what was trained."""
 
     folder: RunFolder
@@ -38,7 +38,7 @@ class Trained(NamedTuple):
         return self.folder.path / (command if self.checkpoint.stem == "last" else f"{command}-{self.checkpoint.stem}")
 
 
-def find_trained(command: str, tokens: Sequence[str], options: Options = ()) -> Trained:
+def find_finished_run(command: str, tokens: Sequence[str], options: Options = ()) -> FinishedRun:
     """Find the run, and see that nobody asks for what it is not.
 
     Args:
@@ -63,7 +63,7 @@ def find_trained(command: str, tokens: Sequence[str], options: Options = ()) -> 
             f"{folder.path} was trained with another configuration: {'; '.join(changed)}. Leave these out, or fit anew."
         )
     require_same_config(checkpoint, config)
-    return Trained(folder, checkpoint, command_line)
+    return FinishedRun(folder, checkpoint, command_line)
 
 
 def _run_and_checkpoint(command: str, tokens: Sequence[str]) -> tuple[RunFolder, Path]:
@@ -108,10 +108,10 @@ def evaluate(stage: Stage, tokens: list[str], options: Options = ()) -> tuple[Pa
     Raises:
         UserError: there is no such run or checkpoint, or the command line or the data differ from the run's.
     """
-    return evaluate_trained(stage, find_trained(stage, tokens, options))
+    return evaluate_run(stage, find_finished_run(stage, tokens, options))
 
 
-def evaluate_trained(stage: Stage, trained: Trained) -> tuple[Path, dict[str, float]]:
+def evaluate_run(stage: Stage, trained: FinishedRun) -> tuple[Path, dict[str, float]]:
     """The same for a run that is found already, whose configuration its command line holds."""
     folder, checkpoint, command_line = trained
     out = trained.output_folder(stage)

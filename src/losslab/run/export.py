@@ -11,7 +11,7 @@ from losslab.data import ImageDataModule
 from losslab.errors import UserError
 from losslab.models import Classifier
 from losslab.run.callbacks import loading, read_checkpoint
-from losslab.run.evaluate import find_trained
+from losslab.run.evaluate import find_finished_run
 from losslab.run.folder import RunFolder, write_whole
 from losslab.run.provenance import require_same_data, utc_now
 
@@ -41,10 +41,10 @@ def export_command(tokens: list[str]) -> None:
 
     Raises:
         UserError: a package is missing, the network cannot be written as ONNX, the file gives other logits than
-            PyTorch does, or what `find_trained` and the data refuse.
+            PyTorch does, or what `find_finished_run` and the data refuse.
     """
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
-    trained = find_trained("export", tokens)
+    trained = find_finished_run("export", tokens)
     if missing:
         raise UserError(f"export needs {', '.join(missing)}: pip install {' '.join(missing)}")
     # On CPU in float32, whatever it was trained on and in.

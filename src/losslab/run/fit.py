@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from losslab.data import ImageDataModule
 from losslab.errors import TrainingError, UserError
 from losslab.run.callbacks import EpochCheckpoints, Interrupted, Interruption, Records, loading, require_same_config
-from losslab.run.command_line import Built, CommandLine, option_value
+from losslab.run.command_line import Parts, CommandLine, option_value
 from losslab.run.config import Config, differences
 from losslab.run.folder import RUNS, RunFolder, find_run, new_run_path, say, write_predictions
 from losslab.run.provenance import provenance, require_same_data, utc_now
@@ -152,7 +152,7 @@ def fit(
     return Fit(folder, metrics, trainer, data, interruption.received)
 
 
-def _fit_recorded(built: Built, folder: RunFolder, manifest: dict[str, Any], last: Path | None) -> None:
+def _fit_recorded(built: Parts, folder: RunFolder, manifest: dict[str, Any], last: Path | None) -> None:
     """Run the Trainer, and let the manifest say how it ended."""
     trainer, model, data = built
     started, before = time.monotonic(), manifest.get("seconds", 0.0)

@@ -17,7 +17,7 @@ from torch import Tensor
 from losslab.data import EvaluationBatches, ImageDataModule, LabelledImages
 from losslab.errors import UserError
 from losslab.run.callbacks import loading
-from losslab.run.evaluate import evaluate_command, find_trained
+from losslab.run.evaluate import evaluate_command, find_finished_run
 from losslab.run.folder import write_whole
 from losslab.run.provenance import utc_now
 
@@ -57,9 +57,9 @@ def predict_pictures(where: Sequence[Path], tokens: Sequence[str]) -> tuple[Path
         The folder written to, the number of pictures classified, and of those that could not be read.
 
     Raises:
-        UserError: no picture could be read, or what `find_trained` refuses.
+        UserError: no picture could be read, or what `find_finished_run` refuses.
     """
-    trained = find_trained("predict", tokens, OPTIONS)
+    trained = find_finished_run("predict", tokens, OPTIONS)
     trainer, model, data = trained.command_line.build(
         default_root_dir=str(trained.folder.path), enable_progress_bar=False, enable_model_summary=False, logger=False,
         devices=1, num_nodes=1, strategy="auto",

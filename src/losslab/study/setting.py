@@ -137,7 +137,7 @@ def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
     return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
-def take_setting(command_line: CommandLine, study: StudyFile, base: Config, setting: Setting, seed: int) -> str:
+def configure(command_line: CommandLine, study: StudyFile, base: Config, setting: Setting, seed: int) -> str:
     """Let `command_line` hold the setting's configuration with this seed.
 
     Returns:

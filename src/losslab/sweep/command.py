@@ -19,7 +19,7 @@ from losslab.run.command_line import CommandLine, OptionParser
 from losslab.run.config import SEED, Config, differences, read_yaml
 from losslab.run.folder import RUNS, study_name, write_whole
 from losslab.study.results import group_keys, read_results
-from losslab.study.setting import Setting, corner_settings, grid_settings, take_setting
+from losslab.study.setting import Setting, corner_settings, grid_settings, configure
 from losslab.study.study_file import Declared, StudyFile, read_study
 from losslab.sweep.display import Display
 from losslab.sweep.storage import shown
@@ -160,7 +160,7 @@ def _check_settings(study: StudyFile, command_line: CommandLine, base: Config) -
     largest = 0
     for setting in corner_settings(study) if study.is_search else grid_settings(study):
         try:
-            take_setting(command_line, study, base, setting, study.seeds[0])
+            configure(command_line, study, base, setting, study.seeds[0])
             model = command_line.build().model
         except UserError as error:
             raise UserError(f"setting {setting.label(len(study.arms) > 1)}: {error}") from error
@@ -220,7 +220,7 @@ def write_best(folder: Path, study: Study, summary: Summary) -> None:
     """Write the chosen setting's whole configuration, with the reason for the choice in front."""
     chosen = summary.chosen
     setting = Setting(chosen.arm, chosen.varied)
-    take_setting(study.command_line, study.file, study.base, setting, study.file.seeds[0])
+    configure(study.command_line, study.file, study.base, setting, study.file.seeds[0])
     config = yaml.safe_dump(study.command_line.resolved(), sort_keys=False)
     reason = f"# {chosen.label}, chosen by the study {folder.name} on validation.\n# {' '.join(summary.answer)}\n"
     if chosen is not summary.best:

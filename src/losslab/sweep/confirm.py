@@ -27,11 +27,11 @@ from losslab.report.tables import show_summary
 from losslab.report.trials import read_trials
 from losslab.run.command_line import CommandLine, OptionParser
 from losslab.run.config import SEED, Config, config_hash, read_yaml
-from losslab.run.evaluate import Trained, evaluate_trained
+from losslab.run.evaluate import FinishedRun, evaluate_run
 from losslab.run.folder import RUNS, RunFolder, study_name, write_whole
 from losslab.run.provenance import earlier_reads, utc_now
 from losslab.study.results import SettingResults, read_result, read_results, result_path, write_result
-from losslab.study.setting import Setting, take_setting
+from losslab.study.setting import Setting, configure
 from losslab.study.study_file import Declared, read_study
 from losslab.sweep.command import population, run_study, without
 from losslab.sweep.ownership import spent
@@ -71,7 +71,7 @@ def confirm_command(tokens: list[str]) -> None:
     base = command_line.resolved()
     configs: dict[str, Config] = {}
     for setting in chosen:
-        taken = take_setting(command_line, study_file, base, Setting(setting.label, {}), study_file.seeds[0])
+        taken = configure(command_line, study_file, base, Setting(setting.label, {}), study_file.seeds[0])
         if taken != setting.setting_hash:
             what = f"Leave out {' '.join(changes)}" if changes else "The code has changed since: sweep again"
             raise UserError(f"{setting.label} is not configured as the sweep had it. {what}.")
@@ -248,6 +248,6 @@ def read_test_images(confirm: Path, command_line: CommandLine, configs: dict[str
             config = {**configs[result["setting_hash"]], SEED: result["seed"]}
             command_line.parse_config(config)
             before = earlier_reads({config_hash(config)}, result["data_name"])
-            _, metrics = evaluate_trained("test", Trained(run, run.checkpoint("last"), command_line))
+            _, metrics = evaluate_run("test", FinishedRun(run, run.checkpoint("last"), command_line))
             told = {"tested_at": utc_now(), "earlier_reads": len(before)}
             write_result(path, {**result, "metrics": result["metrics"] | metrics, **told})

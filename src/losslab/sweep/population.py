@@ -14,7 +14,7 @@ from losslab.data import EvaluationBatches, ImageDataModule
 from losslab.metrics import classification_metrics
 from losslab.models import Classifier, NonFiniteLossError
 from losslab.models.classifier import require_finite
-from losslab.run.command_line import Built
+from losslab.run.command_line import Parts
 from losslab.run.config import SEED, Config
 
 
@@ -241,13 +241,13 @@ class PopulationData(LightningDataModule):
 
 
 OF_EACH_MEMBER = ("optimizer", "lr_scheduler", "loss")
-"""Arguments of a model that members may have of their own, apart from what `kinship` says of the loss."""
+"""Arguments of a model that members may have of their own, apart from what `shared_model_key` says of the loss."""
 
 USUAL = {"gradient_clip_val": (None, 0), "callbacks": (None, []), "accumulate_grad_batches": (1,), "devices": (1,)}
 """Arguments of the Trainer that otherwise act on, or speak of, one model as a whole."""
 
 
-def kinship(config: Config, built: Built) -> str | None:
+def shared_model_key(config: Config, built: Parts) -> str | None:
     """What a training must have in common with the others of its population; None if it has to be trained alone.
 
     Args:

@@ -13,7 +13,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 
 from losslab.run.callbacks import Interrupted, Interruption, epoch_row, write_rows
-from losslab.run.command_line import Built, CommandLine
+from losslab.run.command_line import Parts, CommandLine
 from losslab.run.config import Config
 from losslab.run.folder import RunFolder, write_predictions
 from losslab.run.provenance import provenance, utc_now
@@ -21,7 +21,7 @@ from losslab.run.tracking import Summary, finish_trackers
 from losslab.study.results import Result, read_result
 from losslab.sweep.display import Display
 from losslab.sweep.ownership import LeaseLostError
-from losslab.sweep.population import Population, PopulationData, kinship
+from losslab.sweep.population import Population, PopulationData, shared_model_key
 from losslab.sweep.training import TimeLimitError, Training
 
 WARM_UP, MEASURED = 5, 20
@@ -65,7 +65,7 @@ class Member(NamedTuple):
     """A training that joins a population: what it is, what its configuration builds, and the configuration."""
 
     training: Training
-    built: Built
+    built: Parts
     config: Config
 
 
@@ -114,7 +114,7 @@ def train_population(
     """Train several kin trainings as one population.
 
     Args:
-        members: two or more of one kinship.
+        members: two or more of one shared_model_key.
         build_trainer: gives the Trainer that any of them configures, with further callbacks, and without loggers and
             checkpoints: those are each member's own.
         prunable: the trials that a pruner may stop, by members' places.
@@ -163,7 +163,7 @@ def train_population(
     return outcomes
 
 
-def _write_member(built: Built, folder: RunFolder) -> None:
+def _write_member(built: Parts, folder: RunFolder) -> None:
     """Predictions, and a checkpoint from which the member can be tested."""
     member = built.model
     write_predictions(folder.predictions_file, member.evaluated)  # type: ignore[arg-type]
@@ -234,7 +234,7 @@ class Populations:
                         self._command_line.build(logger_arguments=training.tracker_arguments()),
                         self._command_line.resolved(),
                     )
-                    common = kinship(member.config, member.built)
+                    common = shared_model_key(member.config, member.built)
                     if common is not None:
                         kin.setdefault(common, {})[training.setting_hash, training.seed] = _Candidate(trial, member)
         failures: Failures = {}
@@ -285,7 +285,7 @@ class Populations:
         return [Pruned(candidates[places[0]].trial, places[0], places) for places in of_trial.values()]
 
     def _worth_it(self, common: str, trainings: Sequence[Training]) -> bool:
-        """Whether to train together: always, if a size was given; else what a few steps say, once for each kinship."""
+        """Whether to train together: always, if a size was given; else what a few steps say, once for each shared_model_key."""
         if self._together is None:
             return True
         if common not in self._together:

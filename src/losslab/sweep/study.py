@@ -15,7 +15,7 @@ from losslab.errors import UserError
 from losslab.run.command_line import CommandLine
 from losslab.run.config import Config
 from losslab.study.results import read_result
-from losslab.study.setting import Setting, extensions, grid_settings, setting_of, suggest, take_setting
+from losslab.study.setting import Setting, extensions, grid_settings, setting_of, suggest, configure
 from losslab.study.study_file import StudyFile
 from losslab.sweep.display import Display
 from losslab.sweep.ownership import (
@@ -142,7 +142,7 @@ class Study:
 
     def _training(self, trial: Trial, seed: int) -> Training:
         setting = suggest(self.file, trial)
-        setting_hash = take_setting(self.command_line, self.file, self.base, setting, seed)
+        setting_hash = configure(self.command_line, self.file, self.base, setting, seed)
         if trial.user_attrs.get("setting_hash") != setting_hash:
             trial.set_user_attr("setting_hash", setting_hash)
         # What still lives, and lost this setting, must not write into the same folder.
@@ -151,7 +151,7 @@ class Study:
         return Training(self.folder, setting, setting_hash, seed, order, label, attempt, self.file.stage)
 
     def _take(self, training: Training) -> None:
-        take_setting(self.command_line, self.file, self.base, training.setting, training.seed)
+        configure(self.command_line, self.file, self.base, training.setting, training.seed)
 
     def _run_trial(self, trial: Trial, failures: Failures, display: Display) -> None:
         """Train one setting at every seed, and tell Optuna the mean, or why there is none."""
