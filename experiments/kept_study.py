@@ -9,7 +9,7 @@ from kept import SEARCH, Kept, read_kept
 from losslab.report.summary import Confirmation, Summary, confirmation_of, summarise
 from losslab.study.results import Result, SettingResults, class_groups
 from losslab.study.setting import Setting, short_names
-from losslab.study.study_file import Declared
+from losslab.study.study_file import StudyFile
 
 
 @dataclass
@@ -50,12 +50,12 @@ def read_kept_study(file: Path) -> KeptStudy | None:
     kept = read_kept(file)
     if kept is None:
         return None
-    declared = Declared(**kept.header["declared"])
+    study = StudyFile.from_declared(kept.header["declared"])
     searched = kept.of_stage(SEARCH)
-    labels = _untuned(searched, declared)
+    labels = _untuned(searched, study)
     tuned = {
         result["setting_hash"]: {
-            name: result["setting"]["values"][path] for path, name in short_names(declared.tune).items()
+            name: result["setting"]["values"][path] for path, name in short_names(study.tune).items()
         }
         for result in searched
     }
@@ -69,8 +69,8 @@ def read_kept_study(file: Path) -> KeptStudy | None:
         if results:
             whole = len(results) == told["settings"] * len(told["declared"]["seeds"])
             name = f"{kept.header['name']}/{stage}"
-            confirmations[stage] = confirmation_of(name, results, Declared(**told["declared"]), whole)
-    return KeptStudy(kept, summarise(kept.header["name"], searched, declared), confirmations, tuned, labels)
+            confirmations[stage] = confirmation_of(name, results, StudyFile.from_declared(told["declared"]), whole)
+    return KeptStudy(kept, summarise(kept.header["name"], searched, study), confirmations, tuned, labels)
 
 
 def by_size(result: Result) -> dict[str, float]:
@@ -89,11 +89,11 @@ def by_size(result: Result) -> dict[str, float]:
     }
 
 
-def _untuned(searched: list[Result], declared: Declared) -> dict[str, str]:
+def _untuned(searched: list[Result], study: StudyFile) -> dict[str, str]:
     """By a setting's hash, its label without what was tuned: "gamma=2", or the arm where nothing else varied."""
     several_arms = len({result["setting"]["arm"] for result in searched}) > 1
     labels = {}
-    for result in searched if declared.tune else []:
-        values = {path: value for path, value in result["setting"]["values"].items() if path not in declared.tune}
+    for result in searched if study.tune else []:
+        values = {path: value for path, value in result["setting"]["values"].items() if path not in study.tune}
         labels[result["setting_hash"]] = Setting(result["setting"]["arm"], values).label(several_arms)
     return labels

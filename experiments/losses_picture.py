@@ -42,7 +42,7 @@ def losses_picture(summary: Summary) -> str:
         right.plot([], [], "s", color="black", label=base)
         figure.legend(
             *right.get_legend_handles_labels(), loc="outside upper right", ncols=4, frameon=False, fontsize=8,
-            title=f"Three rarest of ten digits, test images, mean ± sd of {len(summary.declared.seeds)} seeds; "
+            title=f"Three rarest of ten digits, test images, mean ± sd of {len(summary.study.seeds)} seeds; "
             f"against {base}:",
         )  # fmt: skip
         text = io.StringIO()

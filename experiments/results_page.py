@@ -80,7 +80,7 @@ def readme_block(studies: Mapping[str, KeptStudy]) -> str:
     base = escape(summary.baseline.label) if summary.baseline is not None else ""
     return (
         f"{STUDIES[HEADLINE]}: each loss at its own best learning rate, test images, mean ± sd of "
-        f"{len(summary.declared.seeds)} fresh seeds in percent; ▲ higher, ▼ lower than {base}. The tail are the three "
+        f"{len(summary.study.seeds)} fresh seeds in percent; ▲ higher, ▼ lower than {base}. The tail are the three "
         "rarest digits, which differ from seed to seed. [experiments/RESULTS.md](experiments/RESULTS.md) has all "
         f"studies, and what we found.\n\n{table(['loss', *map(name_of, keys)], rows)}\n\n"
         "![Precision and recall of the rarest digits, a row for each loss](experiments/results/losses.svg)"

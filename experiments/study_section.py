@@ -44,7 +44,7 @@ def _confirmed(study: KeptStudy, stage: str, confirmation: Confirmation, costs: 
     unfinished = "" if confirmation.whole else " Not finished: what is missing is not compared."
     against = f"; ▲ higher, ▼ lower than {escape(summary.baseline.label)}" if summary.baseline else ""
     heading = (
-        f"{escape(summary.name)}: test split of {study.kept.header['data_name']}, {len(summary.declared.seeds)} fresh "
+        f"{escape(summary.name)}: test split of {study.kept.header['data_name']}, {len(summary.study.seeds)} fresh "
         f"seeds, mean ± sd in percent{against}.{unfinished}"
     )
     parts = [heading, means_table(study, summary, stage, costs)]
@@ -122,9 +122,9 @@ def class_table(study: KeptStudy, summary: Summary, stage: str) -> str:
 def search_table(study: KeptStudy) -> str:
     """The mean of the monitored metric; a row a setting and a column a tuned value, and the chosen one bold."""
     search = study.search
-    monitor, chosen = search.declared.monitor, {s.setting_hash for s in search.settings}
-    seeds = f"{name_of(monitor)} in percent, mean of seeds {', '.join(map(str, search.declared.seeds))}"
-    if not search.declared.tune:
+    monitor, chosen = search.study.monitor, {s.setting_hash for s in search.settings}
+    seeds = f"{name_of(monitor)} in percent, mean of seeds {', '.join(map(str, search.study.seeds))}"
+    if not search.study.tune:
         rows = [[setting.label, mean_sd(setting, monitor)] for setting in search.tried]
         return f"{seeds}.\n\n{table(['', name_of(monitor)], rows)}"
     values = sorted({tuple(tuned.values()) for tuned in study.tuned.values()})
@@ -132,7 +132,7 @@ def search_table(study: KeptStudy) -> str:
     for setting in search.tried:
         text = f"{100 * setting.mean_sd(monitor)[0]:.2f}"
         text = f"**{text}**" if setting.setting_hash in chosen else text
-        row = found.setdefault(repr(search.declared.candidate(setting)), {})
+        row = found.setdefault(repr(search.study.candidate(setting)), {})
         row[tuple(study.tuned[setting.setting_hash].values())] = text
     labels = [study.untuned[setting.setting_hash] for setting in search.settings]
     rows = [

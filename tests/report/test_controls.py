@@ -9,7 +9,7 @@ import small_studies
 
 from losslab.report.verdicts import compare
 from losslab.study.results import SettingResults, group_by_setting, read_results
-from losslab.study.study_file import Declared
+from losslab.study.study_file import read_declared
 
 EXPERIMENT = """\
 model:
@@ -45,7 +45,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(study: Path) -> tuple[list[SettingResults], list[str]]:
     """Its two settings, and the family."""
     results = read_results(study)
-    return group_by_setting(results), Declared.read(study).endpoints(results)
+    return group_by_setting(results), read_declared(study).endpoints(results)
 
 
 def chosen(setting: SettingResults, label: str, runs: np.ndarray) -> SettingResults:

@@ -7,13 +7,13 @@ import pytest
 
 from losslab.report.summary import Summary, interval, summarise
 from losslab.report.verdicts import Verdict
-from losslab.study.study_file import Declared
+from losslab.study.study_file import StudyFile
 
 GAMMA = "model.loss.gamma"
 COUNTS = {"cat": 50, "dog": 5}
 
 
-def declared(**changes: Any) -> Declared:
+def declared(**changes: Any) -> StudyFile:
     plain = {
         "seeds": [0, 1, 2, 3, 4, 5],
         "monitor": "val/f1/macro",
@@ -22,7 +22,7 @@ def declared(**changes: Any) -> Declared:
         "family": ["val/f1/macro"],
         "storage": "journal",
     }
-    return Declared(**(plain | changes))
+    return StudyFile.from_declared(plain | changes)
 
 
 def results(scores: dict[float, list[float]], **more: Any) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ import pytest
 
 from losslab.report.summary import summarise
 from losslab.report.tables import escape, show_summary
-from losslab.study.study_file import Declared
 
 SCORES = {0: [0.90, 0.92, 0.91], 2: [0.93, 0.91, 0.92]}
 
@@ -23,8 +22,8 @@ def test_table_and_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         for gamma, scores in SCORES.items()
         for seed, score in enumerate(scores)
     ]  # fmt: skip
-    declared = Declared([0, 1, 2], "val/f1/macro", "maximize", {"arm": "focal", "gamma": 0}, [], "journal")
-    show_summary(summarise("pets", results, declared), tmp_path)
+    study = StudyFile("", {}, [0, 1, 2], baseline={"arm": "focal", "gamma": 0})
+    show_summary(summarise("pets", results, study), tmp_path)
     shown = capsys.readouterr().out
     assert "validation split of pets, mean and sd over 3 seeds, at one learning rate" in shown
     assert "91.00±1.00" in shown

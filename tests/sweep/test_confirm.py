@@ -16,7 +16,7 @@ from losslab.cli import main
 from losslab.report.summary import TEST, read_confirmation, summarise_folder
 from losslab.report.trials import read_trials
 from losslab.study.results import read_results
-from losslab.study.study_file import Declared
+from losslab.study.study_file import read_declared
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_the_chosen_settings_are_trained_on_fresh_seeds_and_tested_once(confirme
     results = read_results(confirm / TEST)
     chosen = {setting.setting_hash for setting in summary.settings}
     assert {(r["setting_hash"], r["seed"]) for r in results} == {(h, seed) for h in chosen for seed in range(2, 8)}
-    assert not {*summary.declared.seeds} & {result["seed"] for result in results}
+    assert not {*summary.study.seeds} & {result["seed"] for result in results}
     with contextlib.chdir(confirmed_study.parent.parent):
         assert len(reads()) == len(results) == 18
         assert len({read["config_hash"] for read in reads()}) == 18
@@ -249,7 +249,7 @@ def test_a_search_without_baseline_is_confirmed_against_its_best(own_folder: Pat
     assert finished
     assert main(["confirm", "runs/search", "--top", "2", "--seeds", "2"]) == 0
     summary, _ = summarise_folder(Path("runs/search"))
-    declared = Declared.read(Path("runs/search/confirm"))
+    declared = read_declared(Path("runs/search/confirm"))
     assert declared.baseline == {"arm": summary.best.label}
 
 

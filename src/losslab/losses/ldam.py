@@ -58,7 +58,9 @@ class LDAMLoss(PointwiseLoss):
         return f"max_margin={self.max_margin.item():g}, scale={self.scale.item():g}"
 
     def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
-        return self._with_margin(*log_probabilities.per_image(self._scaled(logits), label), self._margins(logits)[label])
+        return self._with_margin(
+            *log_probabilities.per_image(self._scaled(logits), label), self._margins(logits)[label]
+        )
 
     def per_class_as_label(self, logits: Tensor) -> Tensor:
         return self._with_margin(*log_probabilities.per_class(self._scaled(logits)), self._margins(logits))

@@ -58,7 +58,7 @@ def read_compared_item(path: Path) -> ComparedItem:
     if (path / "study.json").is_file():
         summary, results = summarise_folder(path)
         config = json.loads((path / "study.json").read_text())["experiment"]
-        endpoints = summary.declared.endpoints(results)
+        endpoints = summary.study.endpoints(results)
         return ComparedItem(path.name, path, group_by_setting(results), endpoints, config, results, True)
     return _run(find_run(path, finished=True))
 
@@ -85,7 +85,9 @@ def _run(run: RunFolder) -> ComparedItem:
         classes=[name for name in classes if name != "macro"],
         runs=["."],
     )
-    return ComparedItem(name, run.path, [setting], [k for k in metrics if k.endswith("/macro")], config, [manifest], False)
+    return ComparedItem(
+        name, run.path, [setting], [k for k in metrics if k.endswith("/macro")], config, [manifest], False
+    )
 
 
 Pair = tuple[SettingResults, SettingResults]

@@ -73,7 +73,7 @@ def confirmation_content(confirmation: Confirmation) -> ConfirmationContent:
 
 def _settings_described(confirmation: Confirmation) -> str:
     summary = confirmation.summary
-    seeds = summary.declared.seeds
+    seeds = summary.study.seeds
     return (
         f"{len(summary.settings)} settings that the search chose on validation, trained anew with each of the fresh "
         f"seeds {min(seeds)} to {max(seeds)}, which took part in no choice. {confirmation.status_told}"
@@ -159,10 +159,10 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> PageC
     gammas = {setting.label: focal_gamma(read_config(folder, setting)) for setting in shown}
     same_images = bool(predicted) and all(np.array_equal(p.labels, predictions[0].labels) for p in predictions)
     images, no_gallery = _gallery(folder, predicted, classes, same_images)
-    trials = read_trials(folder, summary.declared.storage)
+    trials = read_trials(folder, summary.study.storage)
     family, baseline = summary.family, summary.baseline
     confirmations = [confirmation_content(confirmation) for confirmation in read_confirmations(folder)]
-    maximize = summary.declared.direction == "maximize"
+    maximize = summary.study.direction == "maximize"
     few = len(shown) < len(summary.settings)
     many = len(summary.settings) > MOST_LISTED
     confused = confusion(labels, predictions, classes, baseline.label if baseline else None) if same_images else None
@@ -186,13 +186,13 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> PageC
         precision_recall=_precision_recall(summary),
         loss=_loss(gammas),
         shown_note=f"Sections 6 to 9 show {len(shown)} of {len(summary.settings)} settings: "
-        f"{'the baseline and ' if baseline else ''}the best by {name_of(summary.declared.monitor)}." if few else "",
+        f"{'the baseline and ' if baseline else ''}the best by {name_of(summary.study.monitor)}." if few else "",
         confusion=confused,
         gallery=images,
         no_gallery=no_gallery,
         calibration=calibration(labels, predictions, [gammas[label] for label in labels]) if predicted else None,
         learning=learning_curves(folder, shown),
-        trials=trial_figures(trials, summary.declared.monitor, maximize),
+        trials=trial_figures(trials, summary.study.monitor, maximize),
         trials_note=f"Optuna's record of the trials cannot be read: {trials.unreadable}" if trials.unreadable else "",
         unfinished=unfinished(trials.trials),
         provenance=provenance_table(folder, results),
@@ -220,7 +220,7 @@ def shown_settings(summary: Summary) -> list[SettingResults]:
 def _ranked(summary: Summary) -> list[SettingResults]:
     """The best first; of settings that have all their seeds, if there are any."""
     settings = summary.complete or summary.settings
-    return sorted(settings, key=lambda s: -summary.declared.sign * s.mean_sd(summary.declared.monitor)[0])
+    return sorted(settings, key=lambda s: -summary.study.sign * s.mean_sd(summary.study.monitor)[0])
 
 
 def _gallery(
@@ -242,7 +242,7 @@ def _gallery(
 def _facts(summary: Summary, results: list[Result]) -> list[tuple[str, str]]:
     facts = [
         ("settings", str(len(summary.tried))),
-        ("seeds for each", str(len(summary.declared.seeds))),
+        ("seeds for each", str(len(summary.study.seeds))),
         ("trainings", str(len(results))),
         ("images", " and ".join(sorted({result["data_name"] for result in results}))),
     ]
@@ -262,10 +262,10 @@ def _described(summary: Summary) -> str:
         parts.append(f"varying {', '.join(varied)}")
     tuned = "".join(
         f"{path} was tuned: of settings that differ in it alone the best on validation is shown and compared. "
-        for path in summary.declared.tune
+        for path in summary.study.tune
     )
     return (
-        f"{' '.join(parts)}, each trained once with each of the seeds {', '.join(map(str, summary.declared.seeds))}. "
+        f"{' '.join(parts)}, each trained once with each of the seeds {', '.join(map(str, summary.study.seeds))}. "
         f"{tuned}The same seed means the same split, the same initial weights and the same order of images for every "
         "setting."
     )

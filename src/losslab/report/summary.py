@@ -10,7 +10,7 @@ from losslab.report.verdicts import Family, Verdict, compare
 from losslab.run.config import read_yaml
 from losslab.run.folder import study_name
 from losslab.study.results import Result, SettingResults, group_by_setting, percent, read_results
-from losslab.study.study_file import Declared
+from losslab.study.study_file import StudyFile, read_declared
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Summary:
     Args:
         name: the study's.
         heading: what was measured on which images.
-        declared: what the study declared.
+        study: the study file, as its record declares it.
         settings: what is compared, in order: all or, where something was tuned, each at its best value.
         tried: all, in order.
         best: the best complete setting by the mean of the monitored metric; the first one if none is complete.
@@ -31,7 +31,7 @@ class Summary:
 
     name: str
     heading: str
-    declared: Declared
+    study: StudyFile
     settings: list[SettingResults]
     tried: list[SettingResults]
     best: SettingResults
@@ -44,34 +44,34 @@ class Summary:
         """The setting to go on with: the best, unless it is not shown to be better than the baseline."""
         if self.baseline is None or self.family is None:
             return self.best
-        verdict = self.family.of(self.best.label, self.declared.monitor)
-        better = "higher" if self.declared.direction == "maximize" else "lower"
+        verdict = self.family.of(self.best.label, self.study.monitor)
+        better = "higher" if self.study.direction == "maximize" else "lower"
         return self.best if verdict is not None and verdict.word == better else self.baseline
 
     @property
     def complete(self) -> list[SettingResults]:
         """The settings with a result for each seed."""
-        return [setting for setting in self.settings if self.declared.is_complete(setting)]
+        return [setting for setting in self.settings if self.study.is_complete(setting)]
 
 
-def summarise(name: str, results: list[Result], declared: Declared) -> Summary:
+def summarise(name: str, results: list[Result], study: StudyFile) -> Summary:
     """Group results by setting, and compare the complete ones with the baseline.
 
     Args:
         name: the study's.
         results: one or more; a setting that failed or was pruned before its last seed takes no part in the choice.
-        declared: what was monitored, and the declared comparison.
+        study: what is monitored, and what is compared.
     """
     tried = group_by_setting(results)
-    settings = declared.tuned(tried) if declared.tune else tried
-    heading = _heading(name, results, declared)
-    summary = Summary(name, heading, declared, settings, tried, settings[0], None, None, [])
+    settings = study.tuned(tried) if study.tune else tried
+    heading = _heading(name, results, study)
+    summary = Summary(name, heading, study, settings, tried, settings[0], None, None, [])
     complete = summary.complete
     if complete:
-        summary.best = declared.best(complete)
-        summary.baseline = next((setting for setting in complete if declared.is_baseline(setting)), None)
+        summary.best = study.best(complete)
+        summary.baseline = next((setting for setting in complete if study.is_baseline(setting)), None)
     if summary.baseline is not None:
-        keys = [key for key in declared.endpoints(results) if all(key in setting.values for setting in complete)]
+        keys = [key for key in study.endpoints(results) if all(key in setting.values for setting in complete)]
         summary.family = compare(complete, summary.baseline, keys)
     summary.answer = _answer(summary)
     return summary
@@ -85,30 +85,30 @@ def summarise_folder(folder: Path) -> tuple[Summary, list[Result]]:
     """
     from losslab.errors import UserError
 
-    declared = Declared.read(folder)
+    study = read_declared(folder)
     results = read_results(folder)
     if not results:
         raise UserError(f"{folder} has no result yet; `losslab sweep` makes them.")
-    return summarise(study_name(folder), results, declared), results
+    return summarise(study_name(folder), results, study), results
 
 
-def _heading(name: str, results: list[Result], declared: Declared) -> str:
+def _heading(name: str, results: list[Result], study: StudyFile) -> str:
     varied = {path for result in results for path in result["setting"]["values"]}
     # In a confirmation the learning rate is part of a setting's label.
     tuned = any(path.endswith(".lr") for path in varied) or all("lr=" in result["label"] for result in results)
     rate = "" if tuned else ", at one learning rate"
-    seeds = f"{len(declared.seeds)} seed{'s' if len(declared.seeds) > 1 else ''}"
+    seeds = f"{len(study.seeds)} seed{'s' if len(study.seeds) > 1 else ''}"
     names = " and ".join(sorted({result["data_name"] for result in results}))
-    split = "validation" if declared.split == "val" else "test"
+    split = "validation" if study.split == "val" else "test"
     return f"{name}: {split} split of {names}, mean and sd over {seeds}{rate}"
 
 
 def _answer(summary: Summary) -> list[str]:
-    best, baseline, family, monitor = summary.best, summary.baseline, summary.family, summary.declared.monitor
+    best, baseline, family, monitor = summary.best, summary.baseline, summary.family, summary.study.monitor
     if not summary.complete:
         return ["No setting has a result for each of its seeds: there is nothing to compare yet."]
     value = f"{name_of(monitor)} {percent(*best.mean_sd(monitor))} %"
-    if summary.declared.split == "test":
+    if summary.study.split == "test":
         if family is None:
             return ["The baseline has no result for each seed: nothing is compared."]
         return [_shown(family), family.method]
@@ -227,23 +227,21 @@ def read_confirmation(folder: Path) -> Confirmation | None:
     results = read_results(folder / TEST)
     if not results:
         return None
-    declared = Declared.read(folder)
-    planned = len(read_yaml(folder / "study.yaml")["arms"]) * len(declared.seeds)
-    return confirmation_of(study_name(folder), results, declared, len(results) == planned)
+    study = read_declared(folder)
+    planned = len(read_yaml(folder / "study.yaml")["arms"]) * len(study.seeds)
+    return confirmation_of(study_name(folder), results, study, len(results) == planned)
 
 
-def confirmation_of(name: str, results: list[Result], declared: Declared, whole: bool) -> Confirmation:
+def confirmation_of(name: str, results: list[Result], study: StudyFile, whole: bool) -> Confirmation:
     """What results with test metrics, one or more, say.
 
     Args:
         name: runs/<study>/confirm without "runs/".
         results: those in its folder `TEST`.
-        declared: what the confirmation declared, in terms of the validation split.
+        study: what the confirmation declared, in terms of the validation split.
         whole: whether all that was to be read is among the results.
     """
-    told = dataclasses.replace(
-        declared, monitor=_of_test(declared.monitor), family=[_of_test(key) for key in declared.family]
-    )
+    told = dataclasses.replace(study, monitor=_of_test(study.monitor), family=[_of_test(key) for key in study.family])
     second = sum(result.get("earlier_reads", 0) > 0 for result in results)
     return Confirmation(summarise(name, results, told), len(results), second, whole)
 

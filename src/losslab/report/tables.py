@@ -30,7 +30,7 @@ def headline(summary: Summary, settings: list[SettingResults]) -> Table:
 
 def headline_keys(summary: Summary) -> list[str]:
     """The keys of the table that all settings have; a class may bear the name "tail", and is no group."""
-    settings, split = summary.settings, summary.declared.split
+    settings, split = summary.settings, summary.study.split
     return [
         f"{split}/{part}"
         for part in HEADLINE
@@ -148,7 +148,7 @@ def _print_headline(out: Console, summary: Summary) -> None:
 
 def _print_each_class(out: Console, summary: Summary, metric: str) -> None:
     """One row a class, one column a setting; of more than six settings, the best three."""
-    settings, split = summary.settings, summary.declared.split
+    settings, split = summary.settings, summary.study.split
     title = f"{metric}, %"
     if len(settings) > 6:
         settings = sorted(settings, key=lambda setting: -setting.mean_sd(f"{split}/f1/macro")[0])[:3]

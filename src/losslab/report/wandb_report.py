@@ -62,7 +62,7 @@ def build_wandb_report(folder: Path, summary: Summary, results: list[Result], en
     import wandb_workspaces.reports.v2 as wr
 
     varied = varied_keys(folder, summary.settings)
-    classes, monitor = summary.settings[0].classes, summary.declared.monitor
+    classes, monitor = summary.settings[0].classes, summary.study.monitor
     names = ("macro", *classes)
 
     def grid(*panels: Any) -> Any:

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from losslab.data import ImageDataModule
 from losslab.errors import TrainingError, UserError
 from losslab.run.callbacks import EpochCheckpoints, Interrupted, Interruption, Records, loading, require_same_config
-from losslab.run.command_line import Parts, CommandLine, option_value
+from losslab.run.command_line import CommandLine, Parts, option_value
 from losslab.run.config import Config, differences
 from losslab.run.folder import RUNS, RunFolder, find_run, new_run_path, say, write_predictions
 from losslab.run.provenance import provenance, require_same_data, utc_now

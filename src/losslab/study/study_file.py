@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,9 @@ from losslab.errors import UserError
 from losslab.run.command_line import one_line
 from losslab.run.config import read_yaml
 from losslab.study.results import Result, SettingResults, class_groups
+
+DECLARED = ("seeds", "monitor", "direction", "baseline", "family", "storage", "tune")
+"""Keys of a study file that its record, study.json, holds under "declared"."""
 
 
 @dataclass
@@ -81,6 +84,69 @@ class StudyFile:
         """Whether Optuna searches a space; else the settings are known beforehand."""
         return bool(self.space or self.arm_space)
 
+    @property
+    def sign(self) -> int:
+        """1 if more of the monitored metric is better, else -1."""
+        return 1 if self.direction == "maximize" else -1
+
+    @property
+    def split(self) -> str:
+        """Whose metrics are compared: "val" or, in a confirmation, "test"."""
+        return self.monitor.partition("/")[0]
+
+    @classmethod
+    def from_declared(cls, declared: dict[str, Any]) -> "StudyFile":
+        """A study as its record declares it: what is measured and compared, without the arms.
+
+        Args:
+            declared: as `declared` returns it.
+
+        Raises:
+            TypeError: a key is missing or unknown.
+        """
+        return cls(experiment="", arms={}, **declared)
+
+    def declared(self) -> dict[str, Any]:
+        """What its record declares, as plain values: all that a summary of its results needs."""
+        return {key: getattr(self, key) for key in DECLARED}
+
+    def endpoints(self, results: list[Result]) -> list[str]:
+        """The metrics that are compared: the family, and the monitored one, by which the best setting is chosen.
+
+        Without a declared family: macro precision and recall, and those of the tail where there is one.
+        """
+        tailed = any(class_groups(result.get("class_counts", {})) for result in results)
+        groups = ["macro", "tail"] if tailed else ["macro"]
+        default = [f"{self.split}/{metric}/{group}" for group in groups for metric in ("precision", "recall")]
+        return list(dict.fromkeys([*(self.family or default), self.monitor]))
+
+    def is_baseline(self, setting: SettingResults) -> bool:
+        """Whether `setting` is the declared baseline, at whatever value of what is tuned."""
+        return self.baseline is not None and self.candidate(setting) == self.baseline
+
+    def candidate(self, setting: SettingResults) -> dict[str, Any]:
+        """The arm and the values of a setting, without what is tuned."""
+        return {"arm": setting.arm} | {path: value for path, value in setting.varied.items() if path not in self.tune}
+
+    def best(self, settings: list[SettingResults]) -> SettingResults:
+        """The one with the best mean of the monitored metric."""
+        return max(settings, key=lambda setting: self.sign * setting.mean_sd(self.monitor)[0])
+
+    def tuned(self, settings: list[SettingResults]) -> list[SettingResults]:
+        """Of the settings that differ in what is tuned alone the best one; of each that has all its seeds, if any has.
+
+        Best by the mean of the monitored metric, which is optimistic, for all of them alike.
+        """
+        candidates: dict[str, list[SettingResults]] = {}
+        for setting in settings:
+            candidates.setdefault(repr(self.candidate(setting)), []).append(setting)
+        whole = {key: [s for s in group if self.is_complete(s)] for key, group in candidates.items()}
+        return [self.best(whole[key] or group) for key, group in candidates.items()]
+
+    def is_complete(self, setting: SettingResults) -> bool:
+        """Whether it has a result for each seed."""
+        return setting.seeds == sorted(self.seeds)
+
 
 def read_study(path: Path, changes: dict[str, Any]) -> StudyFile:
     """Read and check a study file.
@@ -107,6 +173,23 @@ def read_study(path: Path, changes: dict[str, Any]) -> StudyFile:
         study.experiment = str(path.parent / study.experiment)
     _check(study, path)
     return study
+
+
+def read_declared(folder: Path) -> StudyFile:
+    """Read what runs/<study>/study.json declares.
+
+    Raises:
+        UserError: there is no study, or its record is not whole.
+    """
+    try:
+        return StudyFile.from_declared(json.loads((folder / "study.json").read_text())["declared"])
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no study: there is no study.json in it.") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder}/study.json cannot be read ({type(error).__name__}: {error}); "
+            "`losslab sweep` with the study's file writes it again."
+        ) from None
 
 
 def _check(study: StudyFile, path: Path) -> None:
@@ -169,84 +252,3 @@ def sampler_of(study: StudyFile) -> BaseSampler:
 def pruner_of(study: StudyFile) -> BasePruner:
     """The study's pruner; Optuna's own default would prune unasked."""
     return study.pruner or optuna.pruners.NopPruner()
-
-
-@dataclass(frozen=True)
-class Declared:
-    """The part of a study file that its summary needs, under the same names; see `StudyFile`."""
-
-    seeds: list[int]
-    monitor: str
-    direction: str
-    baseline: dict[str, Any] | None
-    family: list[str]
-    storage: str
-    tune: dict[str, list[float]] = field(default_factory=dict)
-
-    @property
-    def sign(self) -> int:
-        """1 if more of the monitored metric is better, else -1."""
-        return 1 if self.direction == "maximize" else -1
-
-    @property
-    def split(self) -> str:
-        """Whose metrics are compared: "val" or, in a confirmation, "test"."""
-        return self.monitor.partition("/")[0]
-
-    @classmethod
-    def read(cls, folder: Path) -> "Declared":
-        """What runs/<study>/study.json holds.
-
-        Raises:
-            UserError: there is no study, or its record is not whole.
-        """
-        try:
-            return cls(**json.loads((folder / "study.json").read_text())["declared"])
-        except FileNotFoundError:
-            raise UserError(f"{folder} holds no study: there is no study.json in it.") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{folder}/study.json cannot be read ({type(error).__name__}: {error}); "
-                "`losslab sweep` with the study's file writes it again."
-            ) from None
-
-    def plain(self) -> dict[str, Any]:
-        """As plain values, which `read` takes."""
-        return asdict(self)
-
-    def endpoints(self, results: list[Result]) -> list[str]:
-        """The metrics that are compared: the family, and the monitored one, by which the best setting is chosen.
-
-        Without a declared family: macro precision and recall, and those of the tail where there is one.
-        """
-        tailed = any(class_groups(result.get("class_counts", {})) for result in results)
-        groups = ["macro", "tail"] if tailed else ["macro"]
-        default = [f"{self.split}/{metric}/{group}" for group in groups for metric in ("precision", "recall")]
-        return list(dict.fromkeys([*(self.family or default), self.monitor]))
-
-    def is_baseline(self, setting: SettingResults) -> bool:
-        """Whether `setting` is the declared baseline, at whatever value of what is tuned."""
-        return self.baseline is not None and self.candidate(setting) == self.baseline
-
-    def candidate(self, setting: SettingResults) -> dict[str, Any]:
-        """The arm and the values of a setting, without what is tuned."""
-        return {"arm": setting.arm} | {path: value for path, value in setting.varied.items() if path not in self.tune}
-
-    def best(self, settings: list[SettingResults]) -> SettingResults:
-        """The one with the best mean of the monitored metric."""
-        return max(settings, key=lambda setting: self.sign * setting.mean_sd(self.monitor)[0])
-
-    def tuned(self, settings: list[SettingResults]) -> list[SettingResults]:
-        """Of the settings that differ in what is tuned alone the best one; of each that has all its seeds, if any has.
-
-        Best by the mean of the monitored metric, which is optimistic, for all of them alike.
-        """
-        candidates: dict[str, list[SettingResults]] = {}
-        for setting in settings:
-            candidates.setdefault(repr(self.candidate(setting)), []).append(setting)
-        whole = {key: [s for s in group if self.is_complete(s)] for key, group in candidates.items()}
-        return [self.best(whole[key] or group) for key, group in candidates.items()]
-
-    def is_complete(self, setting: SettingResults) -> bool:
-        """Whether it has a result for each seed."""
-        return setting.seeds == sorted(self.seeds)

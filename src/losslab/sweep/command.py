@@ -1,6 +1,5 @@
 """`losslab sweep`: check everything, say what it will take, run, and show what came out."""
 
-import dataclasses
 import difflib
 import json
 import os
@@ -19,8 +18,8 @@ from losslab.run.command_line import CommandLine, OptionParser
 from losslab.run.config import SEED, Config, differences, read_yaml
 from losslab.run.folder import RUNS, study_name, write_whole
 from losslab.study.results import group_keys, read_results
-from losslab.study.setting import Setting, corner_settings, grid_settings, configure
-from losslab.study.study_file import Declared, StudyFile, read_study
+from losslab.study.setting import Setting, configure, corner_settings, grid_settings
+from losslab.study.study_file import StudyFile, read_study
 from losslab.sweep.display import Display
 from losslab.sweep.storage import shown
 from losslab.sweep.study import Study
@@ -124,13 +123,11 @@ def run_study(
             or no training succeeded.
     """
     data, parameters = _check_settings(study_file, command_line, base)
-    declared = Declared(**{field.name: getattr(study_file, field.name) for field in dataclasses.fields(Declared)})
-    declared = dataclasses.replace(declared, storage=shown(study_file.storage))
     record = {
         "study": content,
         "experiment": base,
         "data": {"name": data.data_name, **data.hashes},
-        "declared": declared.plain(),
+        "declared": study_file.declared() | {"storage": shown(study_file.storage)},
         "command": command,
     }
     _same_study(folder, record)

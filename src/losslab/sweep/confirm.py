@@ -32,7 +32,7 @@ from losslab.run.folder import RUNS, RunFolder, study_name, write_whole
 from losslab.run.provenance import earlier_reads, utc_now
 from losslab.study.results import SettingResults, read_result, read_results, result_path, write_result
 from losslab.study.setting import Setting, configure
-from losslab.study.study_file import Declared, read_study
+from losslab.study.study_file import read_declared, read_study
 from losslab.sweep.command import population, run_study, without
 from losslab.sweep.ownership import spent
 from losslab.sweep.training import checkpoint_folders, drop_checkpoints
@@ -119,7 +119,7 @@ def _study_folder(given: Path) -> Path:
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    Declared.read(folder)  # tells what is wrong with it
+    read_declared(folder)  # tells what is wrong with it
     record: dict[str, Any] = json.loads((folder / "study.json").read_text())
     return record
 
@@ -127,7 +127,7 @@ def _record(folder: Path) -> dict[str, Any]:
 def _finished(folder: Path, record: dict[str, Any]) -> Summary:
     """The study's summary, if nothing is left to do in it."""
     summary, _ = summarise_folder(folder)
-    known = read_trials(folder, summary.declared.storage)
+    known = read_trials(folder, summary.study.storage)
     if known.unreadable:
         raise UserError(
             f"whether {folder} is finished cannot be told, since its trials cannot be read ({known.unreadable}). "
@@ -142,9 +142,9 @@ def _finished(folder: Path, record: dict[str, Any]) -> Summary:
             f"{folder} is not finished{f': {left} trials are left' if left > 0 else ''}. Its own command finishes it: "
             f"{record.get('command')}"
         )
-    if summary.baseline is None and summary.declared.baseline is not None:
+    if summary.baseline is None and summary.study.baseline is not None:
         raise UserError(
-            f"{folder}: the baseline {summary.declared.baseline} has no result for each seed, so there is nothing to "
+            f"{folder}: the baseline {summary.study.baseline} has no result for each seed, so there is nothing to "
             "compare with. `losslab sweep` says why; give the study another baseline."
         )
     return summary
@@ -156,7 +156,7 @@ def _chosen(summary: Summary, top: int | None) -> tuple[list[SettingResults], Se
     That is the declared baseline, which does not count as one of the best; a search has none, and its best one stands
     in for it.
     """
-    ranked = sorted(summary.complete, key=lambda s: -summary.declared.sign * s.mean_sd(summary.declared.monitor)[0])
+    ranked = sorted(summary.complete, key=lambda s: -summary.study.sign * s.mean_sd(summary.study.monitor)[0])
     baseline = summary.baseline or ranked[0]
     kept = [baseline, *[setting for setting in ranked if setting is not baseline][:top]]
     if len(kept) == 1:
@@ -181,7 +181,7 @@ def _write_files(
     arms = {setting.label: record["study"]["arms"][setting.arm] | setting.varied for setting in chosen}
     # What was refused before it began has no record.
     earlier = [known for known in confirmation_folders(folder) if (known / "study.json").is_file()]
-    used = [*summary.declared.seeds, *(seed for known in earlier for seed in read_yaml(known / "study.yaml")["seeds"])]
+    used = [*summary.study.seeds, *(seed for known in earlier for seed in read_yaml(known / "study.yaml")["seeds"])]
     if earlier:
         last = read_yaml(earlier[-1] / "study.yaml")
         if last["arms"] == arms and len(last["seeds"]) == seeds and not (again and is_over(earlier[-1])):

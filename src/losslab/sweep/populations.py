@@ -13,7 +13,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 
 from losslab.run.callbacks import Interrupted, Interruption, epoch_row, write_rows
-from losslab.run.command_line import Parts, CommandLine
+from losslab.run.command_line import CommandLine, Parts
 from losslab.run.config import Config
 from losslab.run.folder import RunFolder, write_predictions
 from losslab.run.provenance import provenance, utc_now
@@ -285,7 +285,7 @@ class Populations:
         return [Pruned(candidates[places[0]].trial, places[0], places) for places in of_trial.values()]
 
     def _worth_it(self, common: str, trainings: Sequence[Training]) -> bool:
-        """Whether to train together: always, if a size was given; else what a few steps say, once for each shared_model_key."""
+        """Whether to train together: always, if a size was given; else what a few steps say, once for each key."""
         if self._together is None:
             return True
         if common not in self._together:

@@ -15,7 +15,7 @@ from losslab.errors import UserError
 from losslab.run.command_line import CommandLine
 from losslab.run.config import Config
 from losslab.study.results import read_result
-from losslab.study.setting import Setting, extensions, grid_settings, setting_of, suggest, configure
+from losslab.study.setting import Setting, configure, extensions, grid_settings, setting_of, suggest
 from losslab.study.study_file import StudyFile
 from losslab.sweep.display import Display
 from losslab.sweep.ownership import (
