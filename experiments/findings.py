@@ -7,7 +7,7 @@ from kept_study import KeptStudy
 from study_section import mean_sd
 
 from losslab.errors import UserError
-from losslab.report.summary import Summary, interval
+from losslab.report import Summary, format_interval
 
 PLACEHOLDER = re.compile(r"\{\{(.*?)\}\}")
 DIFFERENCE = "difference"
@@ -56,7 +56,7 @@ def _difference(summary: Summary, label: str, key: str, where: str) -> str:
     if verdict is None:
         known = summary.family.metrics if summary.family is not None else []
         raise UserError(f"{where}: there is no verdict on it; there are those on {_listed(known)}, of other settings.")
-    return interval(verdict)
+    return format_interval(verdict)
 
 
 def _listed(names: Iterable[str]) -> str:

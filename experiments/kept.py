@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 from run_measures import CONFIDENCE, ECE_PSI, confidence_metrics, ensemble_accuracy, parameter_count
 
 from losslab.errors import UserError
-from losslab.report.summary import CONFIRM, TEST
-from losslab.run.config import config_hash
-from losslab.run.folder import RunFolder, write_whole
-from losslab.study.results import Result, read_results, result_path, write_result
+from losslab.report import CONFIRM_FOLDER, TEST_FOLDER
+from losslab.run import RunFolder, config_hash, write_whole
+from losslab.study import Result, read_results, result_path, write_result
 from losslab.sweep.command import MAY_CHANGE
 
 SEARCH = "search"
@@ -130,7 +129,7 @@ def restore(file: Path, study: Path) -> int:
         stage = result["stage"]
         within = study if stage == SEARCH else study / stage
         content = {key: value for key, value in result.items() if key != "stage"}
-        places = [within] if stage == SEARCH else [within, within / TEST]
+        places = [within] if stage == SEARCH else [within, within / TEST_FOLDER]
         written += sum(
             write_result(result_path(place, result["setting_hash"], result["seed"]), content) for place in places
         )
@@ -145,7 +144,7 @@ def _header(study: Path, data_names: set[str]) -> dict[str, Any]:
         "data": record["data"],
     }
     digest = hashlib.sha256(json.dumps(what_it_is, sort_keys=True).encode()).hexdigest()
-    confirmed = [folder.parent for folder in study.glob(f"{CONFIRM}*/{TEST}")]
+    confirmed = [folder.parent for folder in study.glob(f"{CONFIRM_FOLDER}*/{TEST_FOLDER}")]
     # A restored one has no record yet, and nothing that the file did not have.
     tested = sorted(folder.name for folder in confirmed if (folder / "study.json").exists())
     return {
@@ -172,7 +171,7 @@ def _confirmation_header(confirm: Path) -> dict[str, Any]:
 def _ensembles(confirm: Path) -> dict[str, float]:
     """By a setting's hash, the accuracy of all its runs together; of settings whose predictions are all there."""
     runs: dict[str, list[RunFolder]] = {}
-    for result in read_results(confirm / TEST):
+    for result in read_results(confirm / TEST_FOLDER):
         runs.setdefault(result["setting_hash"], []).append(RunFolder(confirm / result.get("run", "gone")))
     measured = {setting: ensemble_accuracy(folders) for setting, folders in runs.items()}
     return {setting: round(accuracy, DIGITS) for setting, accuracy in measured.items() if accuracy is not None}
@@ -198,7 +197,7 @@ def _search(study: Path) -> list[Result]:
 def _confirmation(confirm: Path, stage: str, parameters: dict[str, int]) -> list[Result]:
     """The lines of its tested runs; `parameters`, by setting, is filled with what has to be counted."""
     lines = []
-    for result in read_results(confirm / TEST):
+    for result in read_results(confirm / TEST_FOLDER):
         run = RunFolder(confirm / result["run"]) if "run" in result else None
         metrics = {k: v for k, v in result["metrics"].items() if k in OF_A_CONFIRMATION or k.startswith("test/")}
         if run is not None:

@@ -2,7 +2,7 @@
 
 from kept import Kept, key_of
 
-from losslab.study.results import Result
+from losslab.study import Result
 
 
 def kept_difference(former: Kept | None, kept: Kept) -> str:

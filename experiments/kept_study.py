@@ -6,10 +6,8 @@ from typing import Any
 
 from kept import SEARCH, Kept, read_kept
 
-from losslab.report.summary import Confirmation, Summary, confirmation_of, summarise
-from losslab.study.results import Result, SettingResults, class_groups
-from losslab.study.setting import Setting, short_names
-from losslab.study.study_file import StudyFile
+from losslab.report import Confirmation, Summary, confirmation_of, summarise
+from losslab.study import Result, Setting, SettingResults, StudyFile, class_groups, short_names
 
 
 @dataclass

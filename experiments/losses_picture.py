@@ -7,8 +7,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from losslab.report.summary import Summary
-from losslab.study.results import SettingResults
+from losslab.report import Summary
+from losslab.study import SettingResults
 
 PANELS = {"test/precision/tail": "precision of the tail, %", "test/recall/tail": "recall of the tail, %"}
 LOOKS = {"higher": ("#0072B2", ">"), "lower": ("#D55E00", "<"), "not shown": ("#6e7781", "o")}

@@ -20,7 +20,7 @@ from losses_picture import losses_picture
 from results_page import HEADLINE, STUDIES, readme_block, results_page, with_block
 
 from losslab.errors import UserError
-from losslab.run.folder import RUNS, write_whole
+from losslab.run import RUNS, write_whole
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "experiments" / "results"

@@ -8,8 +8,7 @@ from kept_study import KeptStudy
 from study_section import cell, section, table
 
 from losslab.errors import UserError
-from losslab.report.summary import name_of
-from losslab.report.tables import escape
+from losslab.report import escape_markdown, metric_title
 
 STUDIES = {
     "focal-balanced": "Focal's γ on balanced MNIST",
@@ -77,12 +76,12 @@ def readme_block(studies: Mapping[str, KeptStudy]) -> str:
     summary = study.newest.summary
     keys = [f"test/{key}" for key in HEADLINE_KEYS]
     rows = [[s.label, *(cell(summary, s, key) for key in keys)] for s in summary.settings]
-    base = escape(summary.baseline.label) if summary.baseline is not None else ""
+    base = escape_markdown(summary.baseline.label) if summary.baseline is not None else ""
     return (
         f"{STUDIES[HEADLINE]}: each loss at its own best learning rate, test images, mean ± sd of "
         f"{len(summary.study.seeds)} fresh seeds in percent; ▲ higher, ▼ lower than {base}. The tail are the three "
         "rarest digits, which differ from seed to seed. [experiments/RESULTS.md](experiments/RESULTS.md) has all "
-        f"studies, and what we found.\n\n{table(['loss', *map(name_of, keys)], rows)}\n\n"
+        f"studies, and what we found.\n\n{table(['loss', *map(metric_title, keys)], rows)}\n\n"
         "![Precision and recall of the rarest digits, a row for each loss](experiments/results/losses.svg)"
     )
 

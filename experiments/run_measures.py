@@ -7,10 +7,8 @@ import torch
 from scipy.special import softmax
 
 from losslab.losses import focal_to_probability
-from losslab.report.records import focal_gamma
-from losslab.report.statistics import reliability
-from losslab.run.command_line import CommandLine
-from losslab.run.folder import RunFolder, read_predictions
+from losslab.report import focal_gamma, reliability
+from losslab.run import CommandLine, RunFolder, read_predictions
 
 CONFIDENCE = "test/confidence"
 ECE_PSI = "test/ece_psi"

@@ -8,9 +8,8 @@ from kept_study import KeptStudy
 from run_measures import CONFIDENCE, ECE_PSI
 
 from losslab.errors import UserError
-from losslab.report.summary import Confirmation, Summary, name_of
-from losslab.report.tables import escape, verdicts
-from losslab.study.results import GROUPS, SettingResults
+from losslab.report import Confirmation, Summary, escape_markdown, markdown_verdicts, metric_title
+from losslab.study import GROUPS, SettingResults
 
 MARKS = {"higher": " ▲", "lower": " ▼", "not shown": ""}
 NAMES = {
@@ -42,14 +41,14 @@ def section(study: KeptStudy, root: Path, costs: bool) -> str:
 def _confirmed(study: KeptStudy, stage: str, confirmation: Confirmation, costs: bool) -> list[str]:
     summary = confirmation.summary
     unfinished = "" if confirmation.whole else " Not finished: what is missing is not compared."
-    against = f"; ▲ higher, ▼ lower than {escape(summary.baseline.label)}" if summary.baseline else ""
+    against = f"; ▲ higher, ▼ lower than {escape_markdown(summary.baseline.label)}" if summary.baseline else ""
     heading = (
-        f"{escape(summary.name)}: test split of {study.kept.header['data_name']}, {len(summary.study.seeds)} fresh "
-        f"seeds, mean ± sd in percent{against}.{unfinished}"
+        f"{escape_markdown(summary.name)}: test split of {study.kept.header['data_name']}, {len(summary.study.seeds)} "
+        f"fresh seeds, mean ± sd in percent{against}.{unfinished}"
     )
     parts = [heading, means_table(study, summary, stage, costs)]
     if summary.family is not None and summary.family.verdicts:
-        parts.append(folded("The verdicts: differences with their intervals", verdicts(summary)))
+        parts.append(folded("The verdicts: differences with their intervals", markdown_verdicts(summary)))
     parts.append(folded("Precision and recall of each class", class_table(study, summary, stage)))
     return parts
 
@@ -66,7 +65,7 @@ def means_table(study: KeptStudy, summary: Summary, stage: str, costs: bool = Fa
     keys += ["test/ece", ECE_PSI, CONFIDENCE]
     keys = [key for key in keys if any(key in setting.values for setting in summary.settings)]
     tuned = list(next(iter(study.tuned.values()), {}))
-    columns = ["", *tuned, *(NAMES.get(key) or name_of(key) for key in keys)]
+    columns = ["", *tuned, *(NAMES.get(key) or metric_title(key) for key in keys)]
     columns += ["accuracy of all runs together", "parameters", "seconds"] if costs else []
     rows = [
         [
@@ -123,10 +122,10 @@ def search_table(study: KeptStudy) -> str:
     """The mean of the monitored metric; a row a setting and a column a tuned value, and the chosen one bold."""
     search = study.search
     monitor, chosen = search.study.monitor, {s.setting_hash for s in search.settings}
-    seeds = f"{name_of(monitor)} in percent, mean of seeds {', '.join(map(str, search.study.seeds))}"
+    seeds = f"{metric_title(monitor)} in percent, mean of seeds {', '.join(map(str, search.study.seeds))}"
     if not search.study.tune:
         rows = [[setting.label, mean_sd(setting, monitor)] for setting in search.tried]
-        return f"{seeds}.\n\n{table(['', name_of(monitor)], rows)}"
+        return f"{seeds}.\n\n{table(['', metric_title(monitor)], rows)}"
     values = sorted({tuple(tuned.values()) for tuned in study.tuned.values()})
     found: dict[str, dict[tuple[float, ...], str]] = {}
     for setting in search.tried:
@@ -153,7 +152,7 @@ def question(study: KeptStudy, root: Path) -> str:
         raise UserError(f"{file}, the file of {study.kept.header['name']}, cannot be read: {error.strerror}.") from None
     text = re.search(r"Question:(.*?)(?=$|\s\w+:\s\s)", " ".join(lines))
     asked = text[1].strip() if text else ""
-    return escape(asked[:1].upper() + asked[1:])
+    return escape_markdown(asked[:1].upper() + asked[1:])
 
 
 def provenance(study: KeptStudy) -> str:
@@ -177,6 +176,6 @@ def folded(title: str, text: str) -> str:
 
 def table(columns: list[str], rows: list[list[str]], escaped: bool = True) -> str:
     """A Markdown table; the first column is left, the others right."""
-    cells = [[escape(text) if escaped else text for text in row] for row in [columns, *rows]]
+    cells = [[escape_markdown(text) if escaped else text for text in row] for row in [columns, *rows]]
     divider = "|".join(["---", *["---:"] * (len(columns) - 1)])
     return "\n".join([f"| {' | '.join(cells[0])} |", f"|{divider}|", *(f"| {' | '.join(row)} |" for row in cells[1:])])

@@ -53,7 +53,7 @@ def _after_ask(reached: Callable[..., None]) -> None:
 
 
 def _in_a_step(reached: Callable[..., None]) -> None:
-    from losslab.models.classifier import Classifier
+    from losslab.models import Classifier
 
     _before(Classifier, "training_step", reached)
 

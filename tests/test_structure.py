@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from losslab.cli import main
-from losslab.report.summary import read_confirmation
+from losslab.report import read_confirmation
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "src" / "losslab"

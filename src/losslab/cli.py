@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Sequence
 
+from losslab.errors import DISK_FAULTS, TrainingError, UserError, did_you_mean
+
 COMMANDS = {
     "fit": "train an experiment, or continue one",
     "validate": "evaluate a run on the validation split",
@@ -66,18 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"losslab {__version__}")
         return 0
     if command not in COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(command, COMMANDS, 1)
-        hint = f"; did you mean {near[0]}?" if near else f". The commands are {', '.join(COMMANDS)}."
+        hint = did_you_mean(command, COMMANDS, f". The commands are {', '.join(COMMANDS)}.")
         print(f"losslab: error: unknown command {command!r}{hint}", file=sys.stderr)
         return 2
     return _run(command, rest)
 
 
 def _run(command: str, arguments: list[str]) -> int:
-    from losslab.errors import DISK_FAULTS, TrainingError, UserError
-
     try:
         _call(command, arguments)
     except UserError as error:

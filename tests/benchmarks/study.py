@@ -10,7 +10,7 @@ from pathlib import Path
 
 from measure import DEVICE, Cell, Table, ratios, take_turns
 
-from losslab.study.results import read_results
+from losslab.study import read_results
 
 REPEATS = 3
 LOSSLAB = [sys.executable, "-m", "losslab", "sweep", "--config"]

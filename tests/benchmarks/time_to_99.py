@@ -14,7 +14,7 @@ from measure import DEVICE, Table, now, ratios, take_turns
 from torch import Tensor, nn
 
 from losslab.data import MNISTDataModule
-from losslab.run.command_line import CommandLine
+from losslab.run import CommandLine
 
 SEEDS = range(30, 35)
 """Not those by which the recipe was found."""

@@ -21,9 +21,9 @@ from study_section import means_table, search_table
 
 from losslab.cli import main
 from losslab.errors import UserError
-from losslab.report.summary import TEST, read_confirmation, summarise_folder
-from losslab.run.folder import RunFolder, write_predictions
-from losslab.study.results import read_results
+from losslab.report import TEST_FOLDER, read_confirmation, summarise_folder
+from losslab.run import RunFolder, write_predictions
+from losslab.study import read_results
 
 TUNED = """\
 experiment: tiny.yaml
@@ -127,7 +127,7 @@ def test_restored_in_another_folder_nothing_is_trained_or_read_again(finished: P
     assert main(CONFIRM) == 0
     assert not list(study.rglob("metrics.csv"))
     assert not Path("runs/test_reads.jsonl").exists()
-    assert len(read_results(study / "confirm" / TEST)) == 12
+    assert len(read_results(study / "confirm" / TEST_FOLDER)) == 12
     again = keep(study, Path("kept"))
     assert [r["metrics"] for r in again.results] == [r["metrics"] for r in kept.results]
     assert again.results == kept.results

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from losslab.cli import main
-from losslab.report.summary import summarise_folder
-from losslab.report.tables import show_summary
-from losslab.study.results import read_results
+from losslab.report import show_summary, summarise_folder
+from losslab.study import read_results
 
 
 def again(study: Path, tmp_path: Path) -> Path:

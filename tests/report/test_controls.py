@@ -8,8 +8,7 @@ import pytest
 import small_studies
 
 from losslab.report.verdicts import compare
-from losslab.study.results import SettingResults, group_by_setting, read_results
-from losslab.study.study_file import read_declared
+from losslab.study import SettingResults, group_by_setting, read_declared, read_results
 
 EXPERIMENT = """\
 model:

@@ -12,10 +12,10 @@ from urllib.parse import quote
 import pytest
 
 from losslab.losses import FocalLoss
+from losslab.metrics import find_mistakes
 from losslab.report.curves import curve
-from losslab.report.predictions import mistakes
 from losslab.report.records import setting_predictions
-from losslab.study.results import group_by_setting, read_results
+from losslab.study import group_by_setting, read_results
 
 pytestmark = pytest.mark.slow
 
@@ -175,7 +175,7 @@ def test_the_gallery_shows_the_mistakes_that_are_asked_for(browser: Any, gamma_s
     settings = {setting.label: setting for setting in group_by_setting(read_results(gamma_study))}
     predictions = setting_predictions(gamma_study, settings["gamma=0"])
     assert predictions is not None
-    found = mistakes(predictions)[:60]
+    found = find_mistakes(predictions.logits, predictions.labels)[:60]
     choose(browser, "#gallery", "setting", "gamma=0")
     alts = "return [...document.querySelectorAll('#gallery img')].map(image => image.alt)"
     shown = browser.execute_script(alts)

@@ -6,10 +6,9 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 
-from losslab.report.predictions import MOST, confusion, data_url, gallery, mean_confusion, mistakes
+from losslab.report.predictions import MOST, confusion, data_url, gallery, mean_confusion
 from losslab.report.records import Predictions
 
 
@@ -46,16 +45,6 @@ def test_without_a_baseline_there_is_one_panel() -> None:
     figure = confusion(["a"], [draw(0)], list("wxyz"), None)
     assert figure.panels == 1
     assert len(figure.traces) == 2
-
-
-def test_mistakes_are_those_of_the_seeds_by_falling_confidence() -> None:
-    logits = np.zeros((2, 3, 3), dtype=np.float32)
-    logits[0] = [[3, 0, 0], [0, 5, 0], [0, 2, 0]]
-    logits[1] = [[0, 4, 0], [0, 5, 0], [0, 1, 0]]
-    found = mistakes(Predictions(logits, np.array([0, 1, 2])))
-    assert [(m.image, m.true, m.predicted, m.seeds) for m in found] == [(0, 0, 1, 1), (2, 2, 1, 2)]
-    expected = softmax([0, 4, 0])[1], (softmax([0, 2, 0])[1] + softmax([0, 1, 0])[1]) / 2
-    assert [m.confidence for m in found] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -10,7 +10,8 @@ from scipy import stats
 from sklearn.metrics import brier_score_loss
 
 from losslab.metrics import classification_metrics
-from losslab.report.statistics import RANDOM_PATTERNS, _abs_t, max_t, reliability, seeds_needed, sign_patterns
+from losslab.report import reliability
+from losslab.report.statistics import RANDOM_PATTERNS, _abs_t, max_t, seeds_needed, sign_patterns
 
 
 def draw(random: np.random.Generator, seeds: int, comparisons: int, correlation: float = 0.5) -> np.ndarray:

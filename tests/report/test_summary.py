@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from losslab.report.summary import Summary, interval, summarise
+from losslab.report import Summary, format_interval, summarise
 from losslab.report.verdicts import Verdict
-from losslab.study.study_file import StudyFile
+from losslab.study import StudyFile
 
 GAMMA = "model.loss.gamma"
 COUNTS = {"cat": 50, "dog": 5}
@@ -148,7 +148,7 @@ def test_without_a_declared_family_it_is_macro_and_tail_where_there_is_a_tail(ta
 def test_an_interval_that_leaves_out_zero_does_not_look_as_if_it_ended_there(
     low: float, high: float, told: str
 ) -> None:
-    assert interval(Verdict("gamma=2", "val/f1/macro", (low + high) / 2, 0.001, low, high, 0.01, 6, 8)) == told
+    assert format_interval(Verdict("gamma=2", "val/f1/macro", (low + high) / 2, 0.001, low, high, 0.01, 6, 8)) == told
 
 
 def test_what_is_tuned_counts_at_its_best_value_and_has_the_baselines_name_without_it() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from losslab.report.summary import summarise
-from losslab.report.tables import escape, show_summary
+from losslab.report import escape_markdown, show_summary, summarise
+from losslab.study import StudyFile
 
 SCORES = {0: [0.90, 0.92, 0.91], 2: [0.93, 0.91, 0.92]}
 
@@ -38,4 +38,4 @@ def test_table_and_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_names_are_no_markup() -> None:
-    assert escape("<b>|`x`_*\n#") == "&lt;b&gt;\\|\\`x\\`\\_\\* \\#"
+    assert escape_markdown("<b>|`x`_*\n#") == "&lt;b&gt;\\|\\`x\\`\\_\\* \\#"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from losslab.report.verdicts import compare
-from losslab.study.results import SettingResults
+from losslab.study import SettingResults
 
 KEYS = ["val/precision/macro", "val/recall/macro"]
 

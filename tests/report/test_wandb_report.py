@@ -13,8 +13,8 @@ import small_studies
 from wandb_server import wandb_server
 
 from losslab.cli import main
+from losslab.report import summarise_folder
 from losslab.report.page import CONTENTS
-from losslab.report.summary import summarise_folder
 from losslab.report.wandb_report import build_wandb_report, varied_keys
 
 pytest.importorskip("wandb")

@@ -9,8 +9,8 @@ import torch
 
 from losslab.cli import main
 from losslab.errors import UserError
-from losslab.run.callbacks import CheckpointFiles, EpochCheckpoints, read_checkpoint
-from losslab.run.folder import RunFolder, find_run
+from losslab.run import RunFolder, find_run, read_checkpoint
+from losslab.run.callbacks import CheckpointFiles, EpochCheckpoints
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from losslab.cli import main
 from losslab.errors import UserError
-from losslab.run.command_line import CommandLine
+from losslab.run import CommandLine
 
 CNN = """\
 model:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from losslab.run.config import config_hash, differences, set_value
+from losslab.run import config_hash, differences, set_value
 
 CONFIG = {
     "seed_everything": 0,

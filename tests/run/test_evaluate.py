@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from losslab.cli import main
+from losslab.run import find_run, read_predictions
 from losslab.run.evaluate import evaluate
-from losslab.run.folder import find_run, read_predictions
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import losslab.models as models
 import losslab.run.export as export
 from losslab.cli import main
 from losslab.data import MNISTDataModule
-from losslab.run.folder import find_run, read_predictions
+from losslab.run import find_run, read_predictions
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

@@ -11,7 +11,7 @@ import torch
 
 from losslab.cli import main
 from losslab.models import MLP
-from losslab.run.folder import RunFolder, find_run
+from losslab.run import RunFolder, find_run
 
 
 def the_run(name: str = "tiny") -> RunFolder:

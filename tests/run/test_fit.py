@@ -14,7 +14,7 @@ import torch
 
 from losslab.cli import main
 from losslab.metrics import metric_keys
-from losslab.run.folder import RunFolder, find_run, read_predictions
+from losslab.run import RunFolder, find_run, read_predictions
 
 DIGITS = tuple("0123456789")
 
@@ -141,7 +141,7 @@ def test_a_stop_in_the_middle_of_an_epoch_loses_no_batch(
     tiny_mlp: list[str], monkeypatch: pytest.MonkeyPatch, number: signal.Signals, precision: str
 ) -> None:
     tiny_mlp = [*tiny_mlp, "--trainer.precision", precision]
-    from losslab.run.callbacks import Interruption
+    from losslab.run import Interruption
 
     assert main(["fit", *tiny_mlp, "--name", "undisturbed"]) == 0
     finish_batch = Interruption.on_train_batch_end

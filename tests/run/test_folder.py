@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from losslab.errors import UserError
-from losslab.run.folder import RunFolder, find_run, new_run_path, read_predictions, write_predictions, write_whole
+from losslab.run import RunFolder, find_run, new_run_path, read_predictions, write_predictions, write_whole
 
 
 def test_a_second_run_does_not_share_a_folder(own_folder: Path) -> None:

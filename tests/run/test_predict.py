@@ -12,7 +12,7 @@ from PIL import Image
 from losslab.cli import main
 from losslab.data import LabelledImages
 from losslab.data.mnist import embedded_mnist, read_mnist
-from losslab.run.folder import find_run
+from losslab.run import find_run
 
 MNIST_MLP = """\
 model:

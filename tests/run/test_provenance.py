@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from losslab.cli import main
-from losslab.run.config import config_hash
-from losslab.run.folder import RunFolder
-from losslab.run.provenance import earlier_reads, note_test_read
+from losslab.run import RunFolder, config_hash, earlier_reads
+from losslab.run.provenance import note_test_read
 
 CONFIG = {"seed_everything": 1, "model": {"class_path": "MLP"}}
 

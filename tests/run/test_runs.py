@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from losslab.cli import main
-from losslab.run.folder import find_run
-from losslab.study.results import read_results
+from losslab.run import find_run
+from losslab.study import read_results
 
 
 def test_an_empty_list_says_how_to_begin(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from losslab.cli import main
-from losslab.run.folder import RunFolder, read_predictions
+from losslab.run import RunFolder, read_predictions
 
 pytestmark = pytest.mark.slow  # each process imports everything anew
 

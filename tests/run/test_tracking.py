@@ -13,7 +13,7 @@ import pytest
 
 import losslab.run.tracking as guarded_logger
 from losslab.cli import main
-from losslab.run.folder import RunFolder, read_predictions
+from losslab.run import RunFolder, read_predictions
 
 BAD_LOGGER = """\
 import time

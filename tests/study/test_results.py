@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from losslab.study.results import (
+from losslab.study import (
     class_groups,
     group_keys,
     read_result,

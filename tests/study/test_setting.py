@@ -6,8 +6,7 @@ import pytest
 from small_studies import LEARNING_RATES, LR, TUNED, TUNED_EXPERIMENT
 
 from losslab.cli import main
-from losslab.report.summary import summarise_folder
-from losslab.report.trials import read_trials
+from losslab.report import read_trials, summarise_folder
 from losslab.study.setting import EXTENSIONS, next_value, tuning_range
 
 VALUES = [0.001, 0.003, 0.009]

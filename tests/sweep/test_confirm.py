@@ -13,10 +13,8 @@ import small_studies
 from optuna.trial import TrialState
 
 from losslab.cli import main
-from losslab.report.summary import TEST, read_confirmation, summarise_folder
-from losslab.report.trials import read_trials
-from losslab.study.results import read_results
-from losslab.study.study_file import read_declared
+from losslab.report import TEST_FOLDER, read_confirmation, read_trials, summarise_folder
+from losslab.study import read_declared, read_results
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +35,7 @@ def reads() -> list[dict[str, Any]]:
 def test_the_chosen_settings_are_trained_on_fresh_seeds_and_tested_once(confirmed_study: Path) -> None:
     summary, _ = summarise_folder(confirmed_study)
     confirm = confirmed_study / "confirm"
-    results = read_results(confirm / TEST)
+    results = read_results(confirm / TEST_FOLDER)
     chosen = {setting.setting_hash for setting in summary.settings}
     assert {(r["setting_hash"], r["seed"]) for r in results} == {(h, seed) for h in chosen for seed in range(2, 8)}
     assert not {*summary.study.seeds} & {result["seed"] for result in results}
@@ -61,7 +59,7 @@ def test_the_verdicts_are_of_the_test_images_and_of_those_seeds(confirmed_study:
     assert family.seeds == 6
     assert family.size == 2 * 3
     assert "test split of tiny-digits" in confirmation.summary.heading
-    by_seed = {r["seed"]: r["metrics"]["test/f1/macro"] for r in read_results(confirmed_study / "confirm" / TEST)
+    by_seed = {r["seed"]: r["metrics"]["test/f1/macro"] for r in read_results(confirmed_study / "confirm" / TEST_FOLDER)
                if r["setting"]["arm"].startswith("dice")}  # fmt: skip
     dice = next(setting for setting in confirmation.summary.settings if setting.arm.startswith("dice"))
     assert dice.values["test/f1/macro"] == [by_seed[seed] for seed in range(2, 8)]
@@ -208,7 +206,7 @@ def test_a_seed_that_failed_is_told(confirmed_study: Path, own_folder: Path) -> 
     shutil.copytree(confirmed_study.parent.parent, own_folder, dirs_exist_ok=True)
     confirm = Path("runs/tuned/confirm")
     dice = next(r for r in read_results(confirm) if r["setting"]["arm"].startswith("dice"))
-    for folder in (confirm, confirm / TEST):
+    for folder in (confirm, confirm / TEST_FOLDER):
         (folder / "results" / dice["setting_hash"] / f"{dice['seed']}.json").unlink()
     confirmation = read_confirmation(confirm)
     assert confirmation is not None

@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from losslab.cli import main
-from losslab.study.results import read_results
+from losslab.study import read_results
 
 GAMMA = "model.init_args.loss.init_args.gamma"
 GRID = f"""\

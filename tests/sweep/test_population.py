@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from losslab.data import Augmentation
 from losslab.losses import CrossEntropyLoss, DiceLoss, FocalLoss, LogitAdjustedLoss
 from losslab.models import CNN, MLP, Classifier, NonFiniteLossError, ResNet, SeparableCNN
-from losslab.run.command_line import CommandLine
+from losslab.run import CommandLine
 from losslab.sweep.population import Population, PopulationData, shared_model_key
 
 # Seed, gamma, learning rate, weight decay.

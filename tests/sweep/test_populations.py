@@ -15,8 +15,8 @@ from tiny_digits import TinyDigits
 
 from losslab.cli import main
 from losslab.models import MLP
-from losslab.run.folder import read_predictions
-from losslab.study.results import read_results
+from losslab.run import read_predictions
+from losslab.study import read_results
 from losslab.sweep.populations import MEASURED, WARM_UP, Stopwatch
 
 

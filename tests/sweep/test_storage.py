@@ -22,8 +22,8 @@ from sqlalchemy.exc import DataError, OperationalError, PendingRollbackError
 
 from losslab.cli import main
 from losslab.errors import UserError
-from losslab.run.callbacks import Interrupted, Interruption
-from losslab.study.results import read_results
+from losslab.run import Interrupted, Interruption
+from losslab.study import read_results
 from losslab.sweep import storage as storage_module
 from losslab.sweep.ownership import Lease
 from losslab.sweep.storage import JournalLock, PatientStorage, open_storage, reason, repair_journal, shown

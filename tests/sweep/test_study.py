@@ -21,8 +21,8 @@ from optuna.trial import TrialState
 
 from losslab.cli import main
 from losslab.metrics import metric_keys
-from losslab.run.callbacks import Interruption
-from losslab.study.results import read_results
+from losslab.run import Interruption
+from losslab.study import read_results
 
 STUDY = """\
 experiment: tiny.yaml

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from losslab.cli import main
-from losslab.study.results import read_results
+from losslab.study import read_results
 from losslab.sweep.command import without
 from losslab.sweep.workers import worker_environment
 

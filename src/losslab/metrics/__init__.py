@@ -1,5 +1,10 @@
-"""Numbers about predictions: what a model does to each class. Knows nothing of Lightning modules and losses."""
+"""Numbers about predictions: what a model does to each class. Knows nothing of Lightning modules and losses.
 
-from losslab.metrics.classification import classification_metrics, metric_keys
+classification: precision and recall of each class, F1, accuracy, calibration
+mistakes: misclassified images, the most confident first
+"""
 
-__all__ = ["classification_metrics", "metric_keys"]
+from losslab.metrics.classification import ECE_BINS, classification_metrics, metric_keys
+from losslab.metrics.mistakes import Mistake, find_mistakes
+
+__all__ = ["ECE_BINS", "Mistake", "classification_metrics", "find_mistakes", "metric_keys"]

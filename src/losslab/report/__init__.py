@@ -1,1 +1,59 @@
-"""Reads run folders and results, and turns them into tables, statistics and figures."""
+"""Reads run folders and studies, and turns them into statistics, tables, figures and pages. Trains nothing.
+
+command: `losslab report` and `losslab plot-loss`
+summary: a study or a confirmation as settings, verdicts and an answer in three sentences
+verdicts: each setting against the baseline: higher, lower or not shown
+statistics: max-|t| over sign flips, seeds needed, reliability
+tables: one summary as terminal tables, summary.csv, report.md and the page's tables
+page: what the page says, and its rendering as one HTML file
+compare: two studies or two runs side by side
+figure: a Plotly figure with the reader's choices and a table beside it
+precision_recall: figures of precision and recall against gamma, and in their plane
+predictions: figures of confusion, calibration and mistakes
+curves: figures of learning curves, and of a loss against p_t
+trials: Optuna's trials, read and drawn
+records: predictions, epochs, configurations, images and origins of a study's runs
+wandb_report: the page's sections as a W&B report
+"""
+
+from losslab.report.command import write_report
+from losslab.report.records import focal_gamma
+from losslab.report.statistics import reliability
+from losslab.report.summary import (
+    CONFIRM_FOLDER,
+    TEST_FOLDER,
+    Confirmation,
+    Summary,
+    confirmation_folders,
+    confirmation_of,
+    format_interval,
+    is_over,
+    metric_title,
+    read_confirmation,
+    summarise,
+    summarise_folder,
+)
+from losslab.report.tables import escape_markdown, markdown_verdicts, show_summary
+from losslab.report.trials import read_trials
+
+__all__ = [
+    "CONFIRM_FOLDER",
+    "TEST_FOLDER",
+    "Confirmation",
+    "Summary",
+    "confirmation_folders",
+    "confirmation_of",
+    "escape_markdown",
+    "focal_gamma",
+    "format_interval",
+    "is_over",
+    "markdown_verdicts",
+    "metric_title",
+    "read_confirmation",
+    "read_trials",
+    "reliability",
+    "show_summary",
+    "summarise",
+    "summarise_folder",
+    "write_report",
+]

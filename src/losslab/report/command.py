@@ -1,6 +1,5 @@
 """`losslab report`: a study as one page and as Markdown; or two of them side by side."""
 
-import difflib
 import importlib
 import inspect
 import shlex
@@ -10,12 +9,11 @@ from typing import Any
 import yaml
 
 import losslab.losses
-from losslab.errors import UserError
+from losslab.errors import UserError, did_you_mean
 from losslab.report.curves import loss_curves
 from losslab.report.page import render_figure
 from losslab.report.summary import summarise_folder
-from losslab.run.command_line import OptionParser, find_own_modules
-from losslab.run.folder import RUNS, write_whole
+from losslab.run import RUNS, OptionParser, find_own_modules, write_whole, writing
 
 
 def report_command(tokens: list[str]) -> None:
@@ -54,11 +52,9 @@ def write_report(folder: Path) -> None:
     from losslab.report.tables import markdown
 
     summary, results = summarise_folder(folder)
-    try:
+    with writing(folder):
         write_whole(folder / "report.html", render(page_content(folder, summary, results)))
         write_whole(folder / "report.md", markdown(summary, read_confirmations(folder)))
-    except OSError as error:
-        raise UserError(f"cannot write the report into {folder}: {error.strerror}.") from None
     print(f"{folder}/report.html, {folder}/report.md")
 
 
@@ -73,11 +69,9 @@ def write_comparison(a: Path, b: Path, out: Path | None) -> None:
 
     out = out or RUNS / "compare" / f"{a.name}-and-{b.name}.html"
     page = render_comparison(comparison_content(read_compared_item(a), read_compared_item(b)))
-    try:
+    with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, page)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}.") from None
     print(out)
 
 
@@ -121,11 +115,9 @@ def plot_loss_command(tokens: list[str]) -> None:
     except (ValueError, RuntimeError, IndexError, TypeError) as error:
         raise UserError(f"{name} cannot be drawn for a single image: {error}") from error
     path = Path(out[0]) if out else RUNS / "plot-loss" / f"{loss_class.__name__}.html"
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, render_figure(figure, f"losslab plot-loss {shlex.join(tokens)}"))
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}.") from None
     print(path)
 
 
@@ -162,8 +154,8 @@ def _loss_class(name: str) -> type:
     except ModuleNotFoundError:
         raise UserError(f"there is no module {module!r}; modules are looked for in this folder, too.") from None
     except AttributeError:
-        near = difflib.get_close_matches(word, losslab.losses.__all__, 1)
-        raise UserError(f"there is no loss {name!r}{f'; did you mean {near[0]}?' if near else '.'}") from None
+        hint = did_you_mean(word, losslab.losses.__all__, ".")
+        raise UserError(f"there is no loss {name!r}{hint}") from None
     if not inspect.isclass(found):
         raise UserError(f"{name} is no class of losses.")
     return found
@@ -173,8 +165,7 @@ def _build(loss_class: type, arguments: dict[str, Any]) -> Any:
     known = inspect.signature(loss_class).parameters
     for argument in arguments:
         if argument not in known:
-            near = difflib.get_close_matches(argument, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known)}."
+            hint = did_you_mean(argument, known, f"; it has {', '.join(known)}.")
             raise UserError(f"{loss_class.__name__} has no argument {argument!r}{hint}")
     try:
         return loss_class(**arguments)

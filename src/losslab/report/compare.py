@@ -1,6 +1,5 @@
 """One of two things that are compared: a study or a run, with the same parts."""
 
-import csv
 import json
 import shlex
 from dataclasses import dataclass
@@ -14,12 +13,11 @@ from losslab.errors import UserError
 from losslab.report.figure import SYMBOLS, Choice, Figure, Table, Trace, axes, categories, panel_title, plain
 from losslab.report.predictions import confusion
 from losslab.report.records import setting_predictions
-from losslab.report.summary import name_of, points, summarise_folder
+from losslab.report.summary import metric_title, points, summarise_folder
 from losslab.report.tables import VerdictRow, verdict_rows
 from losslab.report.verdicts import Family, compare_pairs
-from losslab.run.config import SEED, Config, differences
-from losslab.run.folder import RunFolder, find_run
-from losslab.study.results import SettingResults, group_by_setting, percent, with_group_metrics
+from losslab.run import SEED, Config, RunFolder, differences, find_run
+from losslab.study import SettingResults, group_by_setting, percent, with_group_metrics
 
 
 @dataclass
@@ -65,12 +63,10 @@ def read_compared_item(path: Path) -> ComparedItem:
 
 def _run(run: RunFolder) -> ComparedItem:
     manifest = run.manifest()
-    try:
-        with run.metrics_file.open(newline="") as file:
-            last = list(csv.DictReader(file))[-1]
-    except (OSError, IndexError):
-        raise UserError(f"{run.path} has no epoch in metrics.csv: there is nothing to compare.") from None
-    measured = {key: float(value) for key, value in last.items() if key.startswith(("val/", "train/")) and value}
+    epochs = run.epochs()
+    if not epochs:
+        raise UserError(f"{run.path} has no epoch in metrics.csv: there is nothing to compare.")
+    measured = {key: float(value) for key, value in epochs[-1].items() if key.startswith(("val/", "train/")) and value}
     metrics = with_group_metrics(measured, manifest.get("class_counts", {}))
     classes = [key.removeprefix("val/recall/") for key in measured if key.startswith("val/recall/")]
     config = run.config()
@@ -146,7 +142,7 @@ def comparison_content(a: ComparedItem, b: ComparedItem) -> ComparisonContent:
         means=means,
         means_marked=marked,
         note="" if same_images else "Images or split differ: the means stand side by side, and nothing is compared.",
-        verdict_columns=[name_of(key) for key in family.metrics] if family else [],
+        verdict_columns=[metric_title(key) for key in family.metrics] if family else [],
         verdicts=verdict_rows(family) if family else [],
         family_size=family.size if family else 0,
         method=family.method if family else "",
@@ -188,7 +184,7 @@ def _answer(a: ComparedItem, b: ComparedItem, pairs: list[Pair], family: Family 
     )
     if family is None:
         return [first, "Nothing is compared: they do not share images, split, seeds and metrics."]
-    shown = "; ".join(f"{name_of(v.metric)} of {v.setting} is {v.word}" for v in family.shown)
+    shown = "; ".join(f"{metric_title(v.metric)} of {v.setting} is {v.word}" for v in family.shown)
     return [first, f"Shown: {shown}." if shown else "No difference is shown.", family.method]
 
 
@@ -219,7 +215,7 @@ def _means(a: ComparedItem, b: ComparedItem, pairs: list[Pair]) -> tuple[Table, 
                 difference = means[1][0] - means[0][0]
                 if abs(difference) >= 0.005:
                     marked.append(len(rows))
-                rows.append([ours.label, name_of(key), percent(*means[0]), percent(*means[1]), points(difference)])
+                rows.append([ours.label, metric_title(key), percent(*means[0]), percent(*means[1]), points(difference)])
     return Table(["setting", "metric", f"{a.name}, %", f"{b.name}, %", "difference, points"], rows), marked
 
 

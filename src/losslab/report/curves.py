@@ -7,8 +7,8 @@ import torch
 
 from losslab.report.figure import SYMBOLS, Choice, Figure, Table, Trace, axes, colour, numbers, panel_title, plain
 from losslab.report.records import read_epochs
-from losslab.report.summary import name_of
-from losslab.study.results import SettingResults
+from losslab.report.summary import metric_title
+from losslab.study import SettingResults
 
 METRICS = ("val/f1/macro", "val/loss", "val/acc", "val/ece", "train/loss", "train/acc_running")
 
@@ -19,7 +19,7 @@ def learning_curves(study: Path, settings: Sequence[SettingResults]) -> Figure |
     metrics = [key for key in METRICS if any(key in table for table in tables.values())]
     if not metrics:
         return None
-    names = {key: f"{name_of(key)}, {'validation' if key.startswith('val/') else 'training'}" for key in metrics}
+    names = {key: f"{metric_title(key)}, {'validation' if key.startswith('val/') else 'training'}" for key in metrics}
     traces: list[Trace] = []
     for key in metrics:
         for index, (label, table) in enumerate(tables.items()):

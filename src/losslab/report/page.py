@@ -32,10 +32,10 @@ from losslab.report.records import (
     setting_predictions,
     validation_images,
 )
-from losslab.report.summary import Confirmation, Summary, name_of, read_confirmations
+from losslab.report.summary import Confirmation, Summary, metric_title, read_confirmations
 from losslab.report.tables import VerdictRow, class_differences, headline, verdict_rows
 from losslab.report.trials import read_trials, trial_figures, unfinished
-from losslab.study.results import Result, SettingResults
+from losslab.study import Result, SettingResults
 
 
 @dataclass
@@ -66,7 +66,7 @@ def confirmation_content(confirmation: Confirmation) -> ConfirmationContent:
         baseline=family.baseline if family else "",
         family_size=family.size if family else 0,
         method=family.method if family else "",
-        verdict_columns=[name_of(key) for key in family.metrics] if family else [],
+        verdict_columns=[metric_title(key) for key in family.metrics] if family else [],
         verdicts=verdict_rows(family) if family else [],
     )
 
@@ -180,13 +180,13 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> PageC
         baseline=baseline.label if baseline else "",
         family_size=family.size if family else 0,
         method=family.method if family else "",
-        verdict_columns=[name_of(key) for key in family.metrics] if family else [],
+        verdict_columns=[metric_title(key) for key in family.metrics] if family else [],
         verdicts=verdict_rows(family) if family else [],
         by_class=class_differences(summary),
         precision_recall=_precision_recall(summary),
         loss=_loss(gammas),
         shown_note=f"Sections 6 to 9 show {len(shown)} of {len(summary.settings)} settings: "
-        f"{'the baseline and ' if baseline else ''}the best by {name_of(summary.study.monitor)}." if few else "",
+        f"{'the baseline and ' if baseline else ''}the best by {metric_title(summary.study.monitor)}." if few else "",
         confusion=confused,
         gallery=images,
         no_gallery=no_gallery,

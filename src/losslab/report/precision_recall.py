@@ -19,7 +19,7 @@ from losslab.report.figure import (
     panel_title,
     plain,
 )
-from losslab.study.results import GROUPS, SettingResults
+from losslab.study import GROUPS, SettingResults
 
 DASHES = {"precision": "solid", "recall": "dash"}
 COLOURS = {"precision": 0, "recall": 1}

@@ -4,7 +4,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 
 from losslab.losses import focal_to_probability
+from losslab.metrics import find_mistakes
 from losslab.report.figure import Choice, Figure, Table, Trace, axes, categories, numbers, panel_title, plain
 from losslab.report.records import Predictions
 from losslab.report.statistics import Reliability, reliability
@@ -188,38 +189,6 @@ MOST = 60
 """Images shown of each setting."""
 
 
-class Mistake(NamedTuple):
-    """One image and one wrong class that it was called.
-
-    Args:
-        image: its index in the validation split.
-        true, predicted: classes.
-        confidence: in the wrong class, mean over the seeds that called it so.
-        seeds: how many did.
-    """
-
-    image: int
-    true: int
-    predicted: int
-    confidence: float
-    seeds: int
-
-
-def mistakes(predictions: Predictions) -> list[Mistake]:
-    """All mistakes, by falling confidence; at the same confidence in the order of the split."""
-    confidences: dict[tuple[int, int], list[float]] = {}
-    for logits in predictions.logits:
-        probabilities = softmax(logits.astype(float), axis=1)
-        called = logits.argmax(axis=1)
-        for index in np.flatnonzero(called != predictions.labels).tolist():
-            confidences.setdefault((index, int(called[index])), []).append(float(probabilities[index, called[index]]))
-    found = [
-        Mistake(index, int(predictions.labels[index]), predicted, sum(values) / len(values), len(values))
-        for (index, predicted), values in confidences.items()
-    ]
-    return sorted(found, key=lambda m: (-m.confidence, m.image, m.predicted))
-
-
 def gallery(labels: Sequence[str], predictions: Sequence[Predictions], images: np.ndarray) -> dict[str, Any]:
     """What the page's gallery reads.
 
@@ -232,7 +201,7 @@ def gallery(labels: Sequence[str], predictions: Sequence[Predictions], images: n
         `settings`: label -> its mistakes, `MOST` of them; `total`: label -> how many there are; `images`: index in
         the split -> PNG as a data URL; `seeds`: label -> number of seeds.
     """
-    found = {label: mistakes(given) for label, given in zip(labels, predictions, strict=True)}
+    found = {label: find_mistakes(given.logits, given.labels) for label, given in zip(labels, predictions, strict=True)}
     shown = {label: all_of_them[:MOST] for label, all_of_them in found.items()}
     needed = sorted({mistake.image for chosen in shown.values() for mistake in chosen})
     return {

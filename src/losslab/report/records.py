@@ -1,6 +1,5 @@
 """What the runs of a setting left behind: predictions, epochs, configuration."""
 
-import csv
 import json
 import shlex
 from pathlib import Path
@@ -10,10 +9,8 @@ import numpy as np
 
 from losslab.errors import UserError
 from losslab.report.figure import Table
-from losslab.run.command_line import CommandLine
-from losslab.run.folder import RunFolder, read_predictions
-from losslab.run.provenance import require_same_data
-from losslab.study.results import Result, SettingResults
+from losslab.run import CommandLine, RunFolder, read_predictions, require_same_data
+from losslab.study import Result, SettingResults
 
 
 class Predictions(NamedTuple):
@@ -45,13 +42,7 @@ def setting_predictions(study: Path, setting: SettingResults) -> Predictions | N
 
 def read_epochs(study: Path, setting: SettingResults, keys: list[str]) -> dict[str, np.ndarray]:
     """The mean over the seeds of each key after each epoch, (epochs,); keys that the runs do not have are left out."""
-    tables = []
-    for run in setting.runs:
-        try:
-            with RunFolder(study / run).metrics_file.open(newline="") as file:
-                tables.append(list(csv.DictReader(file)))
-        except OSError:
-            continue
+    tables = [table for run in setting.runs if (table := RunFolder(study / run).epochs())]
     epochs = min((len(table) for table in tables), default=0)
     means = {}
     for key in keys:

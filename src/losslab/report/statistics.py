@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from losslab.metrics.classification import ECE_BINS
+from losslab.metrics import ECE_BINS
 
 ALL_PATTERNS_UP_TO = 12
 """Seeds up to which every sign pattern is taken; from there on, RANDOM_PATTERNS of them."""

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from losslab.report.verdicts import Family, Verdict, compare
-from losslab.run.config import read_yaml
-from losslab.run.folder import study_name
-from losslab.study.results import Result, SettingResults, group_by_setting, percent, read_results
-from losslab.study.study_file import StudyFile, read_declared
+from losslab.run import read_yaml, study_name
+from losslab.study import Result, SettingResults, StudyFile, group_by_setting, percent, read_declared, read_results
 
 
 @dataclass
@@ -107,7 +105,7 @@ def _answer(summary: Summary) -> list[str]:
     best, baseline, family, monitor = summary.best, summary.baseline, summary.family, summary.study.monitor
     if not summary.complete:
         return ["No setting has a result for each of its seeds: there is nothing to compare yet."]
-    value = f"{name_of(monitor)} {percent(*best.mean_sd(monitor))} %"
+    value = f"{metric_title(monitor)} {percent(*best.mean_sd(monitor))} %"
     if summary.study.split == "test":
         if family is None:
             return ["The baseline has no result for each seed: nothing is compared."]
@@ -118,18 +116,18 @@ def _answer(summary: Summary) -> list[str]:
             "Chosen for being best, it is likely worse on fresh seeds; without a baseline nothing is compared.",
         ]
     if best is baseline:
-        choice = f"No setting has a better mean {name_of(monitor)} than {baseline.label}, the baseline."
+        choice = f"No setting has a better mean {metric_title(monitor)} than {baseline.label}, the baseline."
     else:
         verdict = family.of(best.label, monitor)
         assert verdict is not None
         kept = "" if summary.chosen is best else f", so {baseline.label} stays the choice"
-        choice = f"The best mean {name_of(monitor)} has {best.label}: {told(verdict)}{kept}."
+        choice = f"The best mean {metric_title(monitor)} has {best.label}: {told(verdict)}{kept}."
     return [_shown(family), choice, family.method]
 
 
 def _shown(family: Family) -> str:
     settings = {verdict.setting for verdict in family.verdicts}
-    metrics = ", ".join(map(name_of, family.metrics))
+    metrics = ", ".join(map(metric_title, family.metrics))
     if not family.verdicts:
         return f"There is nothing yet to compare with {family.baseline}."
     if not family.shown:
@@ -138,7 +136,7 @@ def _shown(family: Family) -> str:
     told_of = []
     for setting in dict.fromkeys(verdict.setting for verdict in family.shown):
         found = {
-            word: [name_of(v.metric) for v in family.shown if (v.setting, v.word) == (setting, word)]
+            word: [metric_title(v.metric) for v in family.shown if (v.setting, v.word) == (setting, word)]
             for word in ("higher", "lower")
         }
         told_of.append(
@@ -152,10 +150,10 @@ def _shown(family: Family) -> str:
 def told(verdict: Verdict) -> str:
     """A verdict in words: "+1.00 points [+0.20, +1.80] against the baseline, higher"."""
     hint = f" ({verdict.hint})" if verdict.hint else ""
-    return f"{interval(verdict)} points against the baseline, {verdict.word}{hint}"
+    return f"{format_interval(verdict)} points against the baseline, {verdict.word}{hint}"
 
 
-def interval(verdict: Verdict) -> str:
+def format_interval(verdict: Verdict) -> str:
     """The difference in percentage points with its interval, or its sd where there are too few seeds for one."""
     if not verdict.decidable:
         return points(verdict.mean) + ("" if math.isnan(verdict.sd) else f" (sd {100 * verdict.sd:.2f})")
@@ -172,15 +170,15 @@ def points(difference: float, digits: int = 2) -> str:
     return f"{round(100 * difference, digits) + 0.0:+.{digits}f}".replace("-", "−")  # no minus before zero
 
 
-def name_of(key: str) -> str:
+def metric_title(key: str) -> str:
     """A metric's key in words: "val/recall/tail" is "tail recall"."""
     parts = key.split("/")[1:]
     words = {"f1": "F1", "ece": "ECE", "acc": "accuracy"}
     return " ".join(words.get(part, part) for part in reversed(parts))
 
 
-CONFIRM = "confirm"
-TEST = "test"
+CONFIRM_FOLDER = "confirm"
+TEST_FOLDER = "test"
 """The folder in a confirmation that holds a result for each run that was read on the test images."""
 
 
@@ -214,7 +212,7 @@ class Confirmation(NamedTuple):
 
 def confirmation_folders(study: Path) -> list[Path]:
     """runs/<study>/confirm, confirm-2 and so on, in their order."""
-    found = [file.parent for file in study.glob(f"{CONFIRM}*/study.yaml")]
+    found = [file.parent for file in study.glob(f"{CONFIRM_FOLDER}*/study.yaml")]
     return sorted(found, key=lambda folder: (len(folder.name), folder.name))
 
 
@@ -224,7 +222,7 @@ def read_confirmation(folder: Path) -> Confirmation | None:
     Raises:
         UserError: its record is not whole.
     """
-    results = read_results(folder / TEST)
+    results = read_results(folder / TEST_FOLDER)
     if not results:
         return None
     study = read_declared(folder)
@@ -237,7 +235,7 @@ def confirmation_of(name: str, results: list[Result], study: StudyFile, whole: b
 
     Args:
         name: runs/<study>/confirm without "runs/".
-        results: those in its folder `TEST`.
+        results: those in its folder `TEST_FOLDER`.
         study: what the confirmation declared, in terms of the validation split.
         whole: whether all that was to be read is among the results.
     """
@@ -254,7 +252,7 @@ def read_confirmations(study: Path) -> list[Confirmation]:
 
 def is_over(folder: Path) -> bool:
     """Whether a confirmation has nothing left to do: each run that did not fail is read, and the tables are written."""
-    whole = len(read_results(folder)) == len(read_results(folder / TEST)) > 0
+    whole = len(read_results(folder)) == len(read_results(folder / TEST_FOLDER)) > 0
     return whole and (folder / "summary.csv").is_file()
 
 

@@ -12,11 +12,10 @@ from rich.console import Console
 
 from losslab.report.figure import Table
 from losslab.report.precision_recall import half_width
-from losslab.report.summary import Confirmation, Summary, interval, name_of, points
+from losslab.report.summary import Confirmation, Summary, format_interval, metric_title, points
 from losslab.report.verdicts import Family, Verdict
-from losslab.run.folder import write_whole
-from losslab.run.terminal import console, dense_table
-from losslab.study.results import SettingResults, percent
+from losslab.run import console, dense_table, write_whole
+from losslab.study import SettingResults, percent
 
 HEADLINE = ("precision/macro", "recall/macro", "precision/tail", "recall/tail", "f1/macro", "ece")
 
@@ -25,7 +24,7 @@ def headline(summary: Summary, settings: list[SettingResults]) -> Table:
     """Mean and sd over the seeds, in percent, of these settings of the study."""
     keys = headline_keys(summary)
     rows = [[s.label, str(len(s.seeds)), *(percent(*s.mean_sd(key)) for key in keys)] for s in settings]
-    return Table(["setting", "n", *(f"{name_of(key)}, %" for key in keys)], rows)
+    return Table(["setting", "n", *(f"{metric_title(key)}, %" for key in keys)], rows)
 
 
 def headline_keys(summary: Summary) -> list[str]:
@@ -85,7 +84,7 @@ def _cell(verdict: Verdict, widest: float) -> VerdictCell:
         )
         bar = (low, middle, high)
     word = verdict.word if verdict.decidable else "no verdict"
-    return VerdictCell(word, css, interval(verdict), verdict.hint, bar)
+    return VerdictCell(word, css, format_interval(verdict), verdict.hint, bar)
 
 
 def class_differences(summary: Summary) -> Table:
@@ -140,7 +139,7 @@ def _write_csv(path: Path, summary: Summary) -> None:
 
 def _print_headline(out: Console, summary: Summary) -> None:
     keys = headline_keys(summary)
-    table = dense_table("setting", "n", *map(name_of, keys), title="means over the classes, %")
+    table = dense_table("setting", "n", *map(metric_title, keys), title="means over the classes, %")
     for setting in summary.settings:
         table.add_row(setting.label, str(len(setting.seeds)), *(percent(*setting.mean_sd(key)) for key in keys))
     out.print(table)
@@ -165,16 +164,16 @@ def _print_verdicts(out: Console, summary: Summary) -> None:
     title = f"minus {family.baseline}, in points, family of {family.size} comparisons"
     table = dense_table("setting", "metric", "difference", "verdict", "", title=title)
     for verdict in family.verdicts:
-        cells = (verdict.setting, name_of(verdict.metric), interval(verdict), verdict.word, verdict.hint)
+        cells = (verdict.setting, metric_title(verdict.metric), format_interval(verdict), verdict.word, verdict.hint)
         table.add_row(*cells)
     out.print(table)
 
 
 def markdown(summary: Summary, confirmations: Sequence[Confirmation] = ()) -> str:
     """Of each confirmation and then of the search: the answer, the table of means and the verdicts."""
-    parts = [f"# {escape(summary.name)}"]
+    parts = [f"# {escape_markdown(summary.name)}"]
     for confirmation in confirmations:
-        parts += [f"## {escape(confirmation.summary.name)}", *_parts(confirmation.summary)]
+        parts += [f"## {escape_markdown(confirmation.summary.name)}", *_parts(confirmation.summary)]
         parts.append(confirmation.status_told)
     if confirmations:
         parts.append("## The search")
@@ -183,41 +182,45 @@ def markdown(summary: Summary, confirmations: Sequence[Confirmation] = ()) -> st
 
 def _parts(summary: Summary) -> list[str]:
     compared = summary.family is not None and summary.family.verdicts
-    return ["\n".join(map(escape, summary.answer)), means(summary), *([verdicts(summary)] if compared else [])]
+    return [
+        "\n".join(map(escape_markdown, summary.answer)),
+        means(summary),
+        *([markdown_verdicts(summary)] if compared else []),
+    ]
 
 
 def means(summary: Summary) -> str:
     """A row a setting: means over the classes, with their spread over the seeds."""
     keys = headline_keys(summary)
     table = _table(
-        ["setting", "n", *map(name_of, keys)],
+        ["setting", "n", *map(metric_title, keys)],
         [[s.label, str(len(s.seeds)), *(percent(*s.mean_sd(key)) for key in keys)] for s in summary.settings],
     )
-    return f"{escape(summary.heading)}, in percent:\n\n{table}"
+    return f"{escape_markdown(summary.heading)}, in percent:\n\n{table}"
 
 
-def verdicts(summary: Summary) -> str:
+def markdown_verdicts(summary: Summary) -> str:
     """A row a comparison of the declared family."""
     family = summary.family
     assert family is not None
     table = _table(
         ["setting", "metric", "difference", "verdict", "to be shown"],
-        [[v.setting, name_of(v.metric), interval(v), v.word, v.hint] for v in family.verdicts],
+        [[v.setting, metric_title(v.metric), format_interval(v), v.word, v.hint] for v in family.verdicts],
     )
     return (
-        f"Minus {escape(family.baseline)}, in points; {escape(family.method)}\n\n{table}\n\n"
+        f"Minus {escape_markdown(family.baseline)}, in points; {escape_markdown(family.method)}\n\n{table}\n\n"
         "Conditional on this split and these evaluation images."
     )
 
 
-def escape(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """A name that shall be no markup."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{c}" if c in "\\`*_[]|#!" else c for c in text.replace("\n", " "))
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> str:
-    escaped = [[escape(cell) for cell in row] for row in [columns, *rows]]
+    escaped = [[escape_markdown(cell) for cell in row] for row in [columns, *rows]]
     divider = "|".join(["---", *["---:"] * (len(columns) - 1)])
     return "\n".join(
         [f"| {' | '.join(escaped[0])} |", f"|{divider}|", *(f"| {' | '.join(row)} |" for row in escaped[1:])]

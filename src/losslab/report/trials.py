@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from losslab.report.figure import Figure, Table, Trace, plain
-from losslab.run.folder import study_name
+from losslab.run import study_name
 
 
 class Trials(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from losslab.report.statistics import ALL_PATTERNS_UP_TO, FEWEST_SEEDS, RANDOM_PATTERNS, max_t, seeds_needed
-from losslab.study.results import SettingResults
+from losslab.study import SettingResults
 
 
 class Verdict(NamedTuple):

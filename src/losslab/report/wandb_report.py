@@ -7,10 +7,9 @@ from losslab.errors import UserError
 from losslab.report.figure import Table
 from losslab.report.records import provenance_table, read_config, reproduce_commands
 from losslab.report.summary import Confirmation, Summary, read_confirmations
-from losslab.report.tables import escape, means, verdicts
-from losslab.run.folder import RunFolder
-from losslab.run.tracking import CONFUSION, MISCLASSIFIED, PER_CLASS, run_config, wandb_has_key
-from losslab.study.results import Result, SettingResults
+from losslab.report.tables import escape_markdown, markdown_verdicts, means
+from losslab.run import CONFUSION, MISCLASSIFIED, PER_CLASS, RunFolder, run_config, wandb_has_key
+from losslab.study import Result, SettingResults
 
 GROUPING = ("loss", "architecture", "gamma", "lr")
 """Keys of a run's configuration by which runs are put together, where they vary, before any others that do."""
@@ -90,7 +89,9 @@ def build_wandb_report(folder: Path, summary: Summary, results: list[Result], en
             wr.H1("2 Confirmation"),
             *(block for confirmation in read_confirmations(folder) for block in _confirmed(confirmation)),
             wr.H1("3 Verdicts of the search"),
-            wr.MarkdownBlock(verdicts(summary) if summary.family else "No baseline was declared: nothing is compared."),
+            wr.MarkdownBlock(
+                markdown_verdicts(summary) if summary.family else "No baseline was declared: nothing is compared."
+            ),
             wr.H1("4 Precision and recall"),
             grid(bars("precision"), bars("recall"), wr.WeavePanelSummaryTable(table_name=PER_CLASS)),
             wr.H1("5 Loss and gradient"),
@@ -120,7 +121,7 @@ def _confirmed(confirmation: Confirmation) -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
     summary = confirmation.summary
-    told = [means(summary), *([verdicts(summary)] if summary.family else [])]
+    told = [means(summary), *([markdown_verdicts(summary)] if summary.family else [])]
     return [
         *(wr.P(sentence) for sentence in summary.answer),
         *(wr.MarkdownBlock(text) for text in told),
@@ -151,4 +152,4 @@ def _literal(name: str) -> str:
 
 
 def _list(table: Table) -> str:
-    return "\n".join(f"- **{escape(row[0])}**: {escape(row[1])}" for row in table.rows)
+    return "\n".join(f"- **{escape_markdown(row[0])}**: {escape_markdown(row[1])}" for row in table.rows)

@@ -42,9 +42,7 @@ class Records(Checkpoint):
         self._random_state: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.folder.metrics_file.exists():
-            with self.folder.metrics_file.open(newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < trainer.current_epoch]
+        self.rows = [row for row in self.folder.epochs() if int(row["epoch"]) < trainer.current_epoch]
         if self._random_state is not None:
             torch.set_rng_state(self._random_state["cpu"])
             if torch.cuda.is_available() and self._random_state["cuda"]:
@@ -54,7 +52,7 @@ class Records(Checkpoint):
         if not trainer.is_global_zero:
             return
         self.rows.append(epoch_row(trainer, trainer.callback_metrics))
-        write_rows(self.folder.metrics_file, self.rows)
+        write_epochs(self.folder.metrics_file, self.rows)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and isinstance(pl_module, Classifier) and pl_module.evaluated is not None:
@@ -74,7 +72,7 @@ def epoch_row(trainer: Trainer, metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {"epoch": trainer.current_epoch, "step": trainer.global_step, **values}
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_epochs(path: Path, rows: list[dict[str, Any]]) -> None:
     """Replace metrics.csv, at once."""
     columns = list(dict.fromkeys([*FIRST_COLUMNS, *(key for row in rows for key in row)]))
     table = io.StringIO()

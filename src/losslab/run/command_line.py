@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import difflib
 import functools
 import importlib
 import inspect
@@ -24,11 +23,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import losslab.losses  # noqa: F401  classes are known by their short names once they are imported
 from losslab.data import ImageDataModule
-from losslab.errors import UserError
+from losslab.errors import UserError, did_you_mean
 from losslab.losses import ClassWeighting, Loss
 from losslab.models import Classifier
 from losslab.run.callbacks import CheckpointFiles
-from losslab.run.config import Config, merge_files
+from losslab.run.config import Config, class_name, merge_files
 from losslab.run.tracking import GuardedLogger
 
 _log = logging.getLogger("losslab")
@@ -133,7 +132,7 @@ class CommandLine(LightningCLI):
         try:
             return parse()
         except argparse.ArgumentError as error:
-            raise UserError(one_line(str(error), self.parser.get_defaults().keys())) from None
+            raise UserError(explain_parse_error(str(error), self.parser.get_defaults().keys())) from None
 
     def _plain(self, config: Namespace) -> Config:
         text = self.parser.dump(config, skip_none=False, skip_validation=True, format="json")
@@ -184,7 +183,7 @@ class CommandLine(LightningCLI):
                 parts.model.double()  # before a checkpoint is loaded: Lightning would load it into float32 first
             return Parts(trainer, parts.model, parts.data)
         except (ValueError, TypeError, ModuleNotFoundError, MisconfigurationException) as error:
-            raise UserError(one_line(str(error), ())) from error
+            raise UserError(explain_parse_error(str(error), ())) from error
 
 
 def option_value(tokens: Sequence[str], name: str) -> str | None:
@@ -225,7 +224,7 @@ def _complete_loggers(config: Namespace, arguments: Config) -> None:
                     logger.init_args[name] = value
 
 
-def one_line(message: str, options: Iterable[str]) -> str:
+def explain_parse_error(message: str, options: Iterable[str]) -> str:
     """What is wrong with a command line or an experiment file, and what may have been meant.
 
     Args:
@@ -234,25 +233,25 @@ def one_line(message: str, options: Iterable[str]) -> str:
     """
     if found := re.search(r"unrecognized arguments: (\S+)", message):
         option = found[1].partition("=")[0]
-        return f"unknown option {option}{_nearest(option.lstrip('-'), options, '--')}"
+        return f"unknown option {option}{did_you_mean(option.lstrip('-'), options, prefix='--')}"
     if found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", message):
-        return f"unknown key '{found[1]}.{found[2]}'{_nearest(f'{found[1]}.{found[2]}', options)}"
+        return f"unknown key '{found[1]}.{found[2]}'{did_you_mean(f'{found[1]}.{found[2]}', options)}"
     if found := re.search(r"the following arguments are required: (.+)", message):
         return f"missing: {found[1]}"
     if found := re.search(r"module '([^']+)' has no attribute '([^']+)'", message):
-        return f"unknown class '{found[1]}.{found[2]}'{_nearest(found[2], _public_names(found[1]))}"
+        return f"unknown class '{found[1]}.{found[2]}'{did_you_mean(found[2], _public_names(found[1]))}"
     if found := re.search(r"No module named '([^']+)'", message):
         return f"there is no module '{found[1]}' to take a class from; modules are looked for in this folder, too"
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
-        hint = _nearest(found[1], _class_names()) or "; write a class of one's own as my_module.MyClass"
+        hint = did_you_mean(found[1], _class_names(), "; write a class of one's own as my_module.MyClass")
         return f"unknown class '{found[1]}'{hint}"
     if found := re.search(r"Option '([^']+)' is not accepted(?:.*class_path='([^']+)')?", message):
         before = re.findall(r"given class_path '([^']+)'", message[: found.start()])
         owner = found[2] or (before[-1] if before else None)
         if owner is not None:
-            return f"{owner.rsplit('.', 1)[-1]} has no argument '{found[1]}'{_nearest(found[1], _arguments(owner))}"
+            return f"{class_name(owner)} has no argument '{found[1]}'{did_you_mean(found[1], _arguments(owner))}"
         key = found[1].removesuffix(".class_path")
-        return f"unknown key '{key}'{_nearest(key, {*options, *(option.split('.')[0] for option in options)})}"
+        return f"unknown key '{key}'{did_you_mean(key, {*options, *(option.split('.')[0] for option in options)})}"
     if found := re.search(r"^\s+- (?!Expected|Problem|Does not|Type)(.+)$", message, re.MULTILINE):
         return found[1]  # a constructor's own words
     if found := re.search(r'Parser key "([^"]+)":\s+Expected a typing.Literal\[([^\]]+)\]. Got value: (.*)', message):
@@ -272,12 +271,7 @@ def _path_to(position: int, message: str) -> str:
 
 
 def _plain(type_name: str) -> str:
-    return {"NoneType": "null"}.get(type_name, type_name.rsplit(".", 1)[-1].lower())
-
-
-def _nearest(name: str, candidates: Iterable[str], prefix: str = "") -> str:
-    near = difflib.get_close_matches(name, sorted(set(candidates)), n=1, cutoff=0.5)
-    return f"; did you mean {prefix}{near[0]}?" if near else ""
+    return {"NoneType": "null"}.get(type_name, class_name(type_name).lower())
 
 
 def _class_names() -> set[str]:

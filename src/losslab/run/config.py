@@ -1,6 +1,5 @@
 """A resolved configuration as plain values: what it identifies, and where two of them differ."""
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader
 
-from losslab.errors import UserError
+from losslab.errors import UserError, did_you_mean
 
 Config = dict[str, Any]
 
@@ -83,9 +82,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = get_loader("yaml")(path.read_text())
     except OSError as error:
         names = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        near = difflib.get_close_matches(str(path), names, 1, cutoff=0.5)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(f"cannot read {path}: {error.strerror}.{hint}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}{did_you_mean(str(path), names, '.')}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -141,7 +138,7 @@ def _overlay(below: dict[str, Any], above: dict[str, Any], source: str, notices:
 
 def _is_other_class(former: dict[str, Any], new: str | None) -> bool:
     known = former.get("class_path")
-    return known is not None and new is not None and _short(known) != _short(new)
+    return known is not None and new is not None and class_name(known) != class_name(new)
 
 
 def _make_way(merged: dict[str, Any], path: str, value: str, source: str, notices: list[str]) -> None:
@@ -168,10 +165,16 @@ def _note_dropped(former: dict[str, Any], key: str, new: str, source: str, notic
     dropped = ", ".join(former.get("init_args") or {})
     if dropped:
         notices.append(
-            f"{source} makes {key} a {_short(new)}: what was given to {_short(former['class_path'])} ({dropped}) "
+            f"{source} makes {key} a {class_name(new)}: what was given to {class_name(former)} ({dropped}) "
             "does not carry over."
         )
 
 
-def _short(class_path: str) -> str:
-    return class_path.rsplit(".", 1)[-1]
+def class_name(part: Any) -> str:
+    """The last part of an object's class path; "" where the configuration holds no object.
+
+    Args:
+        part: {"class_path": ...}, a class path, or anything else.
+    """
+    class_path = part.get("class_path", "") if isinstance(part, dict) else part if isinstance(part, str) else ""
+    return str(class_path).rsplit(".", 1)[-1]

@@ -13,9 +13,10 @@ from losslab.errors import UserError
 from losslab.run.callbacks import loading, require_same_config
 from losslab.run.command_line import CommandLine, option_value
 from losslab.run.config import differences
-from losslab.run.folder import RunFolder, find_run, say, study_name, write_predictions, write_whole
+from losslab.run.folder import RunFolder, find_run, study_name, write_predictions, write_whole, writing
 from losslab.run.provenance import git_state, note_test_read, require_same_data, utc_now
-from losslab.run.tracking import Summary, finish_trackers, tracker_arguments
+from losslab.run.terminal import say
+from losslab.run.tracking import TrackerSummary, finish_trackers, tracker_arguments
 
 Options = Sequence[tuple[str, str]]
 """Options of a command, as (name, help)."""
@@ -135,14 +136,12 @@ def evaluate_run(stage: Stage, trained: FinishedRun) -> tuple[Path, dict[str, fl
             getattr(trainer, stage)(model, verbose=False, **arguments)
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
-        try:
+        with writing(out):
             out.mkdir(exist_ok=True)
             write_predictions(out / "predictions.npz", model.evaluated)  # type: ignore[arg-type]
             record = {"at": utc_now(), "checkpoint": checkpoint.name, "data_name": data.data_name, **git_state()}
             write_whole(out / "metrics.json", json.dumps({**record, "metrics": metrics}, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {out}: {error.strerror}.") from None
-        finish_trackers(trainer, Summary(folder, out / "predictions.npz", data, "test"))
+        finish_trackers(trainer, TrackerSummary(folder, out / "predictions.npz", data, "test"))
     return out, metrics
 
 

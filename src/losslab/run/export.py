@@ -12,7 +12,7 @@ from losslab.errors import UserError
 from losslab.models import Classifier
 from losslab.run.callbacks import loading, read_checkpoint
 from losslab.run.evaluate import find_finished_run
-from losslab.run.folder import RunFolder, write_whole
+from losslab.run.folder import RunFolder, write_whole, writing
 from losslab.run.provenance import require_same_data, utc_now
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -62,15 +62,13 @@ def export_command(tokens: list[str]) -> None:
     content = _onnx(model, data)
     difference, changed, images = _compare(content, model, data)
     out = trained.output_folder("export")
-    try:
+    with writing(out):
         out.mkdir(exist_ok=True)
         write_whole(out / "model.onnx", content)
         write_whole(
             out / "README.md",
             _readme(model, data, trained.folder, trained.checkpoint, difference, changed, images),
         )
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}.") from None
     print(f"{images:,} validation images: largest difference of a logit to PyTorch {difference:.1e}, classes {changed}")
     print(f"Written to {out}/model.onnx, with a README.md")
 

@@ -16,10 +16,11 @@ from losslab.data import ImageDataModule
 from losslab.errors import TrainingError, UserError
 from losslab.run.callbacks import EpochCheckpoints, Interrupted, Interruption, Records, loading, require_same_config
 from losslab.run.command_line import CommandLine, Parts, option_value
-from losslab.run.config import Config, differences
-from losslab.run.folder import RUNS, RunFolder, find_run, new_run_path, say, write_predictions
-from losslab.run.provenance import provenance, require_same_data, utc_now
-from losslab.run.tracking import Summary, finish_trackers, tracker_arguments
+from losslab.run.config import Config, class_name, differences
+from losslab.run.folder import RUNS, RunFolder, find_run, new_run_path, write_predictions
+from losslab.run.provenance import new_manifest, require_same_data, utc_now
+from losslab.run.terminal import say
+from losslab.run.tracking import TrackerSummary, finish_trackers, tracker_arguments
 
 OPTIONS = (
     ("name", "The runs' folder under runs/; by default the experiment file's name."),
@@ -51,7 +52,7 @@ def fit_command(tokens: list[str]) -> None:
             return
         say(f"Continuing {folder.path}")
     path = folder.path if folder else new_run_path(name, config)
-    fitted = fit(command_line, folder or path, True, trackers=tracker_arguments(path, name, path.name, "fit"))
+    fitted = fit_run(command_line, folder or path, True, trackers=tracker_arguments(path, name, path.name, "fit"))
     finish_trackers(fitted.trainer, fitted.summary())
     metrics, seconds = fitted.metrics, fitted.folder.manifest().get("seconds", 0.0)
     say(
@@ -61,7 +62,7 @@ def fit_command(tokens: list[str]) -> None:
 
 
 def _name_of(experiment: str | None, config: Config) -> str:
-    return Path(experiment).stem if experiment else str(config["model"]["class_path"].rsplit(".", 1)[-1]).lower()
+    return Path(experiment).stem if experiment else class_name(config["model"]).lower()
 
 
 def _run_of_checkpoint(checkpoint: str, name: str) -> RunFolder:
@@ -88,12 +89,12 @@ class Fit(NamedTuple):
     interrupted_by: int | None
     """A signal that came too late to stop this fit, for whoever would begin another one."""
 
-    def summary(self) -> Summary:
+    def summary(self) -> TrackerSummary:
         """What trackers get in the end."""
-        return Summary(self.folder, self.folder.predictions_file, self.data, "val")
+        return TrackerSummary(self.folder, self.folder.predictions_file, self.data, "val")
 
 
-def fit(
+def fit_run(
     command_line: CommandLine,
     where: RunFolder | Path,
     progress: bool,
@@ -143,7 +144,7 @@ def fit(
             require_same_data(manifest, data, path)
         if last.is_file():
             require_same_config(last, config)
-        manifest = provenance(config, data) | manifest
+        manifest = new_manifest(config, data) | manifest
         manifest |= {"device": str(trainer.strategy.root_device), "status": "running"}
         if trainer.is_global_zero:
             folder.write_manifest(manifest)

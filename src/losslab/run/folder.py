@@ -1,5 +1,6 @@
 """A run's folder: its files, how it is made, and how it is found again."""
 
+import csv
 import datetime
 import fcntl
 import io
@@ -8,16 +9,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
 import yaml
-from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
 
 from losslab.errors import DISK_FAULTS, UserError
 from losslab.run.config import Config, config_hash, read_yaml
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RUNS = Path("runs")
 """Everything that a command writes lies here, under the folder in which it is called."""
@@ -60,11 +62,14 @@ class RunFolder:
 
     def manifest(self) -> dict[str, Any]:
         """The manifest, or {} where there is none or it is not whole."""
-        try:
-            content = json.loads(self.manifest_file.read_text())
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+        return read_record(self.manifest_file) or {}
+
+    def epochs(self) -> list[dict[str, str]]:
+        """The rows of metrics.csv, one an epoch; [] where there is none."""
+        if not self.metrics_file.is_file():
+            return []
+        with self.metrics_file.open(newline="") as file:
+            return list(csv.DictReader(file))
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace the manifest, at once."""
@@ -137,6 +142,24 @@ def find_run(where: str | Path, finished: bool) -> RunFolder:
     raise UserError(f"there is {what} in {where}. Runs are in: {others}. `losslab runs` lists them.")
 
 
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The mapping in a JSON file; None where there is no such file or it is not whole."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A context for writing `path`: turns an OSError into a UserError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}.") from None
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file under a temporary name and move it into place, so that it is never half there.
 
@@ -175,9 +198,3 @@ def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             f"{path} does not hold the logits and labels of a split: validate or test its run again"
         ) from error
-
-
-@rank_zero_only
-def say(text: str) -> None:
-    """Print, in the first process."""
-    print(text)

@@ -18,7 +18,7 @@ from losslab.data import EvaluationBatches, ImageDataModule, LabelledImages
 from losslab.errors import UserError
 from losslab.run.callbacks import loading
 from losslab.run.evaluate import evaluate_command, find_finished_run
-from losslab.run.folder import write_whole
+from losslab.run.folder import write_whole, writing
 from losslab.run.provenance import utc_now
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -91,13 +91,11 @@ def predict_pictures(where: Sequence[Path], tokens: Sequence[str]) -> tuple[Path
     ]
     record = {"at": utc_now(), "run": str(trained.folder.path), "checkpoint": trained.checkpoint.name}
     out = trained.output_folder("predict")
-    try:
+    with writing(out):
         out.mkdir(exist_ok=True)
         write_whole(out / "pictures.csv", _table(rows))
         content = {**record, "pictures": rows, "unreadable": unreadable}
         write_whole(out / "pictures.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}.") from None
     return out, len(files), len(unreadable)
 
 

@@ -20,7 +20,7 @@ _log = logging.getLogger("losslab")
 PACKAGES = ("losslab", "torch", "lightning", "torchmetrics", "optuna", "jsonargparse", "numpy", "scikit-learn")
 
 
-def provenance(config: Config, data: ImageDataModule) -> dict[str, Any]:
+def new_manifest(config: Config, data: ImageDataModule) -> dict[str, Any]:
     """What a manifest records before training starts.
 
     Returns:

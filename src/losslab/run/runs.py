@@ -1,16 +1,13 @@
 """`losslab runs`: what has been run, with its headline numbers."""
 
 import argparse
-import csv
-import json
 from pathlib import Path
 from typing import Any
 
 from losslab.errors import UserError
-from losslab.run.config import Config
-from losslab.run.folder import RUNS, RunFolder
+from losslab.run.config import Config, class_name
+from losslab.run.folder import RUNS, RunFolder, read_record
 from losslab.run.terminal import console, dense_table
-from losslab.study.results import read_results, unreadable_results
 
 COLUMNS = ("run", "status", "data", "model", "loss", "epochs", "val acc", "val F1", "test acc", "seconds")
 
@@ -31,8 +28,10 @@ def runs_command(tokens: list[str]) -> None:
             table.add_row(*_row(folder))
         out.print(table)
     for study in studies:
-        out.print(f"study {study}: {len(read_results(study))} results", highlight=False)
-        for path in unreadable_results(study):
+        files = sorted(study.glob("results/*/*.json"))
+        unreadable = [path for path in files if "metrics" not in (read_record(path) or {})]
+        out.print(f"study {study}: {len(files) - len(unreadable)} results", highlight=False)
+        for path in unreadable:
             out.print(f"  unreadable, left out: {path}", highlight=False, soft_wrap=True)
 
 
@@ -49,13 +48,13 @@ def _row(folder: RunFolder) -> list[str]:
 
 
 def _cells(folder: RunFolder, config: Config, manifest: dict[str, Any]) -> list[str]:
-    last = _last_row(folder.metrics_file)
+    last = (folder.epochs() or [{}])[-1]
     return [
         str(folder.path),
         str(manifest.get("status", "unreadable manifest")),
         str(manifest.get("data_name", "")),
-        _short(config.get("model")),
-        _short(((config.get("model") or {}).get("init_args") or {}).get("loss")),
+        class_name(config.get("model")),
+        class_name(((config.get("model") or {}).get("init_args") or {}).get("loss")),
         str(int(last["epoch"]) + 1) if last else "0",
         _number(last.get("val/acc")),
         _number(last.get("val/f1/macro")),
@@ -64,24 +63,12 @@ def _cells(folder: RunFolder, config: Config, manifest: dict[str, Any]) -> list[
     ]
 
 
-def _short(part: Any) -> str:
-    return str(part["class_path"]).rsplit(".", 1)[-1] if isinstance(part, dict) and "class_path" in part else ""
-
-
 def _number(value: Any) -> str:
     return f"{float(value):.4f}" if value not in (None, "") else ""
 
 
-def _last_row(metrics_file: Path) -> dict[str, str]:
-    if not metrics_file.is_file():
-        return {}
-    with metrics_file.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return rows[-1] if rows else {}
-
-
 def _test_accuracy(run: Path) -> float | None:
     try:
-        return json.loads((run / "test" / "metrics.json").read_text())["metrics"]["test/acc"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return (read_record(run / "test" / "metrics.json") or {})["metrics"]["test/acc"]
+    except (KeyError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""Where tables are printed: a console, and a table as dense as they come."""
+"""The terminal: text of the first process, tables."""
 
 from rich import box
 from rich.console import Console
@@ -20,3 +20,10 @@ def dense_table(*columns: str, title: str | None = None) -> Table:
     for column in columns:
         table.add_column(column, no_wrap=True)
     return table
+
+
+def say(text: str) -> None:
+    """Print `text`, in the first process of a training only."""
+    from lightning.pytorch.utilities import rank_zero_only  # imported here: `losslab runs` needs no Lightning
+
+    rank_zero_only(print)(text)

@@ -16,7 +16,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from losslab.data import ImageDataModule
-from losslab.run.config import SEED, Config, config_hash, values_with_effect
+from losslab.metrics import find_mistakes
+from losslab.run.config import SEED, Config, class_name, config_hash, values_with_effect
 from losslab.run.folder import RunFolder, read_predictions
 
 _log = logging.getLogger("losslab")
@@ -129,8 +130,8 @@ def run_config(config: Config, manifest: dict[str, Any]) -> dict[str, Any]:
         arguments = (model.get(part) or {}).get("init_args") or {}
         short |= {name: value for name, value in arguments.items() if isinstance(value, int | float)}
     short |= {
-        "loss": _class_name(model.get("loss")) or "CrossEntropyLoss",
-        "architecture": _class_name(config["model"]),
+        "loss": class_name(model.get("loss")) or "CrossEntropyLoss",
+        "architecture": class_name(config["model"]),
         "seed": config[SEED],
         "data_name": manifest.get("data_name"),
         "setting_hash": config_hash(config, with_seed=False)[:12],
@@ -139,7 +140,7 @@ def run_config(config: Config, manifest: dict[str, Any]) -> dict[str, Any]:
     return flat | short | hashes
 
 
-class Summary(NamedTuple):
+class TrackerSummary(NamedTuple):
     """What is told of a finished run: its folder, and the split that it was evaluated on.
 
     Args:
@@ -155,7 +156,7 @@ class Summary(NamedTuple):
     split: str
 
 
-def log_summary(run: Any, summary: Summary) -> None:
+def log_summary(run: Any, summary: TrackerSummary) -> None:
     """Log a run's configuration, per-class table, confusion matrix and most confident mistakes to W&B's `run`."""
     import wandb
 
@@ -176,16 +177,12 @@ def log_summary(run: Any, summary: Summary) -> None:
             title="validation" if split == "val" else split,
         ),
     }
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    confidence = shifted.max(axis=1) / shifted.sum(axis=1)
-    wrong = np.flatnonzero(called != labels)
-    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_IMAGES]
     content[MISCLASSIFIED] = [
         wandb.Image(
-            np.moveaxis(images[i].numpy(), 0, -1).squeeze(),
-            caption=f"{names[labels[i]]} called {names[called[i]]}, {confidence[i]:.0%}",
+            np.moveaxis(images[mistake.image].numpy(), 0, -1).squeeze(),
+            caption=f"{names[mistake.true]} called {names[mistake.predicted]}, {mistake.confidence:.0%}",
         )
-        for i in worst.tolist()
+        for mistake in find_mistakes(logits[None], labels)[:MOST_IMAGES]
     ]
     run.log(content)
 
@@ -196,10 +193,6 @@ def _per_class(called: np.ndarray, labels: np.ndarray, names: list[str]) -> Iter
     measured = precision_recall_fscore_support(labels, called, labels=range(len(names)), zero_division=0)
     for name, precision, recall, f1, support in zip(names, *measured, strict=True):
         yield [name, float(precision), float(recall), float(f1), int(support)]
-
-
-def _class_name(part: Any) -> str:
-    return str(part["class_path"]).rsplit(".", 1)[-1] if isinstance(part, dict) and "class_path" in part else ""
 
 
 def tracker_arguments(folder: Path, group: str, name: str, job_type: str) -> dict[str, Any]:
@@ -229,7 +222,7 @@ def wandb_has_key() -> bool:
     return file.is_file() and "wandb" in file.read_text(errors="ignore")
 
 
-def finish_trackers(trainer: Trainer, summary: Summary | None = None) -> None:
+def finish_trackers(trainer: Trainer, summary: TrackerSummary | None = None) -> None:
     """Close what stays open after a fit or a test: Lightning leaves W&B's run to the process's end.
 
     Args:
@@ -241,7 +234,7 @@ def finish_trackers(trainer: Trainer, summary: Summary | None = None) -> None:
             logger.call(functools.partial(_finish, logger.guarded, summary))
 
 
-def _finish(logger: WandbLogger, summary: Summary | None) -> None:
+def _finish(logger: WandbLogger, summary: TrackerSummary | None) -> None:
     if summary is not None:
         log_summary(logger.experiment, summary)
     logger.experiment.finish()

@@ -1,1 +1,62 @@
-"""What a study is: its file, its settings, its results."""
+"""What a study is: its file, its settings and its results. Knows nothing of reports, and does not run anything.
+
+study_file: a study's YAML file: what is varied, measured and compared
+setting: one combination of what is varied, and the configuration that it stands for
+results: one file for each setting and seed, written once; grouped by setting
+"""
+
+from losslab.study.results import (
+    GROUPS,
+    Result,
+    SettingResults,
+    class_groups,
+    group_by_setting,
+    group_keys,
+    percent,
+    read_result,
+    read_results,
+    result_path,
+    with_group_metrics,
+    write_result,
+)
+from losslab.study.setting import (
+    Setting,
+    configure,
+    corner_settings,
+    grid_settings,
+    optuna_parameters,
+    setting_from_parameters,
+    short_names,
+    suggest_setting,
+    tuning_extensions,
+)
+from losslab.study.study_file import StudyFile, make_pruner, make_sampler, read_declared, read_study
+
+__all__ = [
+    "GROUPS",
+    "Result",
+    "Setting",
+    "SettingResults",
+    "StudyFile",
+    "class_groups",
+    "configure",
+    "corner_settings",
+    "grid_settings",
+    "group_by_setting",
+    "group_keys",
+    "make_pruner",
+    "make_sampler",
+    "optuna_parameters",
+    "percent",
+    "read_declared",
+    "read_result",
+    "read_results",
+    "read_study",
+    "result_path",
+    "setting_from_parameters",
+    "short_names",
+    "suggest_setting",
+    "tuning_extensions",
+    "with_group_metrics",
+    "write_result",
+]

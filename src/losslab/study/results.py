@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from losslab.run import read_record
+
 Result = dict[str, Any]
 """setting (arm, values), label, setting_hash, seed, metrics (by key, after the last epoch), data_name, seconds, ..."""
 
@@ -25,11 +27,8 @@ def result_path(study_folder: Path, setting_hash: str, seed: int) -> Path:
 
 def read_result(path: Path) -> Result | None:
     """The result, or None where there is none or the file is not whole."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) and content.keys() >= NEEDED else None
+    content = read_record(path)
+    return content if content is not None and content.keys() >= NEEDED else None
 
 
 def write_result(path: Path, result: Result) -> bool:
@@ -69,17 +68,8 @@ def _write_without_links(path: Path, staging: Path) -> bool:
 
 def read_results(study_folder: Path) -> list[Result]:
     """All whole results of a study, ordered by setting and seed."""
-    found = (read_result(path) for path in _result_files(study_folder))
+    found = (read_result(path) for path in sorted(study_folder.glob("results/*/*.json")))
     return sorted((r for r in found if r is not None), key=lambda r: (r["order"], r["label"], r["seed"]))
-
-
-def unreadable_results(study_folder: Path) -> list[Path]:
-    """The result files of a study that are not whole; the study trains them again."""
-    return [path for path in _result_files(study_folder) if read_result(path) is None]
-
-
-def _result_files(study_folder: Path) -> list[Path]:
-    return sorted(study_folder.glob("results/*/*.json"))
 
 
 @dataclass

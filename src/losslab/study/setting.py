@@ -9,8 +9,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial
 
-from losslab.run.command_line import CommandLine
-from losslab.run.config import Config, config_hash, set_value
+from losslab.run import CommandLine, Config, config_hash, set_value
 from losslab.study.study_file import StudyFile
 
 
@@ -69,18 +68,18 @@ def _end(distribution: BaseDistribution, end: int) -> Any:
     return (distribution.low, distribution.high)[end]
 
 
-def parameters(setting: Setting) -> dict[str, Any]:
+def optuna_parameters(setting: Setting) -> dict[str, Any]:
     """The setting as Optuna's parameters."""
     return {"arm": setting.arm, **setting.values}
 
 
-def setting_of(params: dict[str, Any]) -> Setting:
+def setting_from_parameters(params: dict[str, Any]) -> Setting:
     """The setting that Optuna's parameters stand for."""
     arm = params["arm"]
     return Setting(arm, {name.removeprefix(f"{arm}: "): value for name, value in params.items() if name != "arm"})
 
 
-def extensions(study: StudyFile, finished: Sequence[FrozenTrial], known: Sequence[FrozenTrial]) -> list[Setting]:
+def tuning_extensions(study: StudyFile, finished: Sequence[FrozenTrial], known: Sequence[FrozenTrial]) -> list[Setting]:
     """The settings to try next, beyond the end of `tune`'s list: one for each candidate whose best value is there.
 
     Args:
@@ -100,7 +99,7 @@ def extensions(study: StudyFile, finished: Sequence[FrozenTrial], known: Sequenc
         tried = [other.params[path] for other in known if path in other.params and _untuned(other, path) == candidate]
         value = next_value(values, tried, trial.params[path])
         if value is not None:
-            setting = setting_of(trial.params)
+            setting = setting_from_parameters(trial.params)
             found.append(Setting(setting.arm, {**setting.values, path: value}))
     return found
 
@@ -110,7 +109,7 @@ def _untuned(trial: FrozenTrial, path: str) -> str:
     return repr(sorted((name, value) for name, value in trial.params.items() if name != path))
 
 
-def suggest(study: StudyFile, trial: Trial) -> Setting:
+def suggest_setting(study: StudyFile, trial: Trial) -> Setting:
     """Ask the trial for a setting: first the arm, then the values that this arm has."""
     arm = trial.suggest_categorical("arm", list(study.arms))
     if not study.is_search:

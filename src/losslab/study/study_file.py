@@ -14,8 +14,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from losslab.errors import UserError
-from losslab.run.command_line import one_line
-from losslab.run.config import read_yaml
+from losslab.run import explain_parse_error, read_yaml
 from losslab.study.results import Result, SettingResults, class_groups
 
 DECLARED = ("seeds", "monitor", "direction", "baseline", "family", "storage", "tune")
@@ -167,7 +166,9 @@ def read_study(path: Path, changes: dict[str, Any]) -> StudyFile:
         parsed = parser.parse_object({key: value for key, value in content.items() if key not in plain})
         objects = parser.instantiate_classes(parsed)
     except (argparse.ArgumentError, ValueError) as error:
-        raise UserError(f"{path}: {one_line(str(error), [*parser.get_defaults().keys(), *map(str, plain)])}") from None
+        raise UserError(
+            f"{path}: {explain_parse_error(str(error), [*parser.get_defaults().keys(), *map(str, plain)])}"
+        ) from None
     study = StudyFile(**objects.as_dict(), arms=content.get("arms", {}), grid=content.get("grid") or {})
     if "experiment" not in changes:
         study.experiment = str(path.parent / study.experiment)
@@ -244,11 +245,11 @@ def _check(study: StudyFile, path: Path) -> None:
         )
 
 
-def sampler_of(study: StudyFile) -> BaseSampler:
+def make_sampler(study: StudyFile) -> BaseSampler:
     """The study's sampler."""
     return study.sampler or optuna.samplers.TPESampler(seed=0)
 
 
-def pruner_of(study: StudyFile) -> BasePruner:
+def make_pruner(study: StudyFile) -> BasePruner:
     """The study's pruner; Optuna's own default would prune unasked."""
     return study.pruner or optuna.pruners.NopPruner()

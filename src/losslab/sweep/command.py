@@ -1,6 +1,5 @@
 """`losslab sweep`: check everything, say what it will take, run, and show what came out."""
 
-import difflib
 import json
 import os
 import shlex
@@ -9,17 +8,20 @@ from pathlib import Path
 import yaml
 
 from losslab.data import ImageDataModule
-from losslab.errors import UserError
+from losslab.errors import UserError, did_you_mean
 from losslab.metrics import metric_keys
-from losslab.report.command import write_report
-from losslab.report.summary import Summary, summarise_folder
-from losslab.report.tables import show_summary
-from losslab.run.command_line import CommandLine, OptionParser
-from losslab.run.config import SEED, Config, differences, read_yaml
-from losslab.run.folder import RUNS, study_name, write_whole
-from losslab.study.results import group_keys, read_results
-from losslab.study.setting import Setting, configure, corner_settings, grid_settings
-from losslab.study.study_file import StudyFile, read_study
+from losslab.report import Summary, show_summary, summarise_folder, write_report
+from losslab.run import RUNS, SEED, CommandLine, Config, OptionParser, differences, read_yaml, study_name, write_whole
+from losslab.study import (
+    Setting,
+    StudyFile,
+    configure,
+    corner_settings,
+    grid_settings,
+    group_keys,
+    read_results,
+    read_study,
+)
 from losslab.sweep.display import Display
 from losslab.sweep.storage import shown
 from losslab.sweep.study import Study
@@ -170,8 +172,7 @@ def _check_settings(study: StudyFile, command_line: CommandLine, base: Config) -
     known = [f"val/{key}" for key in ("loss", *metric_keys(data.class_names), *groups)]
     for key in (study.monitor, *study.family):
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            raise UserError(f"there is no metric {key!r}{f'; did you mean {near[0]}?' if near else ''}")
+            raise UserError(f"there is no metric {key!r}{did_you_mean(key, known)}")
     return data, largest
 
 

@@ -13,26 +13,45 @@ import yaml
 from filelock import FileLock
 
 from losslab.errors import UserError
-from losslab.report.command import write_report
-from losslab.report.summary import (
-    CONFIRM,
-    TEST,
+from losslab.report import (
+    CONFIRM_FOLDER,
+    TEST_FOLDER,
     Summary,
     confirmation_folders,
     is_over,
     read_confirmation,
+    read_trials,
+    show_summary,
     summarise_folder,
+    write_report,
 )
-from losslab.report.tables import show_summary
-from losslab.report.trials import read_trials
-from losslab.run.command_line import CommandLine, OptionParser
-from losslab.run.config import SEED, Config, config_hash, read_yaml
-from losslab.run.evaluate import FinishedRun, evaluate_run
-from losslab.run.folder import RUNS, RunFolder, study_name, write_whole
-from losslab.run.provenance import earlier_reads, utc_now
-from losslab.study.results import SettingResults, read_result, read_results, result_path, write_result
-from losslab.study.setting import Setting, configure
-from losslab.study.study_file import read_declared, read_study
+from losslab.run import (
+    RUNS,
+    SEED,
+    CommandLine,
+    Config,
+    FinishedRun,
+    OptionParser,
+    RunFolder,
+    config_hash,
+    earlier_reads,
+    evaluate_run,
+    read_yaml,
+    study_name,
+    utc_now,
+    write_whole,
+)
+from losslab.study import (
+    Setting,
+    SettingResults,
+    configure,
+    read_declared,
+    read_result,
+    read_results,
+    read_study,
+    result_path,
+    write_result,
+)
 from losslab.sweep.command import population, run_study, without
 from losslab.sweep.ownership import spent
 from losslab.sweep.training import checkpoint_folders, drop_checkpoints
@@ -113,7 +132,7 @@ def _study_folder(given: Path) -> Path:
     if not given.resolve().is_relative_to(root):
         raise UserError(f"{given} is not in {RUNS}/ of the current folder: call confirm where the sweep was called.")
     folder = RUNS / given.resolve().relative_to(root)
-    if folder.name.startswith(CONFIRM) and (folder / "study.yaml").is_file():
+    if folder.name.startswith(CONFIRM_FOLDER) and (folder / "study.yaml").is_file():
         raise UserError(f"{folder} is a confirmation itself; {folder.parent} can be confirmed once more, with --again.")
     return folder
 
@@ -192,7 +211,7 @@ def _write_files(
                 f"{', '.join(last['arms'])}. The same --top and --seeds go on or show it. --again confirms anew, and "
                 "the page tells of it."
             )
-    confirm = folder / (CONFIRM if not earlier else f"{CONFIRM}-{len(earlier) + 1}")
+    confirm = folder / (CONFIRM_FOLDER if not earlier else f"{CONFIRM_FOLDER}-{len(earlier) + 1}")
     first = max(used) + 1
     content: Config = {key: record["study"][key] for key in KEPT_KEYS if key in record["study"]}
     content |= {
@@ -221,7 +240,7 @@ def unread_hashes(confirm: Path, configs: dict[str, Config], seeds: list[int]) -
         config_hash({**config, SEED: seed})
         for setting_hash, config in configs.items()
         for seed in seeds
-        if read_result(result_path(confirm / TEST, setting_hash, seed)) is None
+        if read_result(result_path(confirm / TEST_FOLDER, setting_hash, seed)) is None
     }
 
 
@@ -239,7 +258,7 @@ def read_test_images(confirm: Path, command_line: CommandLine, configs: dict[str
         unread = [
             (result, path)
             for result in read_results(confirm)
-            if read_result(path := result_path(confirm / TEST, result["setting_hash"], result["seed"])) is None
+            if read_result(path := result_path(confirm / TEST_FOLDER, result["setting_hash"], result["seed"])) is None
         ]
         if unread:
             print(f"Reading the test images for {len(unread)} runs.")

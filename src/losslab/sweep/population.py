@@ -14,8 +14,7 @@ from losslab.data import EvaluationBatches, ImageDataModule
 from losslab.metrics import classification_metrics
 from losslab.models import Classifier, NonFiniteLossError
 from losslab.models.classifier import require_finite
-from losslab.run.command_line import Parts
-from losslab.run.config import SEED, Config
+from losslab.run import SEED, Config, Parts
 
 
 class Population(LightningModule):

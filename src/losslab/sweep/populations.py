@@ -12,13 +12,22 @@ from lightning.pytorch.callbacks import Checkpoint
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 
-from losslab.run.callbacks import Interrupted, Interruption, epoch_row, write_rows
-from losslab.run.command_line import CommandLine, Parts
-from losslab.run.config import Config
-from losslab.run.folder import RunFolder, write_predictions
-from losslab.run.provenance import provenance, utc_now
-from losslab.run.tracking import Summary, finish_trackers
-from losslab.study.results import Result, read_result
+from losslab.run import (
+    CommandLine,
+    Config,
+    Interrupted,
+    Interruption,
+    Parts,
+    RunFolder,
+    TrackerSummary,
+    epoch_row,
+    finish_trackers,
+    new_manifest,
+    utc_now,
+    write_epochs,
+    write_predictions,
+)
+from losslab.study import Result, read_result
 from losslab.sweep.display import Display
 from losslab.sweep.ownership import LeaseLostError
 from losslab.sweep.population import Population, PopulationData, shared_model_key
@@ -93,7 +102,7 @@ class MemberRecords(Checkpoint):
         for k, folder in enumerate(self._folders):
             if k not in pl_module.stopped:
                 self.rows[k].append(epoch_row(trainer, pl_module.metrics[k]))
-                write_rows(folder.metrics_file, self.rows[k])
+                write_epochs(folder.metrics_file, self.rows[k])
         for trial, speaker, members in self._prunable:
             if speaker in pl_module.stopped:
                 continue
@@ -132,7 +141,7 @@ def train_population(
         folder = RunFolder.create(training.run_path, config)
         device = {"device": str(built.trainer.strategy.root_device), "status": "running"}
         population_place = {"population": {"size": len(members), "place": place}}
-        folder.write_manifest(provenance(config, data) | device | population_place)
+        folder.write_manifest(new_manifest(config, data) | device | population_place)
         folders.append(folder)
     population = Population([member.built.model for member in members])  # type: ignore[misc]
     records, interruption = MemberRecords(folders, prunable, monitor), Interruption(None)
@@ -157,7 +166,7 @@ def train_population(
         for row in records.rows[k]:
             for logger in built.trainer.loggers:
                 logger.log_metrics({key: float(value) for key, value in row.items()}, int(row["step"]))
-        finish_trackers(built.trainer, Summary(folder, folder.predictions_file, data, "val"))
+        finish_trackers(built.trainer, TrackerSummary(folder, folder.predictions_file, data, "val"))
     if interruption.received is not None:
         raise Interrupted(interruption.received)
     return outcomes

@@ -20,10 +20,16 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 
 from losslab.errors import UserError
-from losslab.run.callbacks import stopping_at_once
-from losslab.run.folder import study_name
-from losslab.study.setting import Setting, grid_settings, parameters, setting_of
-from losslab.study.study_file import StudyFile, pruner_of, sampler_of
+from losslab.run import stopping_at_once, study_name
+from losslab.study import (
+    Setting,
+    StudyFile,
+    grid_settings,
+    make_pruner,
+    make_sampler,
+    optuna_parameters,
+    setting_from_parameters,
+)
 
 PATIENCE_SECONDS = 600.0
 """How long a database may be away."""
@@ -262,8 +268,8 @@ def open_study(study: StudyFile, folder: Path, wait: bool = False) -> tuple[optu
             study_name=study_name(folder),
             storage=storage,
             direction=study.direction,
-            sampler=sampler_of(study),
-            pruner=pruner_of(study),
+            sampler=make_sampler(study),
+            pruner=make_pruner(study),
             load_if_exists=True,
         )
     except Exception as error:  # of Optuna or of the database's driver: whichever it is, the study cannot begin
@@ -282,7 +288,7 @@ def queue(study: optuna.Study, settings: Iterable[Setting]) -> None:
     known = queued_settings(study)
     for setting in settings:
         if setting not in known:
-            study.enqueue_trial(parameters(setting), {"queued": parameters(setting)})
+            study.enqueue_trial(optuna_parameters(setting), {"queued": optuna_parameters(setting)})
 
 
 def queued_settings(study: optuna.Study) -> list[Setting]:
@@ -290,6 +296,6 @@ def queued_settings(study: optuna.Study) -> list[Setting]:
     found: list[Setting] = []
     for trial in study.get_trials(deepcopy=False):
         mark = trial.user_attrs.get("queued")
-        if mark is not None and setting_of(mark) not in found:
-            found.append(setting_of(mark))
+        if mark is not None and setting_from_parameters(mark) not in found:
+            found.append(setting_from_parameters(mark))
     return found

@@ -12,11 +12,17 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from losslab.errors import UserError
-from losslab.run.command_line import CommandLine
-from losslab.run.config import Config
-from losslab.study.results import read_result
-from losslab.study.setting import Setting, configure, extensions, grid_settings, setting_of, suggest
-from losslab.study.study_file import StudyFile
+from losslab.run import CommandLine, Config
+from losslab.study import (
+    Setting,
+    StudyFile,
+    configure,
+    grid_settings,
+    read_result,
+    setting_from_parameters,
+    suggest_setting,
+    tuning_extensions,
+)
 from losslab.sweep.display import Display
 from losslab.sweep.ownership import (
     LEASE_SECONDS,
@@ -102,7 +108,7 @@ class Study:
         with self._lock:
             take_up_lost(self.optuna, self._lease)
             if self.file.tune and not self._trials(TrialState.WAITING, TrialState.RUNNING):
-                queue(self.optuna, extensions(self.file, self._trials(TrialState.COMPLETE), self._trials()))
+                queue(self.optuna, tuning_extensions(self.file, self._trials(TrialState.COMPLETE), self._trials()))
             while len(trials) < most and self._left():
                 trial = self.optuna.ask()
                 self._lease.take(trial)
@@ -141,7 +147,7 @@ class Study:
         return waits_for_another(others, trial, self._lease)
 
     def _training(self, trial: Trial, seed: int) -> Training:
-        setting = suggest(self.file, trial)
+        setting = suggest_setting(self.file, trial)
         setting_hash = configure(self.command_line, self.file, self.base, setting, seed)
         if trial.user_attrs.get("setting_hash") != setting_hash:
             trial.set_user_attr("setting_hash", setting_hash)
@@ -155,7 +161,7 @@ class Study:
 
     def _run_trial(self, trial: Trial, failures: Failures, display: Display) -> None:
         """Train one setting at every seed, and tell Optuna the mean, or why there is none."""
-        label = self._label(suggest(self.file, trial))
+        label = self._label(suggest_setting(self.file, trial))
         try:
             self._train_and_tell(trial, label, failures, display)
         except (LeaseLostError, UpdateFinishedTrialError):
@@ -236,14 +242,14 @@ class Study:
         """Let the display name the best setting so far, and return its trial."""
         best = self.best()
         if best is not None:
-            display.best = f"{best.value:.4f} ({self._label(setting_of(best.params))})"
+            display.best = f"{best.value:.4f} ({self._label(setting_from_parameters(best.params))})"
         display.total = self.total_trainings()
         return best
 
     def failures(self) -> list[tuple[str, str]]:
         """Label and reason of each failed setting."""
         failed = [trial for trial in self._trials(TrialState.FAIL) if "failure" in trial.user_attrs]
-        return [(self._label(setting_of(trial.params)), trial.user_attrs["failure"]) for trial in failed]
+        return [(self._label(setting_from_parameters(trial.params)), trial.user_attrs["failure"]) for trial in failed]
 
     def _keep_best(self, display: Display) -> None:
         # Listed first: what another process begins after that is not among them.

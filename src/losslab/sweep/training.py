@@ -8,15 +8,18 @@ from typing import Any, NamedTuple
 import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from losslab.run.callbacks import Interrupted
-from losslab.run.command_line import CommandLine
-from losslab.run.config import Config
-from losslab.run.fit import fit
-from losslab.run.folder import RunFolder, study_name
-from losslab.run.provenance import git_state
-from losslab.run.tracking import finish_trackers, tracker_arguments
-from losslab.study.results import Result, read_result, result_path, write_result
-from losslab.study.setting import Setting
+from losslab.run import (
+    CommandLine,
+    Config,
+    Interrupted,
+    RunFolder,
+    finish_trackers,
+    fit_run,
+    git_state,
+    study_name,
+    tracker_arguments,
+)
+from losslab.study import Result, Setting, read_result, result_path, write_result
 
 
 class Training(NamedTuple):
@@ -115,7 +118,7 @@ def train(command_line: CommandLine, training: Training, callbacks: list[Callbac
         callbacks: added to the Trainer's.
     """
     training.remove_remains()
-    fitted = fit(command_line, training.run_path, False, callbacks, training.tracker_arguments())
+    fitted = fit_run(command_line, training.run_path, False, callbacks, training.tracker_arguments())
     result = training.write_result(fitted.metrics)
     finish_trackers(fitted.trainer, fitted.summary())
     if fitted.interrupted_by is not None:

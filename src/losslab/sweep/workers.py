@@ -13,8 +13,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from losslab.errors import UserError
-from losslab.run.callbacks import Interrupted
-from losslab.study.results import read_results
+from losslab.run import Interrupted
+from losslab.study import read_results
 from losslab.sweep.display import Display
 from losslab.sweep.study import Study
 
