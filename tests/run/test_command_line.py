@@ -90,7 +90,7 @@ def test_unknown_commands_and_files_name_the_nearest(
     assert main(["fitt"]) == 2
     assert "did you mean fit?" in capsys.readouterr().err
     assert main(["fit", "--config", "cn.yaml"]) == 2
-    assert "cannot read cn.yaml: No such file or directory. Did you mean cnn.yaml?" in capsys.readouterr().err
+    assert "cannot read cn.yaml: No such file or directory; did you mean cnn.yaml?" in capsys.readouterr().err
     assert main(["fit"]) == 2
     assert "no model is given" in capsys.readouterr().err
     for command in ("test", "validate", "predict"):

@@ -396,7 +396,7 @@ MISTAKES = {
     ("--model", "CNN", "--data", "MNISTDataModul"): "unknown class 'MNISTDataModul'; did you mean MNISTDataModule?",
     ("--model", "nowhere.Net"): "there is no module 'nowhere' to take a class from",
     ("--model", "summary_model.Linea"): "unknown class 'summary_model.Linea'; did you mean Linear?",
-    ("--config", "cn.yaml"): "cannot read cn.yaml: No such file or directory. Did you mean cnn.yaml?",
+    ("--config", "cn.yaml"): "cannot read cn.yaml: No such file or directory; did you mean cnn.yaml?",
     ("--config", "cnn.yaml", "--run", "runs/cnn"): "unknown option --run",
     ("--model", "summary_model.Linear", "--model.width", "783"): (
         "Linear cannot take an image of 1x28x28: addmm: mat1 and mat2 shapes cannot be multiplied (1x784 and 783x10)"

@@ -352,7 +352,7 @@ def test_the_shipped_studies_run(name: str, repository: Path) -> None:
         (("gamma: 0}", "gamma: 7}"), "baseline must give"),
         (("val/f1/macro]", "val/f1/macr]"), "there is no metric 'val/f1/macr'; did you mean val/f1/macro?"),
         (("seeds: [0, 1]", "seeds: [0, 1]\nstorage: nonsense"), "the study's storage cannot be opened"),
-        (("tiny.yaml", "tinny.yaml"), "cannot read tinny.yaml: No such file or directory. Did you mean tiny.yaml?"),
+        (("tiny.yaml", "tinny.yaml"), "cannot read tinny.yaml: No such file or directory; did you mean tiny.yaml?"),
     ],
 )
 def test_a_wrong_study_file_is_told_before_the_first_trial(

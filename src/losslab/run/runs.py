@@ -29,7 +29,7 @@ def runs_command(tokens: list[str]) -> None:
         out.print(table)
     for study in studies:
         files = sorted(study.glob("results/*/*.json"))
-        unreadable = [path for path in files if "metrics" not in (read_record(path) or {})]
+        unreadable = [path for path in files if not {"seed", "metrics"} <= (read_record(path) or {}).keys()]
         out.print(f"study {study}: {len(files) - len(unreadable)} results", highlight=False)
         for path in unreadable:
             out.print(f"  unreadable, left out: {path}", highlight=False, soft_wrap=True)
