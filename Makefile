@@ -13,10 +13,10 @@ OPTIONS = $(if $(DATA),--data.root $(DATA)) $(ARGS)
 SWEEP = $(OPTIONS) $(if $(WORKERS),--workers $(WORKERS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fit sweep-gamma sweep-architecture results results-gamma results-losses results-course results-networks results-unlimited results-from-scratch report runs test test-fast test-slow bench lint format clean
+.PHONY: help setup fit sweep-gamma sweep-architecture results report runs test test-fast test-slow bench lint format clean
 
 help:  ## list the commands
-	@awk 'BEGIN {FS = ":.*  ## "} /^[a-z-]+:.*  ## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*  ## "} /^[a-z%-]+:.*  ## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  EXPERIMENT=experiments/mlp.yaml  DATA=folder that holds MNIST/raw/  ARGS='--trainer.max_epochs 1'"
 	@echo "  NAME=run  STUDY=gamma  WORKERS=4"
 
@@ -39,46 +39,10 @@ sweep-architecture: setup  ## search over four networks, gamma and the learning 
 	$(BIN)/losslab sweep --config sweeps/architecture.yaml $(SWEEP)
 
 results: setup  ## write experiments/RESULTS.md and the README's table again from the kept records
-	$(BIN)/python experiments/results.py
+	$(BIN)/python -m experiments.results
 
-# A study: swept, confirmed on fresh seeds, kept. What is finished is not trained again, nor are its test images read.
-TAIL = --data.permute_ranks true --data.imbalance
-define study  # name, study file, the confirmation's options, the sweep's options
-	$(BIN)/losslab sweep --config sweeps/$(2).yaml --name $(1) $(4) $(OPTIONS) --workers $(or $(WORKERS),2)
-	test -e runs/$(1)/confirm/summary.csv || $(BIN)/losslab confirm runs/$(1) --top all --seeds 10 $(3) $(OPTIONS) --workers $(or $(WORKERS),2)
-	$(BIN)/python experiments/results.py keep runs/$(1)
-endef
-
-results-gamma: setup  ## focal's gamma on balanced, long-tailed and wrongly labelled MNIST, kept (about 25 minutes on 2 cores)
-	$(call study,focal-balanced,focal,,)
-	$(call study,focal-tail-0.1,focal,--population 70,$(TAIL) 0.1 --trainer.max_epochs 11)
-	$(call study,focal-tail-0.01,focal,--population 70,$(TAIL) 0.01 --trainer.max_epochs 18)
-	$(call study,focal-noise-0.1,focal,--population 70,--data.label_noise 0.1)
-	$(call study,focal-noise-0.3,focal,--population 70,--data.label_noise 0.3)
-	$(call study,focal-embedded,focal,,--data.source embedded)
-
-# --again: focal loss with gamma = 2 is in the studies above too, where the same runs may have been read.
-results-losses: setup  ## every loss on balanced, long-tailed and wrongly labelled MNIST, kept (about 35 minutes on 2 cores)
-	$(call study,losses-balanced,losses,--again,)
-	$(call study,losses-tail-0.01,losses,--again,$(TAIL) 0.01 --trainer.max_epochs 18)
-	$(call study,losses-noise-0.3,losses,--again,--data.label_noise 0.3)
-
-results-course: setup  ## the course report's experiments: running accuracy, parameters, an ablation (20 minutes)
-	$(call study,course-mlp,course_mlp,,)
-	$(call study,cnn-ablation,cnn_ablation,--seeds 6,)
-	$(call study,parameters,parameters,--seeds 6,)
-
-NETWORK = $(call study,network-$(1),focal_networks,--seeds 6,--experiment experiments/$(2).yaml $(TAIL) 0.01 $(3))
-results-networks: setup  ## gamma on a long tail with four networks (25 minutes)
-	$(call NETWORK,mlp,mlp_64,--trainer.max_epochs 18)
-	$(call NETWORK,cnn,cnn,--trainer.max_epochs 6)
-	$(call NETWORK,separable-cnn,separable_cnn,--trainer.max_epochs 6)
-	$(call NETWORK,resnet,resnet,--trainer.max_epochs 6)
-
-results-unlimited: setup  ## separable convolutions, residual blocks, augmentation, ensembles (40 minutes)
-	$(call study,unlimited,unlimited,--seeds 5,)
-
-results-from-scratch: results-gamma results-losses results  ## both, and the page (an hour on 2 cores)
+results-%: setup  ## sweep, confirm and keep studies: % is gamma, losses, course, networks, unlimited or from-scratch
+	@$(MAKE) --no-print-directory -f experiments/results/Makefile $@
 
 report: setup  ## write a study's page, runs/STUDY/report.html, again
 	$(BIN)/losslab report runs/$(STUDY) $(ARGS)

@@ -1,0 +1,279 @@
+"""A kept study as summaries: the search and each confirmation; and its tables, its section of RESULTS.md."""
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from losslab.errors import UserError
+from losslab.report import (
+    Confirmation,
+    Summary,
+    confirmation_of,
+    escape_markdown,
+    markdown_verdicts,
+    metric_title,
+    summarise,
+)
+from losslab.study import GROUPS, Result, Setting, SettingResults, StudyFile, class_groups, short_names
+
+from .kept import CONFIDENCE, ECE_PSI, SEARCH, Kept, read_kept
+
+MARKS = {"higher": " ▲", "lower": " ▼", "not shown": ""}
+TITLES = {
+    ECE_PSI: "ECE after psi",
+    CONFIDENCE: "confidence",
+    "test/acc": "accuracy",
+    "train/acc_running": "running training accuracy",
+    "train/acc": "training accuracy",
+}
+
+
+@dataclass
+class KeptStudy:
+    """A kept file, summarised.
+
+    Args:
+        kept: the file's content.
+        search: the sweep's summary, of the validation split.
+        confirmations: the summaries of the test split, by the confirmation's name.
+        tuned: the tuned values by their short names, by setting's hash; {} where nothing was tuned.
+        untuned: the label without the tuned values, by setting's hash.
+    """
+
+    kept: Kept
+    search: Summary
+    confirmations: dict[str, Confirmation]
+    tuned: dict[str, dict[str, Any]]
+    untuned: dict[str, str]
+
+    @property
+    def newest(self) -> Confirmation | None:
+        """The last confirmation, if there is one."""
+        return next(reversed(self.confirmations.values()), None)
+
+    @property
+    def has_tail(self) -> bool:
+        """Whether some classes have few training images."""
+        return any(class_groups(result.get("class_counts", {})) for result in self.kept.results)
+
+    def results_of(self, stage: str, setting: SettingResults) -> list[Result]:
+        """Returns the kept results of a setting of a confirmation."""
+        return [r for r in self.kept.stage_results(stage) if r["setting_hash"] == setting.setting_hash]
+
+
+def read_kept_study(file: Path) -> KeptStudy | None:
+    """Returns the study in a kept file, or None if there is no file."""
+    kept = read_kept(file)
+    if kept is None:
+        return None
+    study = StudyFile.from_declared(kept.header["declared"])
+    searched = kept.stage_results(SEARCH)
+    untuned = _labels_without_tuned(searched, study)
+    names = short_names(study.tune)
+    tuned = {
+        result["setting_hash"]: {name: result["setting"]["values"][path] for path, name in names.items()}
+        for result in searched
+    }
+    confirmations = {}
+    for stage in kept.stages:
+        header = kept.header["confirmations"][stage]
+        results = [
+            r
+            | {"label": untuned.get(r["setting_hash"], r["label"]), "metrics": r["metrics"] | metrics_by_class_size(r)}
+            for r in kept.stage_results(stage)
+        ]
+        if results:
+            whole = len(results) == header["settings"] * len(header["declared"]["seeds"])
+            name = f"{kept.header['name']}/{stage}"
+            confirmations[stage] = confirmation_of(name, results, StudyFile.from_declared(header["declared"]), whole)
+    return KeptStudy(kept, summarise(kept.header["name"], searched, study), confirmations, tuned, untuned)
+
+
+def metrics_by_class_size(result: Result) -> dict[str, float]:
+    """Returns precision and recall of the largest class, of the second and so on; {} where classes have one size.
+
+    Where the seed decides which class is rare, a class has another size with each seed; the largest, the second, ...
+    have not. Keys are such as "test/recall/of 50", from the number of training images.
+    """
+    counts: dict[str, int] = result["class_counts"]
+    if not class_groups(counts):
+        return {}
+    return {
+        f"test/{metric}/of {count}": result["metrics"][f"test/{metric}/{name}"]
+        for name, count in counts.items()
+        for metric in ("precision", "recall")
+    }
+
+
+def _labels_without_tuned(searched: list[Result], study: StudyFile) -> dict[str, str]:
+    """Returns labels by setting's hash: "gamma=2", or the arm where nothing but the tuned values varied."""
+    several_arms = len({result["setting"]["arm"] for result in searched}) > 1
+    labels = {}
+    for result in searched if study.tune else []:
+        values = {path: value for path, value in result["setting"]["values"].items() if path not in study.tune}
+        labels[result["setting_hash"]] = Setting(result["setting"]["arm"], values).label(several_arms)
+    return labels
+
+
+# A study's section
+
+
+def study_section(study: KeptStudy, root: Path, costs: bool) -> str:
+    """Returns question, means, verdicts, per-class table, search, and where the numbers come from, as Markdown.
+
+    Args:
+        study: the study.
+        root: the folder that the study's command was called in.
+        costs: whether the tables have training accuracies, parameters and seconds of a training.
+    """
+    parts = [_read_question(study, root)]
+    for stage, confirmation in study.confirmations.items():
+        parts += _confirmation_parts(study, stage, confirmation, costs)
+    if not study.confirmations:
+        parts.append("Searched; not confirmed yet.")
+    parts += [_fold("The search on validation", search_table(study)), _provenance(study)]
+    return "\n\n".join(parts)
+
+
+def means_table(study: KeptStudy, summary: Summary, stage: str, costs: bool = False) -> str:
+    """Returns a table with a row for each setting of a confirmation; marks stand for the family's verdicts."""
+    groups = ("macro", *GROUPS) if study.has_tail else ("macro",)
+    keys = [f"test/{metric}/{group}" for group in groups for metric in ("precision", "recall")]
+    if costs:
+        keys = ["train/acc_running", "train/acc", "test/acc", *keys, "test/f1/macro"]
+    else:
+        keys += ["test/f1/macro", "test/acc"]
+    keys += ["test/ece", ECE_PSI, CONFIDENCE]
+    keys = [key for key in keys if any(key in setting.values for setting in summary.settings)]
+    tuned = list(next(iter(study.tuned.values()), {}))
+    columns = ["", *tuned, *(TITLES.get(key) or metric_title(key) for key in keys)]
+    columns += ["accuracy of all runs together", "parameters", "seconds"] if costs else []
+    rows = [
+        [
+            setting.label,
+            *(f"{study.tuned.get(setting.setting_hash, {}).get(name, '')}" for name in tuned),
+            *(format_cell(summary, setting, key) for key in keys),
+            *(_costs(study, stage, setting) if costs else []),
+        ]
+        for setting in summary.settings
+    ]
+    return markdown_table(columns, rows)
+
+
+def class_table(study: KeptStudy, summary: Summary, stage: str) -> str:
+    """Returns per-class precision and recall, a row for each setting; by size where the seed decides who is rare."""
+    counts = study.kept.stage_results(stage)[0]["class_counts"]
+    names, lead = list(counts), ""
+    if study.has_tail:
+        names = [f"of {count}" for count in sorted(counts.values(), reverse=True)]
+        lead = "Classes by their number of training images; the seed decides which digit it is.\n\n"
+    tables = []
+    for metric in ("precision", "recall"):
+        keys = [f"test/{metric}/{name}" for name in names]
+        rows = [[s.label, *(format_mean_sd(s, k) if k in s.values else "–" for k in keys)] for s in summary.settings]
+        tables.append(markdown_table([metric, *names], rows))
+    return lead + "\n\n".join(tables)
+
+
+def search_table(study: KeptStudy) -> str:
+    """Returns means of the monitored metric: a row for each setting, a column for each tuned value, the best bold."""
+    search = study.search
+    monitor, chosen = search.study.monitor, {s.setting_hash for s in search.settings}
+    seeds = f"{metric_title(monitor)} in percent, mean of seeds {', '.join(map(str, search.study.seeds))}"
+    if not search.study.tune:
+        rows = [[setting.label, format_mean_sd(setting, monitor)] for setting in search.tried]
+        return f"{seeds}.\n\n{markdown_table(['', metric_title(monitor)], rows)}"
+    values = sorted({tuple(tuned.values()) for tuned in study.tuned.values()})
+    found: dict[str, dict[tuple[float, ...], str]] = {}
+    for setting in search.tried:
+        text = f"{100 * setting.mean_sd(monitor)[0]:.2f}"
+        text = f"**{text}**" if setting.setting_hash in chosen else text
+        row = found.setdefault(repr(search.study.candidate(setting)), {})
+        row[tuple(study.tuned[setting.setting_hash].values())] = text
+    labels = [study.untuned[setting.setting_hash] for setting in search.settings]
+    rows = [
+        [label, *(row.get(value, "") for value in values)] for label, row in zip(labels, found.values(), strict=True)
+    ]
+    names = ", ".join(next(iter(study.tuned.values())))
+    lines = markdown_table([names, *(", ".join(map(str, value)) for value in values)], rows, escaped=False)
+    return f"{seeds}; bold is chosen, an empty cell was not tried.\n\n{lines}"
+
+
+def format_cell(summary: Summary, setting: SettingResults, key: str) -> str:
+    """Returns mean ± sd in percent and the mark of its verdict; a dash if the setting has no such metric."""
+    if key not in setting.values:
+        return "–"
+    verdict = summary.family.of(setting.label, key) if summary.family is not None else None
+    return format_mean_sd(setting, key) + (MARKS[verdict.word] if verdict is not None else "")
+
+
+def format_mean_sd(setting: SettingResults, key: str) -> str:
+    """Returns a metric in percent, such as "97.12 ± 0.10"."""
+    mean, sd = setting.mean_sd(key)
+    return f"{100 * mean:.2f}" + ("" if len(setting.seeds) < 2 else f" ± {100 * sd:.2f}")
+
+
+def markdown_table(columns: list[str], rows: list[list[str]], escaped: bool = True) -> str:
+    """Returns a Markdown table; the first column is aligned left, the others right."""
+    cells = [[escape_markdown(text) if escaped else text for text in row] for row in [columns, *rows]]
+    divider = "|".join(["---", *["---:"] * (len(columns) - 1)])
+    return "\n".join([f"| {' | '.join(cells[0])} |", f"|{divider}|", *(f"| {' | '.join(row)} |" for row in cells[1:])])
+
+
+def _confirmation_parts(study: KeptStudy, stage: str, confirmation: Confirmation, costs: bool) -> list[str]:
+    summary = confirmation.summary
+    unfinished = "" if confirmation.whole else " Not finished: what is missing is not compared."
+    against = f"; ▲ higher, ▼ lower than {escape_markdown(summary.baseline.label)}" if summary.baseline else ""
+    heading = (
+        f"{escape_markdown(summary.name)}: test split of {study.kept.header['data_name']}, {len(summary.study.seeds)} "
+        f"fresh seeds, mean ± sd in percent{against}.{unfinished}"
+    )
+    parts = [heading, means_table(study, summary, stage, costs)]
+    if summary.family is not None and summary.family.verdicts:
+        parts.append(_fold("The verdicts: differences with their intervals", markdown_verdicts(summary)))
+    parts.append(_fold("Precision and recall of each class", class_table(study, summary, stage)))
+    return parts
+
+
+def _costs(study: KeptStudy, stage: str, setting: SettingResults) -> list[str]:
+    """Returns accuracy of the ensemble, parameters, and mean seconds of a training."""
+    results = study.results_of(stage, setting)
+    counts = {result["parameters"] for result in results if "parameters" in result}
+    seconds = sum(result["seconds"] for result in results) / len(results)
+    ensemble = study.kept.header["confirmations"][stage]["ensembles"].get(setting.setting_hash)
+    together = "–" if ensemble is None else f"{100 * ensemble:.2f} (n = {len(results)})"
+    return [together, " or ".join(f"{count:,}" for count in sorted(counts)) or "–", f"{seconds:.1f}"]
+
+
+def _read_question(study: KeptStudy, root: Path) -> str:
+    """Returns the question in the header of the study's YAML file."""
+    words = shlex.split(study.kept.header["command"])
+    file = root / words[words.index("--config") + 1]
+    try:
+        lines = [line.removeprefix("#").strip() for line in file.read_text().splitlines() if line.startswith("#")]
+    except OSError as error:
+        raise UserError(f"{file}, the file of {study.kept.header['name']}, cannot be read: {error.strerror}.") from None
+    found = re.search(r"Question:(.*?)(?=$|\s\w+:\s\s)", " ".join(lines))
+    question = found[1].strip() if found else ""
+    return escape_markdown(question[:1].upper() + question[1:])
+
+
+def _provenance(study: KeptStudy) -> str:
+    """Returns commands, commits, devices, seconds and reads of the test images, in one line."""
+    header, results = study.kept.header, study.kept.results
+    commands = [header["command"], *(header["confirmations"][stage]["command"] for stage in study.confirmations)]
+    commits = sorted({f"{r['git_commit'] or 'none'}"[:7] + ("+" if r["git_dirty"] else "") for r in results})
+    devices = [f"{header['cpu_cores']} cores" if d == "cpu" else d for d in sorted({r["device"] for r in results})]
+    reads = "; ".join(confirmation.reads_text for confirmation in study.confirmations.values()) or "none"
+    seconds = sum(result["seconds"] for result in results)
+    return (
+        f"{', '.join(f'`{command}`' for command in commands)} · commit {', '.join(commits)} · {', '.join(devices)} · "
+        f"{len(results)} trainings, {seconds:,.0f} s in total · test images read: {reads}."
+    )
+
+
+def _fold(title: str, text: str) -> str:
+    """Returns text that a reader has to open."""
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
