@@ -1,4 +1,4 @@
-"""A stand-in for W&B's server on the loopback: it knows one user with one project, and keeps the reports it is sent."""
+"""A stand-in for W&B's server on the loopback, with one user and one project; it keeps the reports it receives."""
 
 import json
 import threading
@@ -18,10 +18,10 @@ PROJECT = {
 
 
 class Server:
-    """Its address, and what it was sent.
+    """The stand-in's address and the requests that it received.
 
     Args:
-        url: where it listens.
+        url: its address.
         reports: the variables of every saved report.
         requests: the path of every request.
     """
@@ -49,7 +49,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def answer(self, body: bytes) -> dict[str, Any]:
-        """What GraphQL's query asks for; {} for telemetry."""
+        """Return the data of a GraphQL query; {} for telemetry."""
         try:
             request = json.loads(body)
         except ValueError:
@@ -71,7 +71,7 @@ class Server:
 
 @contextmanager
 def wandb_server() -> Iterator[Server]:
-    """The stand-in, while it listens."""
+    """Run the stand-in, and stop it at the end."""
     server = Server()
     thread = threading.Thread(target=server._server.serve_forever, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""`losslab report`: from a study's folder to one page, the same each time."""
+"""`losslab report` writes the same page from the same study folder, and `losslab plot-loss` that of a loss."""
 
 import base64
 import csv
@@ -17,7 +17,7 @@ from losslab.report import show_summary, summarise_folder
 from losslab.study import read_results
 
 
-def again(study: Path, tmp_path: Path) -> Path:
+def copied(study: Path, tmp_path: Path) -> Path:
     """A copy of the study's folder to change."""
     copy = tmp_path / "runs" / study.name
     shutil.copytree(study, copy)
@@ -55,7 +55,7 @@ def parsed(page: str) -> Elements:
 
 def test_a_sweep_ends_with_its_page_and_the_command_writes_the_same_bytes(gamma_study: Path, tmp_path: Path) -> None:
     first = {name: (gamma_study / name).read_bytes() for name in ("report.html", "report.md")}
-    copy = again(gamma_study, tmp_path)
+    copy = copied(gamma_study, tmp_path)
     for name in first:
         (copy / name).unlink()
     assert main(["report", "runs/gamma"]) == 0
@@ -134,7 +134,7 @@ def test_pruned_and_failed_trials_are_listed_with_reasons(search_study: Path) ->
 
 
 def test_other_images_than_the_runs_are_not_shown(gamma_study: Path, tmp_path: Path) -> None:
-    copy = again(gamma_study, tmp_path)
+    copy = copied(gamma_study, tmp_path)
     for manifest in copy.glob("runs/*/*/manifest.json"):
         content = json.loads(manifest.read_text())
         content["hashes"]["train"] = "0" * 64
@@ -147,7 +147,7 @@ def test_other_images_than_the_runs_are_not_shown(gamma_study: Path, tmp_path: P
 
 
 def test_without_runs_and_journal_the_page_says_what_is_missing(gamma_study: Path, tmp_path: Path) -> None:
-    copy = again(gamma_study, tmp_path)
+    copy = copied(gamma_study, tmp_path)
     shutil.rmtree(copy / "runs")
     (copy / "journal.log").unlink()
     assert main(["report", "runs/gamma"]) == 0
@@ -164,30 +164,32 @@ def test_without_runs_and_journal_the_page_says_what_is_missing(gamma_study: Pat
         (["report", "runs/gamma", "--wide"], "unrecognized arguments: --wide"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_mistake_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
 
 
-def test_a_study_without_results_or_with_a_half_record_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_study_without_results_or_with_a_half_record_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = tmp_path / "runs" / "half"
     folder.mkdir(parents=True)
     (folder / "study.json").write_text('{"study": {}')
     assert main(["report", "runs/half"]) == 2
     assert "study.json cannot be read" in capsys.readouterr().err
-    plain = {"seeds": [0], "monitor": "val/acc", "direction": "maximize", "baseline": None, "family": []}
-    (folder / "study.json").write_text(json.dumps({"declared": plain | {"storage": "journal"}}))
+    keys = {"seeds": [0], "monitor": "val/acc", "direction": "maximize", "baseline": None, "family": []}
+    (folder / "study.json").write_text(json.dumps({"declared": keys | {"storage": "journal"}}))
     assert main(["report", "runs/half"]) == 2
     assert "has no result yet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", [0, -1])
-def test_kept_results_beside_new_ones_are_told_without_classes(
+def test_kept_results_beside_new_ones_are_shown_without_classes(
     place: int, gamma_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = again(gamma_study, tmp_path)
+    study = copied(gamma_study, tmp_path)
     kept = sorted({(result["order"], result["setting_hash"]) for result in read_results(study)})[place][1]
     for file in (study / "results" / kept).glob("*.json"):
         result = json.loads(file.read_text())
@@ -232,7 +234,7 @@ def test_losses_of_others_and_a_file_of_ones_own() -> None:
         (["FocalLoss", "--gamma"], "--gamma needs a value"),
         (["TverskyLoss", "--alpha", "1", "2", "--beta", "1", "2"], "one argument may have several values"),
         (["LogitAdjustedLoss"], "needs the classes' frequencies"),
-        (["dice_threshold"], "no class of losses"),
+        (["dice_threshold"], "dice_threshold is not a class"),
     ],
 )
 def test_a_mistake_in_plot_loss_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

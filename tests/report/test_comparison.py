@@ -1,4 +1,4 @@
-"""`losslab report --compare`: what differs is marked, and only what is comparable is compared."""
+"""`losslab report --compare` marks differences, and compares only studies or runs on the same images."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from losslab.report.compare import ComparedItem, comparison_content, read_compar
 
 
 def shifted(study: Path, to: Path, points: float) -> Path:
-    """A copy of the study whose recalls are higher by `points`, give or take a little for each seed."""
+    """A copy of the study whose recalls are higher by `points`, a little more for each seed."""
     shutil.copytree(study, to)
     for file in to.glob("results/*/*.json"):
         result = json.loads(file.read_text())
@@ -24,10 +24,11 @@ def shifted(study: Path, to: Path, points: float) -> Path:
 
 
 def verdicts(a: ComparedItem, b: ComparedItem) -> dict[str, set[str]]:
-    page = comparison_content(a, b)
-    words: dict[str, set[str]] = {name: set() for name in page.verdict_columns}
-    for row in page.verdicts:
-        for name, cell in zip(page.verdict_columns, row.cells, strict=True):
+    table = comparison_content(a, b).verdicts
+    assert table is not None
+    words: dict[str, set[str]] = {name: set() for name in table.columns}
+    for row in table.rows:
+        for name, cell in zip(table.columns, row.cells, strict=True):
             words[name].add(cell.word)
     return words
 
@@ -37,8 +38,9 @@ def test_a_study_against_itself_shows_nothing(gamma_study: Path) -> None:
     assert page.configuration.rows == []
     assert page.sources_marked == page.means_marked == []
     assert page.answer[1] == "No difference is shown."
-    assert {cell.word for row in page.verdicts for cell in row.cells} == {"not shown"}
-    assert page.family_size == 3 * 3  # settings in common x metrics
+    assert page.verdicts is not None
+    assert {cell.word for row in page.verdicts.rows for cell in row.cells} == {"not shown"}
+    assert page.verdicts.size == 3 * 3  # settings in common x metrics
 
 
 def test_a_difference_that_all_seeds_have_is_shown_and_marked(gamma_study: Path, tmp_path: Path) -> None:
@@ -60,7 +62,7 @@ def test_other_images_are_not_compared(gamma_study: Path, tmp_path: Path) -> Non
         result["hashes"]["split"] = "0" * 64
         file.write_text(json.dumps(result))
     page = comparison_content(read_compared_item(gamma_study), read_compared_item(other))
-    assert page.verdicts == []
+    assert page.verdicts is None
     assert "nothing is compared" in page.note
     assert [page.sources.rows[index][0] for index in page.sources_marked] == ["split (SHA-256)"]
 
@@ -79,7 +81,7 @@ def test_two_runs_and_their_page(tiny_mlp: list[str]) -> None:
     assert all(not trace["meta"] for trace in content["traces"])  # nothing to choose from: all are shown
 
 
-def test_what_cannot_be_compared_is_told(
+def test_a_comparison_of_different_things_is_refused(
     gamma_study: Path, search_study: Path, hostile_study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = str(next(gamma_study.glob("runs/*/seed-0")))

@@ -1,4 +1,4 @@
-"""Controls on real trainings: no difference is found where there is none, and one where there is."""
+"""Controls on real trainings: equal losses show no difference, and an effect shows one."""
 
 import re
 from pathlib import Path
@@ -42,7 +42,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def settings(study: Path) -> tuple[list[SettingResults], list[str]]:
-    """Its two settings, and the family."""
+    """The study's two settings, and the family."""
     results = read_results(study)
     return group_by_setting(results), read_declared(study).endpoints(results)
 
@@ -80,7 +80,7 @@ def test_logit_adjustment_raises_the_tails_recall(settings: tuple[list[SettingRe
 
 @pytest.mark.slow
 def test_the_first_control_can_fail(settings: tuple[list[SettingResults], list[str]]) -> None:
-    """Half of the runs shifted by a difference that is there: the share of verdicts is far above 0.08."""
+    """With a real difference between the two halves, the share of verdicts is far above 0.08."""
     (cross_entropy, adjusted), family = settings
     random, verdicts = np.random.default_rng(0), 0
     for _ in range(20):

@@ -3,7 +3,7 @@
 import json
 import math
 
-from losslab.report.figure import Choice, Figure, Table, axes, categories, plain, script_json
+from losslab.report.figure import Choice, Figure, Table, axes, categories, escape_tags, script_json
 
 
 def test_nothing_in_the_json_can_end_its_script_element() -> None:
@@ -25,7 +25,7 @@ def test_the_same_figure_is_the_same_bytes() -> None:
 
 
 def test_names_are_no_markup_for_plotly() -> None:
-    assert plain("<b>&amp;") == "&lt;b&gt;&amp;amp;"
+    assert escape_tags("<b>&amp;") == "&lt;b&gt;&amp;amp;"
     assert categories(["a", "x" * 30])["ticktext"] == ["a", "x" * 17 + "…"]
 
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: what it draws, what it asks for, and who can use it."""
+"""The page in a real browser: drawings, requests, accessibility."""
 
 import json
 import os
@@ -25,7 +25,7 @@ PHONE, DESKTOP = 400, 1280
 
 
 def missing(what: str) -> None:
-    """A skip here, a failure where the browser is required."""
+    """Skip the test; fail if REQUIRE_BROWSER is set."""
     if os.environ.get("REQUIRE_BROWSER"):
         pytest.fail(f"{what} is missing")
     pytest.skip(f"{what} is missing; .ci/run installs it")
@@ -73,7 +73,7 @@ def wait_for(condition: Any, seconds: float = 30) -> None:
 
 
 def drawn(browser: Any, figure: str) -> list[dict[str, Any]]:
-    """The traces of a figure as Plotly holds them."""
+    """Return the traces of a figure as Plotly holds them."""
     return browser.execute_script(
         "return JSON.parse(JSON.stringify(document.querySelector(`[data-figure='${arguments[0]}'] .plot`).data))",
         figure,
@@ -81,7 +81,7 @@ def drawn(browser: Any, figure: str) -> list[dict[str, Any]]:
 
 
 def choose(browser: Any, within: str, name: str, option: str) -> None:
-    """Choose from a list as a reader does."""
+    """Choose an option of a list as a reader does."""
     from selenium.webdriver.support.ui import Select
 
     found = browser.find_element("css selector", f"{within} select[name='{name}']")

@@ -1,4 +1,4 @@
-"""The confusion figure shows the counts."""
+"""The figures show the predictions: confusions are the counts, the gallery has its images."""
 
 import base64
 import io
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from losslab.report.predictions import MOST, confusion, data_url, gallery, mean_confusion
+from losslab.report.predictions import MOST_IMAGES, confusion, data_url, gallery, mean_confusion
 from losslab.report.records import Predictions
 
 
@@ -26,9 +26,8 @@ def test_the_mean_over_seeds() -> None:
 
 def test_errors_diagonal_and_difference_are_drawn() -> None:
     base, other = draw(0), draw(1)
-    figure = confusion(["a", "b"], [base, other], ["w", "x", "y", "<z>"], "a")
-    of_b = [trace for trace in figure.traces if trace["meta"] == {"setting": "b"}]
-    errors, diagonal, difference = of_b
+    figure = confusion({"a": base, "b": other}, ["w", "x", "y", "<z>"], "a")
+    errors, diagonal, difference = [trace for trace in figure.traces if trace["meta"] == {"setting": "b"}]
     matrix = mean_confusion(other)
     drawn = np.array(errors["z"], dtype=float)
     assert np.isnan(np.diag(drawn)).all()
@@ -42,7 +41,7 @@ def test_errors_diagonal_and_difference_are_drawn() -> None:
 
 
 def test_without_a_baseline_there_is_one_panel() -> None:
-    figure = confusion(["a"], [draw(0)], list("wxyz"), None)
+    figure = confusion({"a": draw(0)}, list("wxyz"), None)
     assert figure.panels == 1
     assert len(figure.traces) == 2
 
@@ -59,8 +58,8 @@ def test_an_image_survives_its_png(channels: int) -> None:
 def test_the_gallery_has_the_images_that_it_shows() -> None:
     random = np.random.default_rng(0)
     given = Predictions(random.normal(size=(1, 300, 4)).astype(np.float32), np.arange(300) % 4)
-    content = gallery(["a"], [given], random.integers(0, 256, (300, 1, 4, 4)).astype(np.uint8))
+    content = gallery({"a": given}, random.integers(0, 256, (300, 1, 4, 4)).astype(np.uint8))
     shown = content["settings"]["a"]
-    assert len(shown) == MOST < content["total"]["a"]
+    assert len(shown) == MOST_IMAGES < content["total"]["a"]
     assert {str(mistake[0]) for mistake in shown} == set(content["images"])
     assert [mistake[3] for mistake in shown] == sorted((mistake[3] for mistake in shown), reverse=True)

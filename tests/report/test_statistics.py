@@ -1,4 +1,4 @@
-"""Sign flips: exact where they are exhaustive, and intervals that cover and never disagree with the test."""
+"""Sign flips are exact if exhaustive, intervals cover and agree with the test, seeds and reliability are right."""
 
 import itertools
 import math
@@ -15,7 +15,7 @@ from losslab.report.statistics import RANDOM_PATTERNS, _abs_t, max_t, seeds_need
 
 
 def draw(random: np.random.Generator, seeds: int, comparisons: int, correlation: float = 0.5) -> np.ndarray:
-    """Differences without an effect, of sd 1, correlated as those against one baseline are."""
+    """Differences without an effect, of sd 1, correlated like differences from one baseline."""
     common, own = random.normal(size=(seeds, 1)), random.normal(size=(seeds, comparisons))
     return correlation**0.5 * common + (1 - correlation) ** 0.5 * own
 
@@ -31,7 +31,7 @@ def test_all_patterns_up_to_12_seeds_then_the_same_random_ones_each_time() -> No
 
 
 def test_one_comparison_is_scipys_permutation_test() -> None:
-    """With residuals left aside: p is the larger of the two, so data without an effect are taken, where both agree."""
+    """p is the larger one of the flips of differences and of residuals; scipy's test flips the differences only."""
     differences = np.random.default_rng(3).normal(0.3, 1, size=(9, 1))
 
     def abs_t(x: np.ndarray, axis: int) -> np.ndarray:
@@ -129,7 +129,7 @@ def test_simulated_coverage_error_and_power(seeds: int, comparisons: int, effect
 
 
 def test_flips_of_the_differences_alone_would_cover_too_little() -> None:
-    """Why the residuals are flipped too; without them the simulation above fails."""
+    """The reason for flipping the residuals too; without them the simulation above fails."""
     true, random, covered = 5 * np.ones(10), np.random.default_rng(60), 0
     for _ in range(300):
         differences = true + draw(random, 6, 10)

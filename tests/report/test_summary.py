@@ -14,7 +14,7 @@ COUNTS = {"cat": 50, "dog": 5}
 
 
 def declared(**changes: Any) -> StudyFile:
-    plain = {
+    keys = {
         "seeds": [0, 1, 2, 3, 4, 5],
         "monitor": "val/f1/macro",
         "direction": "maximize",
@@ -22,7 +22,7 @@ def declared(**changes: Any) -> StudyFile:
         "family": ["val/f1/macro"],
         "storage": "journal",
     }
-    return StudyFile.from_declared(plain | changes)
+    return StudyFile.from_declared(keys | changes)
 
 
 def results(scores: dict[float, list[float]], **more: Any) -> list[dict[str, Any]]:
@@ -138,7 +138,7 @@ def test_without_a_declared_family_it_is_macro_and_tail_where_there_is_a_tail(ta
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "told"),
+    ("low", "high", "text"),
     [
         (-0.002, 0.0001, "−0.10 [−0.20, +0.01]"),
         (-0.0031, -0.00002, "−0.156 [−0.310, −0.002]"),
@@ -146,9 +146,9 @@ def test_without_a_declared_family_it_is_macro_and_tail_where_there_is_a_tail(ta
     ],
 )
 def test_an_interval_that_leaves_out_zero_does_not_look_as_if_it_ended_there(
-    low: float, high: float, told: str
+    low: float, high: float, text: str
 ) -> None:
-    assert format_interval(Verdict("gamma=2", "val/f1/macro", (low + high) / 2, 0.001, low, high, 0.01, 6, 8)) == told
+    assert format_interval(Verdict("gamma=2", "val/f1/macro", (low + high) / 2, 0.001, low, high, 0.01, 6, 8)) == text
 
 
 def test_what_is_tuned_counts_at_its_best_value_and_has_the_baselines_name_without_it() -> None:

@@ -1,4 +1,4 @@
-"""The W&B report names what the runs log, asks no server while it is built, and is saved end to end."""
+"""The W&B report uses keys that the runs log, is built without a server, and is saved end to end."""
 
 import json
 import os
@@ -107,7 +107,7 @@ def test_its_panels_name_only_keys_that_runs_log(study: Path) -> None:
     assert {"per_class", "confusion_table", "misclassified"} <= metrics
 
 
-def test_without_a_key_nothing_is_sent_and_it_is_told(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_key_nothing_is_sent_and_the_message_says_so(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(study), "--wandb", "proj"]) == 2
     assert "--wandb needs a key: set WANDB_API_KEY" in capsys.readouterr().err
 

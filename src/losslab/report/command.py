@@ -1,4 +1,4 @@
-"""`losslab report`: a study as one page and as Markdown; or two of them side by side."""
+"""`losslab report`: a study's page, or two studies or runs side by side. `losslab plot-loss`: the page of a loss."""
 
 import importlib
 import inspect
@@ -10,47 +10,59 @@ import yaml
 
 import losslab.losses
 from losslab.errors import UserError, did_you_mean
+from losslab.report.compare import comparison_content, read_compared_item
 from losslab.report.curves import loss_curves
-from losslab.report.page import render_figure
-from losslab.report.summary import summarise_folder
-from losslab.run import RUNS, OptionParser, find_own_modules, write_whole, writing
+from losslab.report.page import page_content, render, render_comparison, render_figure
+from losslab.report.summary import read_confirmations, summarise_folder
+from losslab.report.tables import markdown
+from losslab.report.wandb_report import save_wandb_report
+from losslab.run import RUNS, OptionParser, constructor_arguments, find_own_modules, write_whole, writing
+
+PLOT_LOSS_HELP = """\
+usage: losslab plot-loss LOSS [--ARGUMENT VALUE ...] [--out FILE]
+
+Draw a loss of one image, and its gradient, against the probability p_t of its label. The page needs no network.
+One argument may have several values, which gives one curve each. `losslab fit --model.loss.help LOSS` lists the
+arguments. The page is written to runs/plot-loss/LOSS.html unless --out names another file.
+
+  losslab plot-loss FocalLoss --gamma 0 1 2 5
+  losslab plot-loss my_loss.MeanAbsoluteError --out mae.html
+"""
 
 
 def report_command(tokens: list[str]) -> None:
-    """Write report.html and report.md of a study, from what lies in its folder."""
+    """Write report.html and report.md of a study, or the page of a comparison.
+
+    Raises:
+        UserError: the study or a side of the comparison cannot be read, or a file cannot be written.
+    """
     parser = OptionParser(
         prog="losslab report",
         description="Write a study's report.html, one file that needs no network, and report.md.",
     )
     parser.add_argument("study", type=Path, nargs="?", help="the study's folder, runs/gamma")
     parser.add_argument(
-        "--compare", type=Path, nargs=2, metavar=("A", "B"), help="instead: two studies or two runs side by side"
+        "--compare", type=Path, nargs=2, metavar=("A", "B"), help="two studies or two runs, side by side on one page"
     )
-    parser.add_argument("--wandb", metavar="PROJECT", help="also save it as a W&B report: PROJECT or ENTITY/PROJECT")
-    parser.add_argument("--out", type=Path, help="the comparison's file; by default runs/compare/A-and-B.html")
+    parser.add_argument("--wandb", metavar="PROJECT", help="also save a W&B report in PROJECT or ENTITY/PROJECT")
+    parser.add_argument("--out", type=Path, help="file of the comparison; default runs/compare/A-and-B.html")
     options = parser.parse_args(tokens)
     if (options.study is None) == (options.compare is None):
-        raise UserError("give either a study's folder, such as runs/gamma, or --compare with two of them.")
-    if options.compare is None:
-        write_report(options.study)
-        if options.wandb is not None:
-            from losslab.report.wandb_report import save_wandb_report
-
-            print(save_wandb_report(options.study, *summarise_folder(options.study), options.wandb))
-    else:
+        raise UserError("give either a study's folder, such as runs/gamma, or --compare with two folders.")
+    if options.compare is not None:
         write_comparison(options.compare[0], options.compare[1], options.out)
+        return
+    write_report(options.study)
+    if options.wandb is not None:
+        print(save_wandb_report(options.study, *summarise_folder(options.study), options.wandb))
 
 
 def write_report(folder: Path) -> None:
     """Write report.html and report.md into runs/<study>.
 
     Raises:
-        UserError: there is no study, it has no result, or its folder cannot be written.
+        UserError: the folder holds no study, the study has no result, or the folder cannot be written.
     """
-    from losslab.report.page import page_content, render
-    from losslab.report.summary import read_confirmations
-    from losslab.report.tables import markdown
-
     summary, results = summarise_folder(folder)
     with writing(folder):
         write_whole(folder / "report.html", render(page_content(folder, summary, results)))
@@ -61,42 +73,36 @@ def write_report(folder: Path) -> None:
 def write_comparison(a: Path, b: Path, out: Path | None) -> None:
     """Write the page of two studies or two runs side by side.
 
+    Args:
+        a: the folder of a study or a run, or a folder of runs, of which the newest finished one is read.
+        b: likewise.
+        out: the page's file; None is runs/compare/A-and-B.html.
+
     Raises:
-        UserError: they cannot be compared, or the page cannot be written.
+        UserError: `a` and `b` cannot be compared, or the page cannot be written.
     """
-    from losslab.report.compare import comparison_content, read_compared_item
-    from losslab.report.page import render_comparison
-
-    out = out or RUNS / "compare" / f"{a.name}-and-{b.name}.html"
     page = render_comparison(comparison_content(read_compared_item(a), read_compared_item(b)))
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, page)
-    print(out)
+    _write_page(out or RUNS / "compare" / f"{a.name}-and-{b.name}.html", page)
 
 
-HELP = """\
-usage: losslab plot-loss LOSS [--ARGUMENT VALUE ...] [--out FILE]
-
-Draw a loss of one image, and its gradient, against the probability p_t of its label, as one page that needs no network.
-One argument may have several values, a curve each; `losslab fit --model.loss.help LOSS` lists the arguments.
-
-  losslab plot-loss FocalLoss --gamma 0 1 2 5
-  losslab plot-loss my_loss.MeanAbsoluteError --out mae.html
-"""
+def _write_page(path: Path, page: str) -> None:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, page)
+    print(path)
 
 
 def plot_loss_command(tokens: list[str]) -> None:
     """Write the page of a loss.
 
     Raises:
-        UserError: there is no such loss or argument, or the loss cannot be drawn.
+        UserError: the loss or an argument is unknown, or the loss cannot be drawn.
     """
     if not tokens or tokens[0] in ("-h", "--help"):
-        print(HELP)
+        print(PLOT_LOSS_HELP)
         return
     name, *rest = tokens
-    arguments = _arguments(rest)
+    arguments = _parse_arguments(rest)
     out = arguments.pop("out", None)
     if out is not None and len(out) != 1:
         raise UserError(f"--out takes one file, got {len(out)}.")
@@ -105,24 +111,21 @@ def plot_loss_command(tokens: list[str]) -> None:
     if len(several) > 1:
         raise UserError(f"one argument may have several values; these have: {', '.join(several)}.")
     varied = several[0] if several else next(iter(arguments), None)
-    fixed = {argument: values[0] for argument, values in arguments.items() if argument != varied}
-    values = arguments[varied] if varied is not None else [None]
-    losses = [_build(loss_class, fixed if varied is None else fixed | {varied: value}) for value in values]
-    labels = [loss_class.__name__ if varied is None else f"{varied} = {value}" for value in values]
+    variants = [{}] if varied is None else [{varied: value} for value in arguments.pop(varied)]
+    fixed = {argument: values[0] for argument, values in arguments.items()}
+    losses = [_build_loss(loss_class, fixed | variant) for variant in variants]
+    labels = [loss_class.__name__ if varied is None else f"{varied} = {variant[varied]}" for variant in variants]
     title = loss_class.__name__ + "".join(f", {key} = {value}" for key, value in fixed.items())
     try:
         figure = loss_curves(title, labels, losses)
     except (ValueError, RuntimeError, IndexError, TypeError) as error:
         raise UserError(f"{name} cannot be drawn for a single image: {error}") from error
     path = Path(out[0]) if out else RUNS / "plot-loss" / f"{loss_class.__name__}.html"
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, render_figure(figure, f"losslab plot-loss {shlex.join(tokens)}"))
-    print(path)
+    _write_page(path, render_figure(figure, f"losslab plot-loss {shlex.join(tokens)}"))
 
 
-def _arguments(tokens: list[str]) -> dict[str, list[Any]]:
-    """--gamma 0 1 --alpha=2 as {"gamma": [0, 1], "alpha": [2]}."""
+def _parse_arguments(tokens: list[str]) -> dict[str, list[Any]]:
+    """Return {"gamma": [0, 1], "alpha": [2]} for --gamma 0 1 --alpha=2."""
     found: dict[str, list[Any]] = {}
     name = ""
     for token in tokens:
@@ -136,10 +139,10 @@ def _arguments(tokens: list[str]) -> dict[str, list[Any]]:
     empty = next((name for name, values in found.items() if not values), None)
     if empty is not None:
         raise UserError(f"--{empty} needs a value.")
-    return {name: values if name == "out" else [_value(text) for text in values] for name, values in found.items()}
+    return {name: values if name == "out" else list(map(_parse_value, values)) for name, values in found.items()}
 
 
-def _value(text: str) -> Any:
+def _parse_value(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -152,17 +155,17 @@ def _loss_class(name: str) -> type:
     try:
         found = getattr(importlib.import_module(module) if module else losslab.losses, word)
     except ModuleNotFoundError:
-        raise UserError(f"there is no module {module!r}; modules are looked for in this folder, too.") from None
+        raise UserError(f"there is no module {module!r}; modules in the current folder are found, too.") from None
     except AttributeError:
         hint = did_you_mean(word, losslab.losses.__all__, ".")
         raise UserError(f"there is no loss {name!r}{hint}") from None
     if not inspect.isclass(found):
-        raise UserError(f"{name} is no class of losses.")
+        raise UserError(f"{name} is not a class; give a loss, such as FocalLoss or my_loss.MyLoss.")
     return found
 
 
-def _build(loss_class: type, arguments: dict[str, Any]) -> Any:
-    known = inspect.signature(loss_class).parameters
+def _build_loss(loss_class: type, arguments: dict[str, Any]) -> Any:
+    known = constructor_arguments(loss_class)
     for argument in arguments:
         if argument not in known:
             hint = did_you_mean(argument, known, f"; it has {', '.join(known)}.")

@@ -1,5 +1,6 @@
-"""One of two things that are compared: a study or a run, with the same parts."""
+"""Two studies or two runs side by side."""
 
+import dataclasses
 import json
 import shlex
 from dataclasses import dataclass
@@ -8,30 +9,32 @@ from typing import Any
 
 import numpy as np
 
-from losslab import __version__
 from losslab.errors import UserError
-from losslab.report.figure import SYMBOLS, Choice, Figure, Table, Trace, axes, categories, panel_title, plain
+from losslab.report.figure import Choice, Figure, Table, Trace, axes, categories, escape_tags, marker, panel_title
 from losslab.report.predictions import confusion
 from losslab.report.records import setting_predictions
 from losslab.report.summary import metric_title, points, summarise_folder
-from losslab.report.tables import VerdictRow, verdict_rows
+from losslab.report.tables import VerdictTable, verdict_table
 from losslab.report.verdicts import Family, compare_pairs
 from losslab.run import SEED, Config, RunFolder, differences, find_run
 from losslab.study import SettingResults, group_by_setting, percent, with_group_metrics
 
+MARKED_FROM = 0.005
+"""Differences of means of this size and more are marked."""
+
 
 @dataclass
 class ComparedItem:
-    """What is compared.
+    """One side of a comparison: a study or a run.
 
     Args:
-        name: the study's, or the last two parts of the run's path.
+        name: the study's name, or the last two parts of the run's path.
         folder: runs/<study>, or the run's folder.
-        settings: the study's, or the run as the only one.
+        settings: the study's settings, or the run as the only one.
         endpoints: the metrics to compare.
-        config: the experiment's, or the run's.
-        records: what is known of where it came from.
-        is_study: whether it is one.
+        config: the configuration of the study's experiment, or of the run.
+        records: the study's results, or the run's manifest: commit, hashes, device and so on.
+        is_study: False for a run.
     """
 
     name: str
@@ -43,33 +46,31 @@ class ComparedItem:
     is_study: bool
 
     def hashes(self, name: str) -> set[str]:
-        """The hashes of data ("train") or split ("split") that its trainings had."""
+        """Return the hashes of the training images ("train") or of the split ("split")."""
         return {record.get("hashes", {}).get(name, "not recorded") for record in self.records}
 
 
 def read_compared_item(path: Path) -> ComparedItem:
-    """A study, a run, or the newest finished run of a folder.
+    """Read a study, a run, or the newest finished run of a folder.
 
     Raises:
-        UserError: it is none of them, or has no result yet.
+        UserError: the path is none of these, or has no result yet.
     """
     if (path / "study.json").is_file():
         summary, results = summarise_folder(path)
         config = json.loads((path / "study.json").read_text())["experiment"]
         endpoints = summary.study.endpoints(results)
         return ComparedItem(path.name, path, group_by_setting(results), endpoints, config, results, True)
-    return _run(find_run(path, finished=True))
+    return _read_run(find_run(path, finished=True))
 
 
-def _run(run: RunFolder) -> ComparedItem:
-    manifest = run.manifest()
-    epochs = run.epochs()
+def _read_run(run: RunFolder) -> ComparedItem:
+    manifest, config, epochs = run.manifest(), run.config(), run.epochs()
     if not epochs:
         raise UserError(f"{run.path} has no epoch in metrics.csv: there is nothing to compare.")
     measured = {key: float(value) for key, value in epochs[-1].items() if key.startswith(("val/", "train/")) and value}
     metrics = with_group_metrics(measured, manifest.get("class_counts", {}))
     classes = [key.removeprefix("val/recall/") for key in measured if key.startswith("val/recall/")]
-    config = run.config()
     name = "/".join(run.path.parts[-2:])
     setting = SettingResults(
         label=name,
@@ -81,9 +82,8 @@ def _run(run: RunFolder) -> ComparedItem:
         classes=[name for name in classes if name != "macro"],
         runs=["."],
     )
-    return ComparedItem(
-        name, run.path, [setting], [k for k in metrics if k.endswith("/macro")], config, [manifest], False
-    )
+    endpoints = [key for key in metrics if key.endswith("/macro")]
+    return ComparedItem(name, run.path, [setting], endpoints, config, [manifest], False)
 
 
 Pair = tuple[SettingResults, SettingResults]
@@ -91,7 +91,7 @@ Pair = tuple[SettingResults, SettingResults]
 
 @dataclass
 class ComparisonContent:
-    """Fields are the template's; `marked` are the numbers of the rows of a table that differ."""
+    """Fields of the comparison's template; `*_marked` are the indices of the rows to mark in a table."""
 
     names: tuple[str, str]
     answer: list[str]
@@ -101,25 +101,21 @@ class ComparisonContent:
     means: Table
     means_marked: list[int]
     note: str
-    verdict_columns: list[str]
-    verdicts: list[VerdictRow]
-    family_size: int
-    method: str
+    verdicts: VerdictTable | None
     figures: list[Figure]
     command: str
-    version: str = __version__
 
 
 def comparison_content(a: ComparedItem, b: ComparedItem) -> ComparisonContent:
     """Compare `b` with `a`.
 
     Raises:
-        UserError: one is a study and the other a run, or they have no setting, or not the classes, in common.
+        UserError: one is a study and the other a run, they have no setting in common, or their classes differ.
     """
     if a.is_study != b.is_study:
         kinds = ("a study", "a run") if a.is_study else ("a run", "a study")
-        raise UserError(f"{a.name} is {kinds[0]} and {b.name} {kinds[1]}: compare two of a kind.")
-    if a.name == b.name:  # of different folders
+        raise UserError(f"{a.name} is {kinds[0]} and {b.name} {kinds[1]}: compare two studies or two runs.")
+    if a.name == b.name:  # in different folders
         a.name, b.name = str(a.folder), str(b.folder)
     pairs = _pairs(a, b)
     if not pairs:
@@ -128,58 +124,54 @@ def comparison_content(a: ComparedItem, b: ComparedItem) -> ComparisonContent:
         raise UserError(f"{a.name} and {b.name} have different classes: nothing can be set side by side.")
     same_images = all(a.hashes(part) == b.hashes(part) for part in ("train", "split"))
     family = _family(a, pairs) if same_images else None
-    means, marked = _means(a, b, pairs)
-    sources, sources_marked = _sources(a, b)
+    means, means_marked = _means(a, b, pairs)
+    sources = _sources(a, b)
     changed = [line.partition(": ") for line in differences(a.config, b.config)]
-    figures = [_by_class(a, b, pairs)]
     confused = _confusion(a, b, pairs[0]) if same_images else None
     return ComparisonContent(
         names=(a.name, b.name),
-        answer=_answer(a, b, pairs, family, len(changed)),
-        configuration=Table(["setting of", a.name, b.name], [[path, *_two(change)] for path, _, change in changed]),
+        answer=_answer(a, b, len(pairs), family, len(changed)),
+        configuration=Table(["setting of", a.name, b.name], [[path, *v.split(" -> ", 1)] for path, _, v in changed]),
         sources=sources,
-        sources_marked=sources_marked,
+        sources_marked=[index for index, row in enumerate(sources.rows) if row[1] != row[2]],
         means=means,
-        means_marked=marked,
+        means_marked=means_marked,
         note="" if same_images else "Images or split differ: the means stand side by side, and nothing is compared.",
-        verdict_columns=[metric_title(key) for key in family.metrics] if family else [],
-        verdicts=verdict_rows(family) if family else [],
-        family_size=family.size if family else 0,
-        method=family.method if family else "",
-        figures=[*figures, *([confused] if confused else [])],
+        verdicts=verdict_table(family),
+        figures=[_by_class(a, b, pairs), *([confused] if confused else [])],
         command=f"losslab report --compare {shlex.quote(str(a.folder))} {shlex.quote(str(b.folder))}",
     )
 
 
 def _pairs(a: ComparedItem, b: ComparedItem) -> list[Pair]:
-    """Settings of both that stand for the same: two runs, or the same arm and values in two studies."""
+    """Return the two runs, or the settings of both studies that have the same arm and values."""
     if not a.is_study:
         return [(a.settings[0], b.settings[0])]
-    theirs = {(setting.arm, str(setting.varied)): setting for setting in b.settings}
-    return [(s, theirs[key]) for s in a.settings if (key := (s.arm, str(s.varied))) in theirs]
+    in_b = {(setting.arm, str(setting.varied)): setting for setting in b.settings}
+    return [(s, in_b[key]) for s in a.settings if (key := (s.arm, str(s.varied))) in in_b]
 
 
 def _family(a: ComparedItem, pairs: list[Pair]) -> Family | None:
-    """The verdicts on b against a, over the seeds that all pairs share."""
-    seeds = sorted(set.intersection(*(set(s.seeds) for pair in pairs for s in pair)))
-    keys = [key for key in a.endpoints if all(key in s.values for pair in pairs for s in pair)]
+    """Return the verdicts on b against a, over the seeds that all settings share; None without such a seed."""
+    settings = [setting for pair in pairs for setting in pair]
+    seeds = sorted(set.intersection(*(set(setting.seeds) for setting in settings)))
+    keys = [key for key in a.endpoints if all(key in setting.values for setting in settings)]
     if not seeds or not keys:
         return None
-    chosen = [(_at(theirs, seeds), _at(ours, seeds)) for ours, theirs in pairs]
-    return compare_pairs(chosen, a.name, keys, len(seeds))
+    return compare_pairs([(_at(in_b, seeds), _at(in_a, seeds)) for in_a, in_b in pairs], a.name, keys, len(seeds))
 
 
 def _at(setting: SettingResults, seeds: list[int]) -> SettingResults:
+    """Return a setting's results at these seeds only."""
     kept = [setting.seeds.index(seed) for seed in seeds]
     values = {key: [numbers[i] for i in kept] for key, numbers in setting.values.items()}
-    label, classes = setting.label, setting.classes
-    return SettingResults(label, setting.arm, setting.varied, setting.setting_hash, seeds, values, classes, [])
+    return dataclasses.replace(setting, seeds=seeds, values=values, runs=[])
 
 
-def _answer(a: ComparedItem, b: ComparedItem, pairs: list[Pair], family: Family | None, changed: int) -> list[str]:
-    what = f"{len(pairs)} settings in common" if a.is_study else "two runs"
+def _answer(a: ComparedItem, b: ComparedItem, pairs: int, family: Family | None, changed: int) -> list[str]:
+    compared = f"{pairs} settings in common" if a.is_study else "two runs"
     first = (
-        f"{b.name} against {a.name}: {what}; in the configuration "
+        f"{b.name} against {a.name}: {compared}; in the configuration "
         f"{changed or 'no'} value{'s differ' if changed != 1 else ' differs'}."
     )
     if family is None:
@@ -188,73 +180,71 @@ def _answer(a: ComparedItem, b: ComparedItem, pairs: list[Pair], family: Family 
     return [first, f"Shown: {shown}." if shown else "No difference is shown.", family.method]
 
 
-def _two(change: str) -> list[str]:
-    before, _, after = change.partition(" -> ")
-    return [before, after]
+def _sources(a: ComparedItem, b: ComparedItem) -> Table:
+    def row(title: str, *values: set[str]) -> list[str]:
+        return [title, *(", ".join(sorted(part)) for part in values)]
 
-
-def _sources(a: ComparedItem, b: ComparedItem) -> tuple[Table, list[int]]:
-    def known(side: ComparedItem, name: str) -> str:
-        return ", ".join(sorted({str(record.get(name, "not recorded")) for record in side.records}))
-
-    rows = [[name, known(a, name), known(b, name)] for name in ("data_name", "git_commit", "device", "precision")]
-    for part in ("train", "split"):
-        rows.append([f"{part} (SHA-256)", *(", ".join(sorted(h[:12] for h in s.hashes(part))) for s in (a, b))])
-    seeds = [", ".join(map(str, sorted({seed for s in side.settings for seed in s.seeds}))) for side in (a, b)]
-    rows.append(["seeds", *seeds])
-    return Table(["what", a.name, b.name], rows), [i for i, row in enumerate(rows) if row[1] != row[2]]
+    both = (a, b)
+    rows = [
+        row(key, *({str(record.get(key, "not recorded")) for record in item.records} for item in both))
+        for key in ("data_name", "git_commit", "device", "precision")
+    ]
+    rows += [
+        row(f"{part} (SHA-256)", *({h[:12] for h in item.hashes(part)} for item in both)) for part in ("train", "split")
+    ]
+    seeds = [", ".join(map(str, sorted({seed for s in item.settings for seed in s.seeds}))) for item in both]
+    return Table(["what", a.name, b.name], [*rows, ["seeds", *seeds]])
 
 
 def _means(a: ComparedItem, b: ComparedItem, pairs: list[Pair]) -> tuple[Table, list[int]]:
     rows: list[list[str]] = []
     marked = []
-    for ours, theirs in pairs:
-        for key in ours.values:
-            if key in theirs.values and key.startswith("val/") and key != "val/loss":
-                means = ours.mean_sd(key), theirs.mean_sd(key)
+    for in_a, in_b in pairs:
+        for key in in_a.values:
+            if key in in_b.values and key.startswith("val/") and key != "val/loss":
+                means = in_a.mean_sd(key), in_b.mean_sd(key)
                 difference = means[1][0] - means[0][0]
-                if abs(difference) >= 0.005:
+                if abs(difference) >= MARKED_FROM:
                     marked.append(len(rows))
-                rows.append([ours.label, metric_title(key), percent(*means[0]), percent(*means[1]), points(difference)])
+                rows.append([in_a.label, metric_title(key), percent(*means[0]), percent(*means[1]), points(difference)])
     return Table(["setting", "metric", f"{a.name}, %", f"{b.name}, %", "difference, points"], rows), marked
 
 
 def _by_class(a: ComparedItem, b: ComparedItem, pairs: list[Pair]) -> Figure:
-    classes = pairs[0][0].classes
+    """Draw precision and recall of each class in two panels, for the chosen pair of settings."""
+    classes, labels = pairs[0][0].classes, [in_a.label for in_a, _ in pairs]
     traces: list[Trace] = []
     rows: list[list[str]] = []
-    for pair in pairs:
+    for label, pair in zip(labels, pairs, strict=True):
         for panel, metric in enumerate(("precision", "recall")):
-            for index, (side, setting) in enumerate(zip((a, b), pair, strict=True)):
+            for index, (item, setting) in enumerate(zip((a, b), pair, strict=True)):
                 means = [setting.mean_sd(f"val/{metric}/{name}") for name in classes]
                 traces.append(
                     {
-                        "type": "scatter", "mode": "markers", "name": plain(side.name), "legendgroup": side.name,
-                        "x": [plain(name) for name in classes], "y": [mean for mean, _ in means],
+                        "type": "scatter", "mode": "markers", "name": escape_tags(item.name), "legendgroup": item.name,
+                        "x": [escape_tags(name) for name in classes], "y": [mean for mean, _ in means],
                         "error_y": {"type": "data", "array": np.nan_to_num([sd for _, sd in means]).tolist()},
-                        "marker": {"color": f"@c{index}", "symbol": SYMBOLS[index], "size": 10},
-                        "showlegend": panel == 0, "meta": {"setting": pair[0].label} if len(pairs) > 1 else {},
+                        "marker": marker(index, 10), "showlegend": panel == 0,
+                        "meta": {"setting": label} if len(pairs) > 1 else {},
                         "hovertemplate": "%{x}: %{y:.4f}<extra>%{fullData.name}</extra>", **axes(panel),
                     }
                 )  # fmt: skip
-                rows.append([pair[0].label, side.name, metric, *(percent(*mean) for mean in means)])
-    layout: dict[str, Any] = {
-        "annotations": [panel_title("precision", 0), panel_title("recall", 1)],
-        "scattermode": "group",
-    }
-    layout |= {"xaxis": categories(classes), "xaxis2": categories(classes)}
-    labels = [ours.label for ours, _ in pairs]
+                rows.append([label, item.name, metric, *(percent(*mean) for mean in means)])
     return Figure(
         "by-class", "Each class, side by side", "Means over the seeds; bars are one standard deviation.",
-        traces, layout, Table(["setting", "of", "metric", *classes], rows),
+        traces,
+        {"annotations": [panel_title("precision", 0), panel_title("recall", 1)], "scattermode": "group",
+         "xaxis": categories(classes), "xaxis2": categories(classes)},
+        Table(["setting", "of", "metric", *classes], rows),
         [Choice("setting", "Setting", labels)] if len(labels) > 1 else [],
         panels=2, panel_width=320, panel_height=300,
     )  # fmt: skip
 
 
 def _confusion(a: ComparedItem, b: ComparedItem, pair: Pair) -> Figure | None:
-    read = [setting_predictions(side.folder, setting) for side, setting in zip((a, b), pair, strict=True)]
-    if read[0] is None or read[1] is None or not np.array_equal(read[0].labels, read[1].labels):
+    """Draw the confusion matrices of a pair; None unless both have predictions of the same images."""
+    in_a, in_b = (setting_predictions(item.folder, setting) for item, setting in zip((a, b), pair, strict=True))
+    if in_a is None or in_b is None or not np.array_equal(in_a.labels, in_b.labels):
         return None
-    names = [f"{side.name}: {setting.label}" for side, setting in zip((a, b), pair, strict=True)]
-    return confusion(names, [read[0], read[1]], pair[0].classes, names[0])
+    names = [f"{item.name}: {setting.label}" for item, setting in zip((a, b), pair, strict=True)]
+    return confusion(dict(zip(names, (in_a, in_b), strict=True)), pair[0].classes, names[0])

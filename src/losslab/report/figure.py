@@ -1,4 +1,4 @@
-"""A figure of the report: Plotly's traces and layout as plain values, the reader's choices, and the same as a table."""
+"""A figure of the page: Plotly's traces and layout, the reader's choices, and the same numbers as a table."""
 
 import json
 import math
@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Trace = dict[str, Any]
-"""A Plotly trace. Its `meta`, name -> value, says for which of the reader's choices it is shown; without, always.
+"""A Plotly trace. Its `meta` maps a choice's name to the option for which it is drawn; without, it is always drawn.
 
-Colours are names, "@c0" and so on, which the page replaces by those of its theme.
+Colours are names such as "@c0", which the page replaces by the colours of its theme.
 """
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down")
 COLOURS = 8
-"""@c0 ... @c7: Okabe & Ito's palette, which colour-blind readers tell apart; shape or dash says the same."""
+"""@c0 ... @c7: Okabe & Ito's palette, which colour-blind readers can tell apart; symbol or dash shows the same."""
 LONGEST_TICK = 18
+"""Characters of a name on an axis."""
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Table:
 
 @dataclass
 class Choice:
-    """Something that the reader chooses: from a list, or on a slider where `slider` is true."""
+    """A choice of the reader: from a list, or on a slider if `slider` is true. `start` is the first option's index."""
 
     name: str
     label: str
@@ -39,18 +40,18 @@ class Choice:
 
 @dataclass
 class Figure:
-    """What the page draws.
+    """A figure, its controls and its table.
 
     Args:
         name: unique in the page; letters and hyphens.
-        title: what it shows.
-        caption: how to read it, a sentence or two.
+        title: the heading.
+        caption: how to read the figure, in a sentence or two.
         traces, layout: Plotly's.
-        table: the numbers, for those who cannot see the figure.
-        choices: what the reader may choose.
-        panels: how many panels of equal size share the figure, on axes x, x2, ...; 0 for a figure without panels.
-        panel_width: pixels below which a panel is not to be squeezed.
-        panel_height: pixels of a panel, or of the figure.
+        table: the numbers, for readers who cannot see the figure.
+        choices: the reader's controls.
+        panels: number of panels of equal size, on axes x, x2, ...; 0 for a figure without panels.
+        panel_width: minimum width of a panel in pixels.
+        panel_height: height of a panel, or of the figure, in pixels.
     """
 
     name: str
@@ -65,7 +66,7 @@ class Figure:
     panel_height: int = 380
 
     def json(self) -> str:
-        """What the page's script reads; safe inside a script element."""
+        """Return the input of the page's script; safe inside a script element."""
         choices = [vars(choice) for choice in self.choices]
         content = {
             "traces": self.traces, "layout": self.layout, "choices": choices, "panels": self.panels,
@@ -75,7 +76,7 @@ class Figure:
 
 
 def script_json(content: Any) -> str:
-    """JSON for a script element: numbers of five digits, no NaN, nothing that could end the element."""
+    """Return JSON for a script element: numbers of five digits, no NaN, no character that could end the element."""
     text = json.dumps(_clean(content), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -90,47 +91,61 @@ def _clean(value: Any) -> Any:
     return value
 
 
-def plain(text: str) -> str:
-    """A name as Plotly shall print it: Plotly takes some tags in a text for markup."""
+def escape_tags(text: str) -> str:
+    """Escape a name for Plotly, which reads some HTML tags as markup."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def categories(names: Sequence[str]) -> dict[str, Any]:
-    """An axis of names, in their order; long ones are cut where they stand on it."""
-    ticks = [plain(name if len(name) <= LONGEST_TICK else f"{name[: LONGEST_TICK - 1]}…") for name in names]
-    return {"type": "category", "categoryarray": list(map(plain, names)), "tickvals": list(map(plain, names)),
-            "ticktext": ticks}  # fmt: skip
+def numbers(values: Sequence[float]) -> list[str]:
+    """Format numbers for a table: four decimals, a dash for NaN."""
+    return ["–" if math.isnan(value) else f"{value:.4f}" for value in values]
 
 
-def panel_title(text: str, panel: int) -> dict[str, Any]:
-    """The annotation above a panel, counted from 0."""
-    axis = "" if panel == 0 else str(panel + 1)
-    return {
-        "text": plain(text), "showarrow": False, "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom",
-        "xref": f"x{axis} domain", "yref": f"y{axis} domain", "font": {"size": 13},
-    }  # fmt: skip
-
-
-def axes(panel: int) -> dict[str, str]:
-    """The axes of a panel's traces, counted from 0."""
-    return {"xaxis": f"x{panel + 1}" if panel else "x", "yaxis": f"y{panel + 1}" if panel else "y"}
-
-
-def axis_layout(panels: int, x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
-    """The same axes for each panel; zooming one zooms all."""
-    layout: dict[str, Any] = {}
-    for panel in range(panels):
-        number = str(panel + 1) if panel else ""
-        layout[f"xaxis{number}"] = x | ({"matches": "x"} if panel else {})
-        layout[f"yaxis{number}"] = y | ({"matches": "y"} if panel else {})
-    return layout
+def mean_and_spread(mean: float, spread: float) -> str:
+    """Format as "0.9123 ± 0.0045"; without the spread if it is NaN, as for one seed."""
+    return numbers([mean])[0] + ("" if math.isnan(spread) else f" ± {spread:.4f}")
 
 
 def colour(index: int) -> str:
-    """The colour of the index-th of several things; they repeat after `COLOURS`."""
+    """Return the colour of the index-th series; colours repeat after `COLOURS`."""
     return f"@c{index % COLOURS}"
 
 
-def numbers(values: Sequence[float], digits: int = 4) -> list[str]:
-    """Numbers as a table shows them; a dash for NaN."""
-    return ["–" if value is None or math.isnan(value) else f"{value:.{digits}f}" for value in values]
+def marker(index: int, size: int) -> dict[str, Any]:
+    """Return the marker of the index-th series, `size` in pixels."""
+    return {"symbol": SYMBOLS[index % len(SYMBOLS)], "color": colour(index), "size": size}
+
+
+def axis_number(panel: int) -> str:
+    """Return the number in the names of a panel's axes: "" for panel 0, then "2", "3", ..."""
+    return str(panel + 1) if panel else ""
+
+
+def axes(panel: int) -> dict[str, str]:
+    """Return the axes of a trace in a panel, counted from 0."""
+    return {axis: f"{axis[0]}{axis_number(panel)}" for axis in ("xaxis", "yaxis")}
+
+
+def axis_layout(panels: int, x: dict[str, Any], y: dict[str, Any], linked: bool = False) -> dict[str, Any]:
+    """Return the layout of equal axes in each panel; if `linked`, zooming one panel zooms all."""
+    layout: dict[str, Any] = {}
+    for panel in range(panels):
+        for name, axis in (("x", x), ("y", y)):
+            layout[f"{name}axis{axis_number(panel)}"] = axis | ({"matches": name} if linked and panel else {})
+    return layout
+
+
+def categories(names: Sequence[str]) -> dict[str, Any]:
+    """Return an axis of names, in their order; its labels are cut at `LONGEST_TICK` characters."""
+    escaped = [escape_tags(name) for name in names]
+    ticks = [escape_tags(name if len(name) <= LONGEST_TICK else f"{name[: LONGEST_TICK - 1]}…") for name in names]
+    return {"type": "category", "categoryarray": escaped, "tickvals": escaped, "ticktext": ticks}
+
+
+def panel_title(text: str, panel: int) -> dict[str, Any]:
+    """Return the annotation above a panel, counted from 0."""
+    number = axis_number(panel)
+    return {
+        "text": escape_tags(text), "showarrow": False, "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom",
+        "xref": f"x{number} domain", "yref": f"y{number} domain", "font": {"size": 13},
+    }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the runs of a setting left behind: predictions, epochs, configuration."""
+"""Predictions, epochs, configurations, images and origins of a study's runs."""
 
 import json
 import shlex
@@ -14,11 +14,11 @@ from losslab.study import Result, SettingResults
 
 
 class Predictions(NamedTuple):
-    """Of one setting on the validation split, for the S seeds whose runs are there.
+    """A setting's predictions of the validation split, for the S seeds whose predictions.npz exists.
 
     Args:
         logits: (S, N, C) float32.
-        labels: (N,) int64, the same for all.
+        labels: (N,) int64, the same for all seeds.
     """
 
     logits: np.ndarray
@@ -26,7 +26,7 @@ class Predictions(NamedTuple):
 
 
 def setting_predictions(study: Path, setting: SettingResults) -> Predictions | None:
-    """The predictions of the setting's runs; None where there are none, or they are of different images."""
+    """Return the predictions of the setting's runs; None if there are none, or if their labels differ."""
     logits, labels = [], []
     for run in setting.runs:
         try:
@@ -41,20 +41,20 @@ def setting_predictions(study: Path, setting: SettingResults) -> Predictions | N
 
 
 def read_epochs(study: Path, setting: SettingResults, keys: list[str]) -> dict[str, np.ndarray]:
-    """The mean over the seeds of each key after each epoch, (epochs,); keys that the runs do not have are left out."""
+    """Return the mean over the seeds of each key after each epoch, (epochs,); keys that a run lacks are left out."""
     tables = [table for run in setting.runs if (table := RunFolder(study / run).epochs())]
     epochs = min((len(table) for table in tables), default=0)
     means = {}
     for key in keys:
         values = [[table[epoch].get(key) or "nan" for epoch in range(epochs)] for table in tables]
-        numbers = np.array(values, dtype=float).reshape(len(tables), epochs)
+        numbers = np.array(values, dtype=float).reshape(len(tables), epochs)  # (S, epochs)
         if numbers.size and not np.isnan(numbers).any():
             means[key] = numbers.mean(axis=0)
     return means
 
 
 def read_config(study: Path, setting: SettingResults) -> dict[str, Any]:
-    """The configuration of the setting's first run, {} where it cannot be read."""
+    """Return the configuration of the setting's first run; {} if it cannot be read."""
     try:
         return RunFolder(study / setting.runs[0]).config()
     except (UserError, IndexError):
@@ -62,7 +62,7 @@ def read_config(study: Path, setting: SettingResults) -> dict[str, Any]:
 
 
 def focal_gamma(config: dict[str, Any]) -> float | None:
-    """Gamma, if the configured loss is focal loss and nothing but; else None."""
+    """Return gamma if the loss is FocalLoss without class weights and label smoothing; else None."""
     loss = ((config.get("model") or {}).get("init_args") or {}).get("loss") or {}
     arguments = loss.get("init_args") or {}
     if not str(loss.get("class_path", "")).endswith(".FocalLoss") or arguments.get("class_weights") is not None:
@@ -71,15 +71,15 @@ def focal_gamma(config: dict[str, Any]) -> float | None:
 
 
 def validation_images(run: Path) -> np.ndarray:
-    """Read the validation split of a run, in its order: uint8 (N, channels, height, width).
+    """Return the images of a run's validation split, in its order: (N, channels, height, width) uint8.
 
     Raises:
-        UserError: the images cannot be read, or are not those that the run was trained on.
+        UserError: the images cannot be read, or differ from the images that the run was trained on.
     """
     folder = RunFolder(run)
     command_line = CommandLine(["--config", str(folder.config_file)], "losslab report")
     config = command_line.resolved()
-    config["trainer"] = {"accelerator": "cpu"}  # nothing is trained: no tracker, and no device that is not here
+    config["trainer"] = {"accelerator": "cpu"}  # nothing is trained: no tracker, and no device that may be missing
     command_line.parse_config(config)
     data = command_line.build().data
     data.prepare_data()
@@ -89,34 +89,34 @@ def validation_images(run: Path) -> np.ndarray:
 
 
 def provenance_table(folder: Path, results: list[Result]) -> Table:
-    """Code, data, split, configurations, seeds, versions, devices and seconds."""
+    """Return code, data, split, configurations, seeds, versions, devices and seconds of a study's results."""
     manifest = RunFolder(folder / results[0]["run"]).manifest() if "run" in results[0] else {}
     commits = {f"{result.get('git_commit')}{', with changes' if result.get('git_dirty') else ''}" for result in results}
-    hashes: dict[str, set[str]] = {}
-    for result in results:
-        for name, value in result.get("hashes", {}).items():
-            hashes.setdefault(name, set()).add(value)
     versions = ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items())
     seconds = sum(result.get("seconds", 0.0) for result in results)
+
+    def distinct(key: str) -> str:
+        return ", ".join(sorted({result.get(key, "?") for result in results}))
+
     rows = [
         ["commit", ", ".join(sorted(commits)).replace("None", "not in a repository")],
-        ["images", ", ".join(sorted({result["data_name"] for result in results}))],
-        ["data (SHA-256)", _several(hashes.get("train", set()))],
-        ["split (SHA-256)", _several(hashes.get("split", set()))],
+        ["images", distinct("data_name")],
+        ["data (SHA-256)", _hashes(results, "train")],
+        ["split (SHA-256)", _hashes(results, "split")],
         ["configurations", f"{len({result['setting_hash'] for result in results})}, {len(results)} trainings"],
-        ["training images", _counts(results)],
+        ["training images", _class_counts(results)],
         ["seeds", ", ".join(map(str, sorted({result["seed"] for result in results})))],
         ["versions", versions or "not recorded"],
-        ["device", ", ".join(sorted({result.get("device", "?") for result in results}))],
-        ["precision", ", ".join(sorted({result.get("precision", "?") for result in results}))],
+        ["device", distinct("device")],
+        ["precision", distinct("precision")],
         ["seconds", f"{seconds:.0f} of training, {seconds / len(results):.1f} for each"],
-        ["begun", min(result.get("started_at", "?") for result in results)],
+        ["started", min(result.get("started_at", "?") for result in results)],
     ]
     return Table(["what", "value"], rows)
 
 
 def reproduce_commands(folder: Path) -> list[str]:
-    """The commands that make the study and this page again."""
+    """Return the commands that reproduce the study and its page."""
     try:
         command = json.loads((folder / "study.json").read_text()).get("command")
     except (OSError, ValueError):
@@ -126,17 +126,15 @@ def reproduce_commands(folder: Path) -> list[str]:
     return [*([command] if command else []), f"losslab report {study}", f"losslab fit --config {best}"]
 
 
-def _several(values: set[str]) -> str:
+def _hashes(results: list[Result], name: str) -> str:
+    values = {result["hashes"][name] for result in results if name in result.get("hashes", {})}
     return min(values, default="not recorded") + (f" and {len(values) - 1} more" if len(values) > 1 else "")
 
 
-def _counts(results: list[Result]) -> str:
-    counts: dict[str, Any] = results[0].get("class_counts", {})
+def _class_counts(results: list[Result]) -> str:
+    counts: dict[str, int] = results[0].get("class_counts", {})
     if not counts:
         return "not recorded"
-    low, high = min(counts.values()), max(counts.values())
-    return (
-        f"{sum(counts.values()):,}: {low:,} of each class"
-        if low == high
-        else (f"{sum(counts.values()):,}: {high:,} of the largest class, {low:,} of the smallest")
-    )
+    total, low, high = sum(counts.values()), min(counts.values()), max(counts.values())
+    classes = f"{low:,} of each class" if low == high else f"{high:,} of the largest class, {low:,} of the smallest"
+    return f"{total:,}: {classes}"

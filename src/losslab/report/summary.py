@@ -1,4 +1,4 @@
-"""What came out of a study: its settings, the verdicts on the declared family, and the answer in three sentences."""
+"""A study or a confirmation as settings, verdicts and an answer in three sentences."""
 
 import dataclasses
 import math
@@ -6,24 +6,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from losslab.errors import UserError
 from losslab.report.verdicts import Family, Verdict, compare
 from losslab.run import read_yaml, study_name
 from losslab.study import Result, SettingResults, StudyFile, group_by_setting, percent, read_declared, read_results
 
+CONFIRM_FOLDER = "confirm"
+TEST_FOLDER = "test"
+"""The folder of a confirmation with one result for each run that was evaluated on the test images."""
+
 
 @dataclass
 class Summary:
-    """A study's results as terminal, page and Markdown show them.
+    """A study's results, as the terminal, the page and report.md show them.
 
     Args:
-        name: the study's.
-        heading: what was measured on which images.
-        study: the study file, as its record declares it.
-        settings: what is compared, in order: all or, where something was tuned, each at its best value.
-        tried: all, in order.
-        best: the best complete setting by the mean of the monitored metric; the first one if none is complete.
-        baseline: the declared one, if it is complete.
-        family: the comparisons with it.
+        name: the study's name.
+        heading: the split, the images and the seeds of the numbers.
+        study: the study file, as the study's record declares it.
+        settings: the settings to compare, in order: all, or each at its best tuned value if the study tunes.
+        tried: all settings, in order.
+        best: the complete setting with the best mean of the monitored metric; the first setting if none is complete.
+        baseline: the declared baseline, if it is complete.
+        family: the comparisons with the baseline.
         answer: three sentences at most.
     """
 
@@ -39,7 +44,7 @@ class Summary:
 
     @property
     def chosen(self) -> SettingResults:
-        """The setting to go on with: the best, unless it is not shown to be better than the baseline."""
+        """The setting to continue with: the best, or the baseline if the best is not shown to be better."""
         if self.baseline is None or self.family is None:
             return self.best
         verdict = self.family.of(self.best.label, self.study.monitor)
@@ -51,14 +56,20 @@ class Summary:
         """The settings with a result for each seed."""
         return [setting for setting in self.settings if self.study.is_complete(setting)]
 
+    @property
+    def ranked(self) -> list[SettingResults]:
+        """The complete settings, or all if none is complete, the best mean of the monitored metric first."""
+        settings = self.complete or self.settings
+        return sorted(settings, key=lambda s: -self.study.sign * s.mean_sd(self.study.monitor)[0])
+
 
 def summarise(name: str, results: list[Result], study: StudyFile) -> Summary:
-    """Group results by setting, and compare the complete ones with the baseline.
+    """Group results by setting, and compare the complete settings with the baseline.
 
     Args:
-        name: the study's.
-        results: one or more; a setting that failed or was pruned before its last seed takes no part in the choice.
-        study: what is monitored, and what is compared.
+        name: the study's name.
+        results: one or more. A setting that failed or was pruned before its last seed cannot be the best one.
+        study: declares the monitored metric, the baseline and the family.
     """
     tried = group_by_setting(results)
     settings = study.tuned(tried) if study.tune else tried
@@ -76,13 +87,11 @@ def summarise(name: str, results: list[Result], study: StudyFile) -> Summary:
 
 
 def summarise_folder(folder: Path) -> tuple[Summary, list[Result]]:
-    """The summary of runs/<study>, and its results.
+    """Return the summary of runs/<study>, and its results.
 
     Raises:
-        UserError: there is no study, or it has no result.
+        UserError: the folder holds no study, or the study has no result.
     """
-    from losslab.errors import UserError
-
     study = read_declared(folder)
     results = read_results(folder)
     if not results:
@@ -105,12 +114,12 @@ def _answer(summary: Summary) -> list[str]:
     best, baseline, family, monitor = summary.best, summary.baseline, summary.family, summary.study.monitor
     if not summary.complete:
         return ["No setting has a result for each of its seeds: there is nothing to compare yet."]
-    value = f"{metric_title(monitor)} {percent(*best.mean_sd(monitor))} %"
     if summary.study.split == "test":
         if family is None:
             return ["The baseline has no result for each seed: nothing is compared."]
-        return [_shown(family), family.method]
+        return [_differences(family), family.method]
     if baseline is None or family is None:
+        value = f"{metric_title(monitor)} {percent(*best.mean_sd(monitor))} %"
         return [
             f"Best of {len(summary.settings)} on validation: {best.label}, {value} (n = {len(best.seeds)}).",
             "Chosen for being best, it is likely worse on fresh seeds; without a baseline nothing is compared.",
@@ -120,76 +129,68 @@ def _answer(summary: Summary) -> list[str]:
     else:
         verdict = family.of(best.label, monitor)
         assert verdict is not None
+        hint = f" ({verdict.hint})" if verdict.hint else ""
         kept = "" if summary.chosen is best else f", so {baseline.label} stays the choice"
-        choice = f"The best mean {metric_title(monitor)} has {best.label}: {told(verdict)}{kept}."
-    return [_shown(family), choice, family.method]
+        choice = (
+            f"The best mean {metric_title(monitor)} has {best.label}: {format_interval(verdict)} points against the "
+            f"baseline, {verdict.word}{hint}{kept}."
+        )
+    return [_differences(family), choice, family.method]
 
 
-def _shown(family: Family) -> str:
-    settings = {verdict.setting for verdict in family.verdicts}
+def _differences(family: Family) -> str:
+    """A sentence with the settings whose metrics are shown to differ from the baseline's."""
     metrics = ", ".join(map(metric_title, family.metrics))
     if not family.verdicts:
         return f"There is nothing yet to compare with {family.baseline}."
     if not family.shown:
+        settings = {verdict.setting for verdict in family.verdicts}
         against = next(iter(settings)) if len(settings) == 1 else f"any of {len(settings)} settings"
         return f"No difference between {against} and {family.baseline} is shown in {metrics}."
-    told_of = []
+    parts = []
     for setting in dict.fromkeys(verdict.setting for verdict in family.shown):
-        found = {
+        by_word = {
             word: [metric_title(v.metric) for v in family.shown if (v.setting, v.word) == (setting, word)]
             for word in ("higher", "lower")
         }
-        told_of.append(
-            f"{setting} has " + " and ".join(f"{w} {', '.join(names)}" for w, names in found.items() if names)
-        )
+        words = " and ".join(f"{word} {', '.join(names)}" for word, names in by_word.items() if names)
+        parts.append(f"{setting} has {words}")
     rest = family.size - len(family.shown)
     others = f"; the other {rest} of {family.size} comparisons are not shown" if rest else ""
-    return f"Against {family.baseline}, {'; '.join(told_of)}{others}."
-
-
-def told(verdict: Verdict) -> str:
-    """A verdict in words: "+1.00 points [+0.20, +1.80] against the baseline, higher"."""
-    hint = f" ({verdict.hint})" if verdict.hint else ""
-    return f"{format_interval(verdict)} points against the baseline, {verdict.word}{hint}"
+    return f"Against {family.baseline}, {'; '.join(parts)}{others}."
 
 
 def format_interval(verdict: Verdict) -> str:
-    """The difference in percentage points with its interval, or its sd where there are too few seeds for one."""
+    """Format the difference in percentage points with its interval; with its sd if there are too few seeds for one."""
     if not verdict.decidable:
         return points(verdict.mean) + ("" if math.isnan(verdict.sd) else f" (sd {100 * verdict.sd:.2f})")
-    numbers = (verdict.mean, verdict.low, verdict.high)
-    # An interval that leaves out zero shows it.
+    # An interval that excludes zero needs enough digits to show it.
     nearest = min(abs(verdict.low), abs(verdict.high))
     digits = 2 if verdict.word == "not shown" else next((d for d in (2, 3) if round(100 * nearest, d)), 4)
-    mean, low, high = (points(number, digits) for number in numbers)
+    mean, low, high = (points(number, digits) for number in (verdict.mean, verdict.low, verdict.high))
     return f"{mean} [{low}, {high}]"
 
 
 def points(difference: float, digits: int = 2) -> str:
-    """A difference in percentage points, with its sign."""
-    return f"{round(100 * difference, digits) + 0.0:+.{digits}f}".replace("-", "−")  # no minus before zero
+    """Format a difference in percentage points, with its sign."""
+    return f"{round(100 * difference, digits) + 0.0:+.{digits}f}".replace("-", "−")  # + 0.0: no minus before zero
 
 
 def metric_title(key: str) -> str:
-    """A metric's key in words: "val/recall/tail" is "tail recall"."""
+    """Return a metric's key in words: "tail recall" for "val/recall/tail"."""
     parts = key.split("/")[1:]
     words = {"f1": "F1", "ece": "ECE", "acc": "accuracy"}
     return " ".join(words.get(part, part) for part in reversed(parts))
 
 
-CONFIRM_FOLDER = "confirm"
-TEST_FOLDER = "test"
-"""The folder in a confirmation that holds a result for each run that was read on the test images."""
-
-
 class Confirmation(NamedTuple):
-    """What the test images said.
+    """The results of a confirmation on the test images.
 
     Args:
-        summary: of the test metrics, against the same baseline.
-        reads: runs that were read.
-        second_reads: those among them whose configuration and seed had been read before.
-        whole: whether every setting that was to be confirmed has been read at every seed.
+        summary: the test metrics, against the same baseline.
+        reads: number of runs evaluated on the test images.
+        second_reads: number of those whose configuration and seed had been evaluated on them before.
+        whole: whether every setting has a test result for every seed.
     """
 
     summary: Summary
@@ -198,29 +199,35 @@ class Confirmation(NamedTuple):
     whole: bool
 
     @property
-    def reads_told(self) -> str:
-        """In words, for people."""
+    def reads_text(self) -> str:
+        """The number of test reads in words."""
         again = f", {self.second_reads} of them not for the first time" if self.second_reads else ", each once"
         return f"{self.reads} runs{again}"
 
     @property
-    def status_told(self) -> str:
-        """How many runs have read the test images, and whether that is all, in whole sentences."""
-        unfinished = "" if self.whole else " It is not finished: what is missing is not compared."
-        return f"Test images read: {self.reads_told}.{unfinished}"
+    def status_text(self) -> str:
+        """The number of test reads, and whether the confirmation is complete, in sentences."""
+        unfinished = "" if self.whole else " It is not finished: missing results are not compared."
+        return f"Test images read: {self.reads_text}.{unfinished}"
 
 
 def confirmation_folders(study: Path) -> list[Path]:
-    """runs/<study>/confirm, confirm-2 and so on, in their order."""
+    """Return runs/<study>/confirm, confirm-2 and so on, in this order."""
     found = [file.parent for file in study.glob(f"{CONFIRM_FOLDER}*/study.yaml")]
     return sorted(found, key=lambda folder: (len(folder.name), folder.name))
 
 
+def read_confirmations(study: Path) -> list[Confirmation]:
+    """Return the confirmations of runs/<study> with test results."""
+    read = [read_confirmation(folder) for folder in confirmation_folders(study)]
+    return [confirmation for confirmation in read if confirmation is not None]
+
+
 def read_confirmation(folder: Path) -> Confirmation | None:
-    """What runs/<study>/confirm holds; None if no test image has been read for it.
+    """Return the confirmation in runs/<study>/confirm; None if it has no test result.
 
     Raises:
-        UserError: its record is not whole.
+        UserError: the confirmation's study.json cannot be read.
     """
     results = read_results(folder / TEST_FOLDER)
     if not results:
@@ -231,30 +238,21 @@ def read_confirmation(folder: Path) -> Confirmation | None:
 
 
 def confirmation_of(name: str, results: list[Result], study: StudyFile, whole: bool) -> Confirmation:
-    """What results with test metrics, one or more, say.
+    """Summarise a confirmation's test results.
 
     Args:
         name: runs/<study>/confirm without "runs/".
-        results: those in its folder `TEST_FOLDER`.
-        study: what the confirmation declared, in terms of the validation split.
-        whole: whether all that was to be read is among the results.
+        results: one or more, from the folder `TEST_FOLDER`.
+        study: the confirmation's study file, whose metrics are validation metrics.
+        whole: whether `results` has every setting at every seed.
     """
-    told = dataclasses.replace(study, monitor=_of_test(study.monitor), family=[_of_test(key) for key in study.family])
+    monitor, *family = (f"test/{key.removeprefix('val/')}" for key in (study.monitor, *study.family))
     second = sum(result.get("earlier_reads", 0) > 0 for result in results)
-    return Confirmation(summarise(name, results, told), len(results), second, whole)
-
-
-def read_confirmations(study: Path) -> list[Confirmation]:
-    """Those of runs/<study> for which test images have been read."""
-    read = [read_confirmation(folder) for folder in confirmation_folders(study)]
-    return [confirmation for confirmation in read if confirmation is not None]
+    summary = summarise(name, results, dataclasses.replace(study, monitor=monitor, family=family))
+    return Confirmation(summary, len(results), second, whole)
 
 
 def is_over(folder: Path) -> bool:
-    """Whether a confirmation has nothing left to do: each run that did not fail is read, and the tables are written."""
+    """Return whether a confirmation is complete: each run has a test result, and summary.csv is written."""
     whole = len(read_results(folder)) == len(read_results(folder / TEST_FOLDER)) > 0
     return whole and (folder / "summary.csv").is_file()
-
-
-def _of_test(key: str) -> str:
-    return f"test/{key.removeprefix('val/')}"

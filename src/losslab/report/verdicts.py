@@ -1,4 +1,4 @@
-"""Each setting against the baseline, for every metric of the declared family: higher, lower, or not shown."""
+"""Verdicts on each setting against the baseline, for every metric of the family: higher, lower, or not shown."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,12 +15,12 @@ class Verdict(NamedTuple):
     """One comparison of the family.
 
     Args:
-        setting, metric: what is compared: a setting's label and a metric's key.
-        mean, sd: of the differences, setting minus baseline, over the seeds; sd is NaN for one seed.
+        setting, metric: the setting's label and the metric's key.
+        mean, sd: of the differences over the seeds, setting minus baseline; sd is NaN for one seed.
         low, high: the simultaneous interval; infinite below `FEWEST_SEEDS` seeds.
-        p: adjusted for the family; 1 below `FEWEST_SEEDS` seeds.
-        seeds: how many, paired.
-        needed: seeds that an effect as large as the observed one asks for; None if that is above 1,000.
+        p: p-value adjusted for the family; 1 below `FEWEST_SEEDS` seeds.
+        seeds: number of paired seeds.
+        needed: number of seeds that would show an effect as large as the observed one; None above 1,000.
     """
 
     setting: str
@@ -35,17 +35,17 @@ class Verdict(NamedTuple):
 
     @property
     def word(self) -> Literal["higher", "lower", "not shown"]:
-        """The verdict, read off the interval."""
+        """The verdict: whether the interval lies above zero, below zero, or includes it."""
         return "higher" if self.low > 0 else "lower" if self.high < 0 else "not shown"
 
     @property
     def decidable(self) -> bool:
-        """Whether there are seeds enough for any verdict."""
+        """Whether there are enough seeds for any verdict."""
         return self.seeds >= FEWEST_SEEDS
 
     @property
     def hint(self) -> str:
-        """How many seeds would be needed, if nothing is shown."""
+        """The number of seeds needed, if no difference is shown; else ""."""
         if self.word != "not shown" or self.mean == 0:
             return ""
         if math.isnan(self.sd):
@@ -55,7 +55,7 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Family:
-    """The verdicts on all declared comparisons, which hold together."""
+    """The verdicts on all declared comparisons; they hold simultaneously."""
 
     baseline: str
     metrics: list[str]
@@ -69,16 +69,16 @@ class Family:
 
     @property
     def shown(self) -> list[Verdict]:
-        """Those that are higher or lower."""
+        """The verdicts that are higher or lower."""
         return [verdict for verdict in self.verdicts if verdict.word != "not shown"]
 
     def of(self, setting: str, metric: str) -> Verdict | None:
-        """The verdict on a setting's metric, if it is in the family."""
+        """The verdict on a setting's metric; None if the family does not hold it."""
         return next((v for v in self.verdicts if (v.setting, v.metric) == (setting, metric)), None)
 
     @property
     def method(self) -> str:
-        """How the verdicts came about, in a sentence."""
+        """The method of the verdicts, in a sentence."""
         if self.seeds < FEWEST_SEEDS:
             return f"No verdict below {FEWEST_SEEDS} paired seeds; there are {self.seeds}."
         whole = self.seeds <= ALL_PATTERNS_UP_TO
@@ -93,9 +93,9 @@ def compare(settings: Sequence[SettingResults], baseline: SettingResults, metric
     """Compare every setting with the baseline in every metric.
 
     Args:
-        settings: those to compare, trained with the baseline's seeds; the baseline among them is left out.
-        baseline: what they are compared with.
-        metrics: keys that all of them have.
+        settings: settings trained with the baseline's seeds; the baseline itself is skipped.
+        baseline: the setting to compare with.
+        metrics: keys that all settings have.
     """
     pairs = [(setting, baseline) for setting in settings if setting is not baseline]
     return compare_pairs(pairs, baseline.label, metrics, len(baseline.seeds))
@@ -104,19 +104,19 @@ def compare(settings: Sequence[SettingResults], baseline: SettingResults, metric
 def compare_pairs(
     pairs: Sequence[tuple[SettingResults, SettingResults]], baseline: str, metrics: Sequence[str], seeds: int
 ) -> Family:
-    """Compare the first of each pair with the second in every metric, all of them as one family.
+    """Compare the first setting of each pair with the second in every metric, as one family.
 
     Args:
         pairs: settings with one value for each of the same seeds, in the same order.
-        baseline: what the second ones are called.
-        metrics: keys that all of them have.
-        seeds: how many.
+        baseline: name of the second settings.
+        metrics: keys that all settings have.
+        seeds: number of seeds.
     """
     columns = [(setting, other, key) for setting, other in pairs for key in metrics]
     if not columns:
         return Family(baseline, list(metrics), [], seeds)
-    # (seeds, comparisons)
     differences = np.array([np.subtract(setting.values[key], other.values[key]) for setting, other, key in columns]).T
+    # (n, m): seeds, comparisons
     tested: Iterable[tuple[float, ...]]
     if seeds >= FEWEST_SEEDS:
         tested = zip(*(numbers.tolist() for numbers in max_t(differences)), strict=True)

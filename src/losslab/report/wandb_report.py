@@ -1,4 +1,4 @@
-"""The study as a W&B report: the page's sections, as W&B's own panels over the study's runs."""
+"""A study as a W&B report: the page's sections, as W&B's own panels over the study's runs."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,12 @@ from losslab.errors import UserError
 from losslab.report.figure import Table
 from losslab.report.records import provenance_table, read_config, reproduce_commands
 from losslab.report.summary import Confirmation, Summary, read_confirmations
-from losslab.report.tables import escape_markdown, markdown_verdicts, means
+from losslab.report.tables import escape_markdown, markdown_means, markdown_verdicts
 from losslab.run import CONFUSION, MISCLASSIFIED, PER_CLASS, RunFolder, run_config, wandb_has_key
 from losslab.study import Result, SettingResults
 
 GROUPING = ("loss", "architecture", "gamma", "lr")
-"""Keys of a run's configuration by which runs are put together, where they vary, before any others that do."""
+"""Configuration keys of a run by which runs are grouped first, if they vary."""
 
 
 def save_wandb_report(folder: Path, summary: Summary, results: list[Result], project: str) -> str:
@@ -25,14 +25,14 @@ def save_wandb_report(folder: Path, summary: Summary, results: list[Result], pro
         project: PROJECT, or ENTITY/PROJECT.
 
     Returns:
-        Its address.
+        The report's URL.
 
     Raises:
-        UserError: wandb-workspaces is not installed, there is no key, or the server refuses.
+        UserError: wandb-workspaces is not installed, there is no key, or the server refuses the report.
     """
     try:
         import wandb
-        import wandb_workspaces  # noqa: F401  imported where the report is built
+        import wandb_workspaces  # noqa: F401  checked here; used by build_wandb_report
     except ModuleNotFoundError as error:
         raise UserError(f"--wandb needs {error.name}: pip install 'losslab[track]'.") from None
     entity, _, name = project.rpartition("/")
@@ -46,14 +46,14 @@ def save_wandb_report(folder: Path, summary: Summary, results: list[Result], pro
 
 
 def build_wandb_report(folder: Path, summary: Summary, results: list[Result], entity: str, project: str) -> Any:
-    """The report, a pure function of the study's folder: nothing is asked of a server.
+    """Build the report from the study's folder, without any request to a server.
 
     Args:
         folder: runs/<study>.
         summary: of its results.
         results: one or more.
-        entity: whose project it is.
-        project: where the report shall be saved, and where the runs are.
+        entity: the project's user or team.
+        project: the project of the runs, in which the report is saved.
 
     Returns:
         A `wandb_workspaces` Report.
@@ -65,7 +65,8 @@ def build_wandb_report(folder: Path, summary: Summary, results: list[Result], en
     names = ("macro", *classes)
 
     def grid(*panels: Any) -> Any:
-        runs = wr.Runset(name=summary.name, filters=f"Group == {_literal(summary.name)}", groupby=_groupby(varied))
+        groupby = [f"config.{key}" for key in varied]
+        runs = wr.Runset(name=summary.name, filters=f"Group == {_literal(summary.name)}", groupby=groupby)
         return wr.PanelGrid(runsets=[runs], panels=list(panels))
 
     def bars(metric: str) -> Any:
@@ -85,9 +86,9 @@ def build_wandb_report(folder: Path, summary: Summary, results: list[Result], en
             wr.TableOfContents(),
             wr.H1("1 What was run"),
             *(wr.P(sentence) for sentence in summary.answer),
-            wr.MarkdownBlock(means(summary)),
+            wr.MarkdownBlock(markdown_means(summary)),
             wr.H1("2 Confirmation"),
-            *(block for confirmation in read_confirmations(folder) for block in _confirmed(confirmation)),
+            *(block for confirmation in read_confirmations(folder) for block in _confirmation_blocks(confirmation)),
             wr.H1("3 Verdicts of the search"),
             wr.MarkdownBlock(
                 markdown_verdicts(summary) if summary.family else "No baseline was declared: nothing is compared."
@@ -117,20 +118,20 @@ def build_wandb_report(folder: Path, summary: Summary, results: list[Result], en
     )
 
 
-def _confirmed(confirmation: Confirmation) -> list[Any]:
+def _confirmation_blocks(confirmation: Confirmation) -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
     summary = confirmation.summary
-    told = [means(summary), *([markdown_verdicts(summary)] if summary.family else [])]
     return [
         *(wr.P(sentence) for sentence in summary.answer),
-        *(wr.MarkdownBlock(text) for text in told),
-        wr.P(confirmation.status_told),
+        wr.MarkdownBlock(markdown_means(summary)),
+        *([wr.MarkdownBlock(markdown_verdicts(summary))] if summary.family else []),
+        wr.P(confirmation.status_text),
     ]
 
 
 def varied_keys(folder: Path, settings: list[SettingResults]) -> list[str]:
-    """The keys of the runs' configurations on W&B that tell the settings apart."""
+    """Return the configuration keys of the runs on W&B whose values differ between the settings."""
     configs = []
     for setting in settings:
         config = read_config(folder, setting)
@@ -138,16 +139,12 @@ def varied_keys(folder: Path, settings: list[SettingResults]) -> list[str]:
             configs.append(run_config(config, RunFolder(folder / setting.runs[0]).manifest()))
     short = [key for key in (configs[0] if configs else {}) if "." not in key and not key.endswith("_hash")]
     ordered = [*GROUPING, *(key for key in short if key not in GROUPING)]
-    told = [key for key in ordered if len({str(config.get(key)) for config in configs}) > 1]
-    return told or ["setting_hash"]
-
-
-def _groupby(varied: list[str]) -> list[str]:
-    return [f"config.{key}" for key in varied]
+    varied = [key for key in ordered if len({str(config.get(key)) for config in configs}) > 1]
+    return varied or ["setting_hash"]
 
 
 def _literal(name: str) -> str:
-    """A name for a filter, which is parsed as Python after its operators were replaced: letters only."""
+    """Quote a name for a filter with letters and digits only: W&B replaces operators, then parses Python."""
     return "'" + "".join(c if c.isascii() and c.isalnum() else f"\\U{ord(c):08x}" for c in name) + "'"
 
 

@@ -13,7 +13,7 @@
   };
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
 
-  // "@c0", where a colour stands -> the colour of --c0 in the theme that is on.
+  // A colour named "@c0" -> the value of --c0 in the current theme.
   const colours = new Map();
   const colour = (name) => {
     if (!colours.has(name)) {
@@ -38,8 +38,8 @@
   const merged = (base, over) => {
     const result = { ...base };
     for (const [key, value] of Object.entries(over || {})) {
-      const plain = value && typeof value === "object" && !Array.isArray(value);
-      result[key] = plain ? merged(base[key] || {}, value) : value;
+      const isObject = value && typeof value === "object" && !Array.isArray(value);
+      result[key] = isObject ? merged(base[key] || {}, value) : value;
     }
     return result;
   };
