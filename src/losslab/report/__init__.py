@@ -35,25 +35,3 @@ from losslab.report.summary import (
 )
 from losslab.report.tables import escape_markdown, markdown_verdicts, show_summary
 from losslab.report.trials import read_trials
-
-__all__ = [
-    "CONFIRM_FOLDER",
-    "TEST_FOLDER",
-    "Confirmation",
-    "Summary",
-    "confirmation_folders",
-    "confirmation_of",
-    "escape_markdown",
-    "focal_gamma",
-    "format_interval",
-    "is_over",
-    "markdown_verdicts",
-    "metric_title",
-    "read_confirmation",
-    "read_trials",
-    "reliability",
-    "show_summary",
-    "summarise",
-    "summarise_folder",
-    "write_report",
-]

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from losslab.errors import UserError
 from losslab.losses import FocalLoss
 from losslab.report.compare import ComparisonContent
 from losslab.report.curves import learning_curves, loss_curves
-from losslab.report.figure import Figure, Table, script_json
+from losslab.report.figure import Figure, script_json
 from losslab.report.precision_recall import precision_recall_by_class, precision_recall_plane, varied_number
 from losslab.report.predictions import calibration, confusion, gallery
 from losslab.report.records import (
@@ -29,7 +28,7 @@ from losslab.report.records import (
     validation_images,
 )
 from losslab.report.summary import Confirmation, Summary, metric_title, read_confirmations
-from losslab.report.tables import VerdictTable, class_differences, means_table, verdict_table
+from losslab.report.tables import class_differences, means_table, verdict_table
 from losslab.report.trials import read_trials, trial_figures, unfinished_table
 from losslab.study import Result, SettingResults
 
@@ -50,49 +49,11 @@ GAMMAS = [0.25 * step for step in range(21)]
 """Values of the gamma slider, besides the study's own."""
 
 
-@dataclass
-class ConfirmationContent:
-    """Fields of the page's template for one confirmation; fields named as in PageContent mean the same."""
-
-    name: str
-    described: str
-    heading: str
-    means: Table
-    verdicts: VerdictTable | None
+NO_PREDICTIONS = "The runs' predictions are not there, or are of different images."
 
 
-@dataclass
-class PageContent:
-    """Fields of the page's template."""
-
-    name: str
-    heading: str
-    answer: list[str]
-    facts: list[tuple[str, str]]
-    described: str
-    means: Table
-    all_means: Table | None
-    confirmations: list[ConfirmationContent]
-    verdicts: VerdictTable | None
-    by_class: Table
-    precision_recall: list[Figure]
-    loss: Figure | None
-    selection: str
-    confusion: Figure | None
-    gallery: str
-    no_gallery: str
-    calibration: Figure | None
-    learning: Figure | None
-    trials: list[Figure]
-    trials_note: str
-    unfinished: Table
-    provenance: Table
-    commands: list[str]
-    no_predictions: str = "The runs' predictions are not there, or are of different images."
-
-
-def page_content(folder: Path, summary: Summary, results: list[Result]) -> PageContent:
-    """Gather the contents of a study's page.
+def page_content(folder: Path, summary: Summary, results: list[Result]) -> dict[str, Any]:
+    """Gather the contents of a study's page, the fields of its template.
 
     Args:
         folder: runs/<study>.
@@ -100,7 +61,7 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> PageC
         results: one or more.
     """
     study, baseline = summary.study, summary.baseline
-    settings = select_settings(summary)
+    settings = _select_settings(summary)
     classes = summary.settings[0].classes
     read = {setting.label: setting_predictions(folder, setting) for setting in settings} if classes else {}
     predictions = {label: given for label, given in read.items() if given is not None}
@@ -108,7 +69,7 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> PageC
     labels = [given.labels for given in predictions.values()]
     same_images = bool(labels) and all(np.array_equal(part, labels[0]) for part in labels)
     first_run = next((folder / s.runs[0] for s in settings if s.label in predictions), folder)
-    images, no_gallery = _gallery(first_run, predictions, classes) if same_images else ("", PageContent.no_predictions)
+    images, no_gallery = _gallery(first_run, predictions, classes) if same_images else ("", NO_PREDICTIONS)
     trials = read_trials(folder, study.storage)
     confirmations = read_confirmations(folder)
     listed = summary.ranked[:MOST_LISTED] if len(summary.settings) > MOST_LISTED else summary.settings
@@ -118,48 +79,51 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> PageC
         answer = ["Confirmed on fresh seeds and the test images:", *confirmations[-1].summary.answer]
     # Without a varied number each setting has a colour, of which there are few.
     placed = summary.settings if varied_number(summary.settings) else settings
-    return PageContent(
-        name=summary.name,
-        heading=summary.heading,
-        answer=answer,
-        facts=_facts(summary, results),
-        described=_described(summary),
-        means=means_table(summary, listed, ", %"),
-        all_means=means_table(summary, summary.tried, ", %") if len(listed) < len(summary.tried) else None,
-        confirmations=[confirmation_content(confirmation) for confirmation in confirmations],
-        verdicts=verdict_table(summary.family),
-        by_class=class_differences(summary),
-        precision_recall=[precision_recall_by_class(placed), precision_recall_plane(placed)],
-        loss=_loss({gamma for gamma in gammas.values() if gamma is not None}),
-        selection=_selection(summary, len(settings)),
-        confusion=confusion(predictions, classes, baseline.label if baseline else None) if same_images else None,
-        gallery=images,
-        no_gallery=no_gallery,
-        calibration=calibration(predictions, gammas) if predictions else None,
-        learning=learning_curves(folder, settings),
-        trials=trial_figures(trials, study.monitor, study.direction == "maximize"),
-        trials_note=f"Optuna's record of the trials cannot be read: {trials.unreadable}" if trials.unreadable else "",
-        unfinished=unfinished_table(trials.trials),
-        provenance=provenance_table(folder, results),
-        commands=reproduce_commands(folder),
-    )
+    return {
+        "name": summary.name,
+        "heading": summary.heading,
+        "answer": answer,
+        "facts": _facts(summary, results),
+        "described": _described(summary),
+        "means": means_table(summary, listed, ", %"),
+        "all_means": means_table(summary, summary.tried, ", %") if len(listed) < len(summary.tried) else None,
+        "confirmations": [_confirmation_content(confirmation) for confirmation in confirmations],
+        "verdicts": verdict_table(summary.family),
+        "by_class": class_differences(summary),
+        "precision_recall": [precision_recall_by_class(placed), precision_recall_plane(placed)],
+        "loss": _loss({gamma for gamma in gammas.values() if gamma is not None}),
+        "selection": _selection(summary, len(settings)),
+        "confusion": confusion(predictions, classes, baseline.label if baseline else None) if same_images else None,
+        "gallery": images,
+        "no_gallery": no_gallery,
+        "calibration": calibration(predictions, gammas) if predictions else None,
+        "learning": learning_curves(folder, settings),
+        "trials": trial_figures(trials, study.monitor, study.direction == "maximize"),
+        "trials_note": f"Optuna's record of the trials cannot be read: {trials.unreadable}"
+        if trials.unreadable
+        else "",
+        "unfinished": unfinished_table(trials.trials),
+        "provenance": provenance_table(folder, results),
+        "commands": reproduce_commands(folder),
+        "no_predictions": NO_PREDICTIONS,
+    }
 
 
-def confirmation_content(confirmation: Confirmation) -> ConfirmationContent:
-    """Return the page's part on one confirmation."""
+def _confirmation_content(confirmation: Confirmation) -> dict[str, Any]:
+    """Return the page's part on one confirmation; fields named as in `page_content` mean the same."""
     summary = confirmation.summary
     seeds = summary.study.seeds
-    return ConfirmationContent(
-        name=summary.name,
-        described=f"{len(summary.settings)} settings that the search chose on validation, trained anew with each of "
+    return {
+        "name": summary.name,
+        "described": f"{len(summary.settings)} settings that the search chose on validation, trained anew with each of "
         f"the fresh seeds {min(seeds)} to {max(seeds)}, which took part in no choice. {confirmation.status_text}",
-        heading=summary.heading,
-        means=means_table(summary, summary.settings, ", %"),
-        verdicts=verdict_table(summary.family),
-    )
+        "heading": summary.heading,
+        "means": means_table(summary, summary.settings, ", %"),
+        "verdicts": verdict_table(summary.family),
+    }
 
 
-def select_settings(summary: Summary) -> list[SettingResults]:
+def _select_settings(summary: Summary) -> list[SettingResults]:
     """Return all settings or, of many, the baseline and the best, in the study's order."""
     settings = summary.complete or summary.settings
     if len(settings) <= MOST_SHOWN:
@@ -227,7 +191,7 @@ def _loss(used: set[float]) -> Figure | None:
     return loss_curves("Focal loss against p_t", labels, losses, "γ")
 
 
-def render(page: PageContent) -> str:
+def render(page: dict[str, Any]) -> str:
     """Return a study's page; the same contents give the same bytes."""
     return _render("page.html.jinja", page=page, contents=CONTENTS)
 
