@@ -1,4 +1,4 @@
-"""UserError: a mistake that the user can fix; the words that hint at the fix."""
+"""UserError: a mistake that the user can fix; and the hint at the nearest valid name."""
 
 import difflib
 import errno
@@ -9,21 +9,21 @@ DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 
 
 class UserError(ValueError):
-    """A wrong argument, file or folder. The message says what, what is allowed, and the next step.
+    """A wrong argument, file or folder. The message names it, the values that are allowed, and the next step.
 
-    The command line prints the message alone, without a traceback, and exits non-zero.
+    The command line prints only the message, without a traceback, and exits with a non-zero status.
     """
 
 
 class TrainingError(UserError):
-    """A training that had begun and came to nothing, for a reason that its user can act upon."""
+    """A training failed after it had started, for a reason that the user can fix."""
 
 
 def did_you_mean(name: str, candidates: Iterable[str], otherwise: str = "", prefix: str = "") -> str:
     """Return "; did you mean X?" with the candidate nearest to a misspelt name.
 
     Args:
-        name: what was written.
+        name: the misspelt name.
         candidates: the valid names.
         otherwise: returned if no candidate is near.
         prefix: put before the candidate, such as "--".

@@ -37,7 +37,7 @@ SHELL_TYPOS = {
     ("--model.loss.reduction", "average"): "model.loss.reduction must be one of 'none', 'mean', 'sum', got 'average'",
     ("--model.loss.gamma", "-1"): "gamma must be >= 0 and finite, got -1.0",
     ("--model.optimizer", "torch.optim.Adamm"): "unknown class 'torch.optim.Adamm'; did you mean Adam?",
-    ("--model.loss", "nowhere.Loss"): "there is no module 'nowhere' to take a class from",
+    ("--model.loss", "nowhere.Loss"): "there is no module 'nowhere'; modules are searched in the current folder",
     ("--data.imbalance", "2"): "data.imbalance must be in (0, 1] or null, got 2.0.",
 }
 
@@ -123,7 +123,7 @@ def test_short_names_and_import_paths_mean_the_same(cnn: list[str]) -> None:
 def test_no_argument_outlives_the_class_it_was_given_to(cnn: list[str], caplog: pytest.LogCaptureFixture) -> None:
     swapped = CommandLine([*cnn, "--model.loss", "CrossEntropyLoss"], "fit").resolved()
     assert swapped["model"]["init_args"]["loss"]["init_args"]["label_smoothing"] == 0.0  # 0.1 was FocalLoss's
-    assert "what was given to FocalLoss (gamma, label_smoothing) does not carry over" in caplog.text
+    assert "the arguments of FocalLoss (gamma, label_smoothing) are dropped" in caplog.text
     whole = '{"class_path": "losslab.losses.FocalLoss", "init_args": {"gamma": 3}}'
     replaced = CommandLine([*cnn, f"--model.loss={whole}"], "fit").resolved()
     assert replaced["model"]["init_args"]["loss"]["init_args"]["label_smoothing"] == 0.0

@@ -8,7 +8,11 @@ import pytest
 
 from losslab.cli import main
 from losslab.run import find_run, read_predictions
-from losslab.run.evaluate import evaluate
+from losslab.run.evaluate import Stage, evaluate_run, find_finished_run
+
+
+def evaluate(stage: Stage, tokens: list[str]) -> tuple[Path, dict[str, float]]:
+    return evaluate_run(stage, find_finished_run(stage, tokens))
 
 
 @pytest.fixture
@@ -68,7 +72,7 @@ def test_a_spoiled_manifest_is_told_and_not_fatal(run: Path, caplog: pytest.LogC
     manifest = (run / "manifest.json").read_text()
     (run / "manifest.json").write_text(manifest[: len(manifest) // 2])
     assert main(["test", "--run", str(run)]) == 0
-    assert f"{run}/manifest.json is not whole: it may have been trained on other images." in caplog.text
+    assert f"{run}/manifest.json is damaged: the run may have been trained on other images." in caplog.text
     assert main(["fit", "--run", str(run)]) == 0
     assert json.loads((run / "manifest.json").read_text())["status"] == "finished"
 

@@ -34,7 +34,7 @@ def test_a_read_that_cannot_be_noted_is_refused(capsys: pytest.CaptureFixture[st
     assert main(["fit", *tiny_mlp]) == 0
     Path("runs/test_reads.jsonl").mkdir()
     assert main(["test", "--run", "runs/tiny"]) == 2
-    assert "cannot note the test in runs/test_reads.jsonl" in capsys.readouterr().err
+    assert "cannot write runs/test_reads.jsonl: " in capsys.readouterr().err
     assert not list(Path("runs/tiny").glob("*/test"))
 
 

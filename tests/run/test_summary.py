@@ -226,16 +226,15 @@ def test_the_network_is_left_as_it_was():
 
 OWN_NETWORK = """\
 import math
-import torch
+from typing import Any
 from torch import nn
 from losslab.models import Classifier
 
 
 class Linear(Classifier):
-    def __init__(self, width=0, num_classes=10, image_shape=(1, 28, 28), loss=None, optimizer=None, lr_scheduler=None,
-                 evaluate_train="last_epoch"):
-        super().__init__(num_classes, image_shape, loss, optimizer, lr_scheduler, evaluate_train)
-        self.network = nn.Sequential(nn.Flatten(), nn.Linear(width or math.prod(image_shape), num_classes))
+    def __init__(self, width: int = 0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.network = nn.Sequential(nn.Flatten(), nn.Linear(width or math.prod(self.image_shape), self.num_classes))
         self.spare = nn.Linear(3, 4).requires_grad_(False)
         self.relu = nn.ReLU()
 
@@ -244,14 +243,15 @@ class Linear(Classifier):
 """
 
 UNUSUAL_NETWORK = """\
+from typing import Any
 import torch
 from torch import nn
 from losslab.models import Classifier
 
 
 class Unusual(Classifier):
-    def __init__(self, fails=False, num_classes=10, image_shape=(1, 28, 28)):
-        super().__init__(num_classes, image_shape, None, None, None, "last_epoch")
+    def __init__(self, fails: bool = False, **kwargs: Any):
+        super().__init__(**kwargs)
         self.fails = fails
         self.network = nn.Sequential(nn.BatchNorm2d(1, affine=False), nn.Flatten())
         self.a_head_with_a_name_that_is_so_long_that_80_columns_cannot_hold_it_with_the_rest = nn.Linear(784, 10)
@@ -394,7 +394,7 @@ MISTAKES = {
     ("--model", "CNN", "--model.width", "3"): "CNN has no argument 'width'; did you mean widths?",
     ("--model", "CNN", "--model.widths", "[1, 2]"): "widths must be three numbers >= 1",
     ("--model", "CNN", "--data", "MNISTDataModul"): "unknown class 'MNISTDataModul'; did you mean MNISTDataModule?",
-    ("--model", "nowhere.Net"): "there is no module 'nowhere' to take a class from",
+    ("--model", "nowhere.Net"): "there is no module 'nowhere'; modules are searched in the current folder",
     ("--model", "summary_model.Linea"): "unknown class 'summary_model.Linea'; did you mean Linear?",
     ("--config", "cn.yaml"): "cannot read cn.yaml: No such file or directory; did you mean cnn.yaml?",
     ("--config", "cnn.yaml", "--run", "runs/cnn"): "unknown option --run",

@@ -1,4 +1,4 @@
-"""A tracker that raises or hangs is told once; the training goes on, and its records are whole."""
+"""Trackers get every metric and the final tables; one that raises or hangs does not disturb the training."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import losslab.run.tracking as guarded_logger
+import losslab.run.tracking as tracking
 from losslab.cli import main
 from losslab.run import RunFolder, read_predictions
 
@@ -79,7 +79,7 @@ def test_the_training_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(guarded_logger, "PATIENCE", 0.3)
+    monkeypatch.setattr(tracking, "PATIENCE", 0.3)
     assert main(["fit", *tiny_mlp, "--name", "undisturbed"]) == 0
     logger = ["--trainer.logger", "bad_logger.BadLogger", "--trainer.logger.call", call]
     began = time.monotonic()
@@ -104,19 +104,24 @@ def test_a_tracker_that_works_hears_everything(tiny_mlp: list[str], caplog: pyte
     assert "failed" not in caplog.text
 
 
-pytest.importorskip("wandb")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::Warning:wandb"),  # of wandb's own code: its dependencies' deprecations
-    pytest.mark.filterwarnings("ignore::Warning:pydantic"),
-]
-
-
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch: pytest.MonkeyPatch, own_folder: Path) -> None:
+@pytest.fixture
+def offline_wandb(monkeypatch: pytest.MonkeyPatch, own_folder: Path) -> None:
+    pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("NETRC", str(own_folder / "netrc"))
     monkeypatch.setenv("WANDB_SILENT", "true")
+
+
+def uses_wandb(test: Any) -> Any:
+    """Mark a test that logs to W&B, offline; warnings of its own code and its dependencies are ignored."""
+    for mark in (
+        pytest.mark.usefixtures("offline_wandb"),
+        pytest.mark.filterwarnings("ignore::Warning:wandb"),
+        pytest.mark.filterwarnings("ignore::Warning:pydantic"),
+    ):
+        test = mark(test)
+    return test
 
 
 def inspect(file: Path, *options: str) -> str:
@@ -137,6 +142,7 @@ def history(file: Path) -> dict[int, dict[str, float]]:
     return epochs
 
 
+@uses_wandb
 @pytest.mark.parametrize("population", [[], ["--population", "4"]])
 def test_offline_runs_hold_exactly_the_metrics_of_metrics_csv(tiny_mlp: list[str], population: list[str]) -> None:
     Path("gamma.yaml").write_text(
@@ -160,6 +166,7 @@ def test_offline_runs_hold_exactly_the_metrics_of_metrics_csv(tiny_mlp: list[str
             assert seen[epoch] == pytest.approx(metrics, rel=1e-6)
 
 
+@uses_wandb
 def test_a_run_says_who_it_is_and_ends_with_its_summary(tiny_mlp: list[str]) -> None:
     assert main(["fit", *tiny_mlp, "--trainer.logger", "WandbLogger", "--seed_everything", "3"]) == 0
     (file,) = Path("runs").rglob("run-*.wandb")
@@ -182,6 +189,7 @@ def test_a_run_says_who_it_is_and_ends_with_its_summary(tiny_mlp: list[str]) -> 
     assert shown["summary"]["confusion_table"]["nrows"] == 100
 
 
+@uses_wandb
 def test_a_test_is_a_run_of_its_own_with_the_tests_metrics_and_mistakes(tiny_mlp: list[str]) -> None:
     assert main(["fit", *tiny_mlp, "--trainer.logger", "WandbLogger", "--name", "mine"]) == 0
     assert main(["test", "--run", "runs/mine"]) == 0
@@ -198,6 +206,7 @@ def test_a_test_is_a_run_of_its_own_with_the_tests_metrics_and_mistakes(tiny_mlp
     assert len(shown["summary"]["misclassified"]["captions"]) == min(50, wrong)
 
 
+@uses_wandb
 def test_the_trainings_of_a_confirmation_say_so(tiny_mlp: list[str]) -> None:
     Path("gamma.yaml").write_text(
         "experiment: tiny.yaml\narms: {focal: {model.init_args.loss: {class_path: losslab.losses.FocalLoss}}}\n"
@@ -213,8 +222,6 @@ def test_the_trainings_of_a_confirmation_say_so(tiny_mlp: list[str]) -> None:
     assert all('"gamma/confirm"' in text for text in told)
 
 
-wandb = pytest.importorskip("wandb")
-
 STUDY = """\
 experiment: tiny.yaml
 arms: {focal: {model.init_args.loss: {class_path: losslab.losses.FocalLoss}}}
@@ -223,34 +230,15 @@ seeds: [0, 1]
 """
 
 
-@pytest.fixture
-def no_key_of_trackers(monkeypatch: pytest.MonkeyPatch, own_folder: Path) -> None:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setenv("NETRC", str(own_folder / "netrc"))
-    monkeypatch.setenv("WANDB_SILENT", "true")
-
-
-def read_offline_run(file: Path) -> dict:
-    """The run's own record, by W&B's reader."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(file)]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return json.loads(shown)
-
-
-@pytest.mark.usefixtures("no_key_of_trackers")
-@pytest.mark.filterwarnings("ignore::Warning:wandb")  # of wandb's own code: its dependencies' deprecations
-@pytest.mark.filterwarnings("ignore::Warning:pydantic")
+@uses_wandb
 def test_wandb_gets_one_finished_offline_run_a_training(tiny_mlp: list[str], own_folder: Path) -> None:
     (own_folder / "gamma.yaml").write_text(STUDY)
     assert main(["sweep", "--config", "gamma.yaml", "--trainer.logger", "WandbLogger"]) == 0
     files = sorted(Path("runs/gamma/runs").rglob("run-*.wandb"))
     assert len(files) == 4
-    assert wandb.run is None
-    seen = [json.dumps(read_offline_run(file)) for file in files]
-    assert all('"exit_code": 0' in text or '"exitCode": 0' in text or '"exit_code":0' in text for text in seen), seen[
-        0
-    ][:2000]
+    assert __import__("wandb").run is None
+    seen = [json.dumps(json.loads(inspect(file, "--summary"))) for file in files]
+    assert all('"exit_code": 0' in text for text in seen), seen[0][:2000]
     for gamma in (0, 2):
         for seed in (0, 1):
             assert sum(f"gamma={gamma} seed={seed}" in text for text in seen) == 1

@@ -1,18 +1,18 @@
-"""One configured training: parse, build, fit, test, predict, and the folder that records it. Knows nothing of studies.
+"""One configured training: parse, build, fit, test, predict, and the folder that records it. Imports no study code.
 
-command_line: LightningCLI: parses and builds an experiment; a mistake is one line
-config: configuration files laid over each other; a configuration's identity; where two differ
-folder: a run's folder, and how its files are written and read
-provenance: commit, versions, hashes of a run; every read of the test images is counted
-callbacks: what acts during a fit: metrics.csv, checkpoints, Ctrl-C
-tracking: W&B and TensorBoard
-fit: `losslab fit`: train, or continue
+command_line: LightningCLI parses an experiment and builds its parts; a mistake is one line
+config: configuration files laid over each other; the hash of a configuration; differences of two
+folder: a run's folder; atomic writes
+provenance: commit, versions and hashes of a run; the count of test reads
+callbacks: metrics.csv, checkpoints and Ctrl-C during a fit
+tracking: W&B and TensorBoard, guarded against failures
+fit: `losslab fit`: train a new run, or continue one
 evaluate: `losslab validate` and `test`: evaluate a finished run
-predict: `losslab predict`: logits of the validation split, or the classes of anyone's pictures
+predict: `losslab predict`: logits of the validation split, or predictions for any pictures
 export: `losslab export`: a run's network as ONNX
 summary: `losslab summary`: a network's layers, shapes and parameter counts
 runs: `losslab runs`: the runs with their headline numbers
-terminal: where tables are printed
+terminal: options, tables and printed text
 """
 
 import importlib
@@ -27,7 +27,13 @@ if TYPE_CHECKING:
         stopping_at_once,
         write_epochs,
     )
-    from losslab.run.command_line import CommandLine, OptionParser, Parts, explain_parse_error, find_own_modules
+    from losslab.run.command_line import (
+        CommandLine,
+        Parts,
+        constructor_arguments,
+        explain_parse_error,
+        find_own_modules,
+    )
     from losslab.run.config import SEED, Config, config_hash, differences, read_yaml, set_value
     from losslab.run.evaluate import FinishedRun, evaluate_run
     from losslab.run.fit import fit_run
@@ -44,7 +50,7 @@ if TYPE_CHECKING:
         writing,
     )
     from losslab.run.provenance import earlier_reads, git_state, new_manifest, require_same_data, utc_now
-    from losslab.run.terminal import console, dense_table
+    from losslab.run.terminal import OptionParser, console, dense_table
     from losslab.run.tracking import (
         CONFUSION,
         MISCLASSIFIED,
@@ -73,6 +79,7 @@ __all__ = [
     "TrackerSummary",
     "config_hash",
     "console",
+    "constructor_arguments",
     "dense_table",
     "differences",
     "earlier_reads",
@@ -106,11 +113,11 @@ __all__ = [
 
 
 _MODULES = ("folder", "config", "terminal", "provenance", "callbacks", "command_line", "tracking", "evaluate", "fit")
-"""Where the names above are defined, the quick ones to import first."""
+"""The modules that define these names, fast imports first."""
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when asked for: `losslab runs` needs no Lightning, whose import takes seconds.
+    # Lazy, since `losslab runs` needs no Lightning, whose import takes seconds.
     for module in _MODULES if name in __all__ else ():
         found = getattr(importlib.import_module(f"losslab.run.{module}"), name, None)
         if found is not None:

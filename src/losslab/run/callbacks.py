@@ -1,6 +1,5 @@
-"""What a fit leaves behind while it runs: metrics.csv, the random state, and the validation predictions."""
+"""What acts during a fit: metrics.csv and predictions, checkpoints, and Ctrl-C."""
 
-import contextlib
 import csv
 import io
 import math
@@ -25,15 +24,15 @@ from losslab.run.config import Config, differences
 from losslab.run.folder import RunFolder, write_predictions, write_whole
 
 FIRST_COLUMNS = ("epoch", "step", "train/loss", "train/acc_running", "train/acc")
-"""There from the first row on, so that a row once written stays as it is; `train/acc` comes with the last epoch."""
+"""Columns of metrics.csv from the first row on, so that no row is rewritten when `train/acc` comes, at the end."""
 
 
 class Records(Checkpoint):
-    """Writes one row of metrics.csv an epoch, and keeps the random state in the checkpoint.
+    """Writes a row of metrics.csv after each epoch, and the predictions at the end; checkpoints the random state.
 
-    It is a Checkpoint because Lightning calls those last, behind the model's own end of epoch, and in the order given:
-    the row is on disk before the checkpoint that says the epoch is over. After a kill between the two, the epoch is
-    trained again and its row replaced, so that every epoch stands there once.
+    Lightning calls a Checkpoint last, after the model's own end of epoch, and several in the order given: the row is on
+    disk before the checkpoint that ends the epoch. After a kill between the two, the epoch is trained again and its row
+    replaced, so that metrics.csv has each epoch once.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -67,13 +66,13 @@ class Records(Checkpoint):
 
 
 def epoch_row(trainer: Trainer, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of metrics.csv, for the epoch that ends."""
+    """Return the row of metrics.csv for the epoch that ends."""
     values = {key: f"{float(value):.8g}" for key, value in metrics.items()}
     return {"epoch": trainer.current_epoch, "step": trainer.global_step, **values}
 
 
 def write_epochs(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Replace metrics.csv, at once."""
+    """Replace metrics.csv atomically."""
     columns = list(dict.fromkeys([*FIRST_COLUMNS, *(key for row in rows for key in row)]))
     table = io.StringIO()
     writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
@@ -83,13 +82,13 @@ def write_epochs(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """How the Trainer writes and reads checkpoints.
+    """Writes the Trainer's checkpoints atomically, with the run's configuration, and reads them safely.
 
-    Lightning's own writing goes by the system's temporary folder; where that is another file system, what it moves into
-    place is a copy that a kill leaves half done.
+    Lightning writes to the system's temporary folder and moves the file; onto another file system, that move is a copy,
+    which a kill leaves incomplete.
 
     Args:
-        config: the run's whole configuration, which every checkpoint keeps.
+        config: the run's whole configuration, saved in every checkpoint.
     """
 
     def __init__(self, config: Config) -> None:
@@ -106,10 +105,10 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class EpochCheckpoints(Checkpoint):
-    """Saves last.ckpt after every epoch, and best.ckpt where the macro F1 of the validation split is the highest yet.
+    """Saves last.ckpt after every epoch, and best.ckpt after each epoch with the highest validation macro F1 so far.
 
-    Lightning's ModelCheckpoint leaves last.ckpt as it was after every epoch that is not the best, and forgets the best
-    score when the run's folder has been moved.
+    Lightning's ModelCheckpoint does not update last.ckpt after an epoch that is not the best, and loses the best score
+    when the run's folder is moved.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -131,56 +130,55 @@ class EpochCheckpoints(Checkpoint):
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint, with its tensors on CPU. Only plain values are read; nothing in the file is executed.
+    """Return a checkpoint, its tensors on CPU. Only plain values are read; no code in the file is executed.
 
     Raises:
-        UserError: it is truncated, holds anything else, or comes from elsewhere.
+        UserError: the file is truncated, holds other objects, or was not written by losslab.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # of an unusual pickle, which is refused
+        with warnings.catch_warnings(action="ignore"):  # about an unusual pickle, which is rejected below
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from None
     except pickle.UnpicklingError:
         raise UserError(
-            f"{path} is no checkpoint of plain values: it is damaged, or holds objects whose reading would run code. "
-            "Nothing of it was executed. Take another checkpoint, or fit anew."
+            f"{path} is no checkpoint of plain values: it is damaged, or holds objects that execute code when read. "
+            "No code was executed. Use another checkpoint, or fit again."
         ) from None
-    except Exception as error:  # damaged bytes end in any exception
+    except Exception as error:  # damaged bytes raise exceptions of any type
         raise UserError(
-            f"{path} is truncated or damaged ({type(error).__name__}): take another checkpoint, or fit anew."
+            f"{path} is truncated or damaged ({type(error).__name__}): use another checkpoint, or fit again."
         ) from None
     if not isinstance(checkpoint, dict) or not all(
         isinstance(checkpoint.get(part), dict) for part in ("state_dict", "config")
     ):
-        raise UserError(f"{path} is no checkpoint of a losslab run: take one from the run's own folder.")
+        raise UserError(f"{path} is no checkpoint of a losslab run: use one from the run's folder.")
     return checkpoint
 
 
 def require_same_config(path: Path, config: Config) -> None:
-    """Raise UserError unless the checkpoint was written under this configuration, but for the Trainer's arguments."""
-    changed = [line for line in differences(read_checkpoint(path)["config"], config) if not line.startswith("trainer.")]
-    if changed:
+    """Raise UserError unless the checkpoint has this configuration, apart from the Trainer's arguments."""
+    if changed := differences(read_checkpoint(path)["config"], config, with_trainer=False):
         raise UserError(f"{path} was written under another configuration: {'; '.join(changed)}.")
 
 
 @contextmanager
 def loading(path: Path | None) -> Iterator[None]:
-    """Around what loads a checkpoint into a network: one line if its code has changed and the weights do not fit."""
+    """A context for loading a checkpoint: raises UserError if the weights do not fit a network whose code changed."""
     try:
         with warnings.catch_warnings():
-            # The checkpoint also knows the callbacks of the fit, which only a fit needs.
+            # The checkpoint also holds the state of the fit's callbacks, which only a fit needs.
             warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`")
             yield
     except RuntimeError as error:
         if "Error(s) in loading state_dict" not in str(error):
             raise
         first = str(error).splitlines()[1].strip()
-        raise UserError(f"the weights in {path} do not fit the network: {first} Fit anew.") from None
+        raise UserError(f"the weights in {path} do not fit the network: {first} Fit again.") from None
 
 
 class Interrupted(BaseException):
-    """The fit was stopped from outside; what it had done is saved. Not an Exception: nothing should recover from it.
+    """The fit was stopped by a signal; its work so far is saved. No Exception, so that no handler swallows it.
 
     Args:
         signal_number: SIGINT or SIGTERM.
@@ -192,12 +190,12 @@ class Interrupted(BaseException):
 
 
 class Interruption(Callback):
-    """On the first SIGINT or SIGTERM, ends the batch, writes last.ckpt at that batch, and raises Interrupted.
+    """On the first SIGINT or SIGTERM, finishes the batch, writes last.ckpt at that batch, and raises Interrupted.
 
-    A second Ctrl-C stops at once. Use it as a context around the fit: it holds the signals' handlers.
+    A second Ctrl-C stops at once. Used as a context around the fit, in which it handles the signals.
 
     Args:
-        folder: the run's; None writes no checkpoint.
+        folder: the run's folder; None writes no checkpoint.
     """
 
     def __init__(self, folder: RunFolder | None) -> None:
@@ -206,22 +204,19 @@ class Interruption(Callback):
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            self._former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-            self._register()
+        self._former = _signal_handlers()
+        self._register()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
+        _set_signal_handlers(self._former)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # By now Lightning has a handler before ours, which calls the other processes in the midst of what they do.
+        # Lightning has installed its own handlers since; theirs would call a collective in the middle of a step.
         self._register()
 
     def _register(self) -> None:
-        for number in self._former:
-            signal.signal(number, self._note)
+        _set_signal_handlers(dict.fromkeys(self._former, self._note))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
@@ -231,31 +226,38 @@ class Interruption(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.world_size > 1:  # all processes stop at the same batch, whichever of them was told
-            told = torch.tensor(self.received or 0, device=trainer.strategy.root_device)
-            self.received = int(trainer.strategy.reduce(told, reduce_op="max")) or None
-        # Behind an epoch's last batch Lightning would go on with the next epoch, and leave out this one's validation.
+        if trainer.world_size > 1:  # all processes stop at the same batch, whichever of them got the signal
+            number = torch.tensor(self.received or 0, device=trainer.strategy.root_device)
+            self.received = int(trainer.strategy.reduce(number, reduce_op="max")) or None
+        # After an epoch's last batch we wait: resuming there would skip this epoch's validation.
         if self.received is not None and not trainer.is_last_batch:
             if self.folder is not None:
                 trainer.save_checkpoint(self.folder.checkpoints / "last.ckpt")
             raise Interrupted(self.received)
 
 
-@contextlib.contextmanager
+@contextmanager
 def stopping_at_once() -> Iterator[None]:
-    """A context in which SIGINT and SIGTERM raise Interrupted, also where outside of it they are only noted."""
+    """A context in which SIGINT and SIGTERM raise Interrupted, also inside of an Interruption; ignored ones stay so."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number)
 
-    former: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        former = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+    former = {number: handler for number, handler in _signal_handlers().items() if handler != signal.SIG_IGN}
     try:
-        for number in former:
-            signal.signal(number, stop)
+        _set_signal_handlers(dict.fromkeys(former, stop))
         yield
     finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+        _set_signal_handlers(former)
+
+
+def _signal_handlers() -> dict[int, Any]:
+    """Return the handlers of SIGINT and SIGTERM; {} outside the main thread, where Python allows no handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+def _set_signal_handlers(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""LightningCLI as losslab uses it: it parses and builds; what is done with the parts is written in run/ and sweep/."""
+"""LightningCLI as losslab uses it: parses an experiment, builds its parts, and explains a mistake in one line."""
 
 import argparse
 import copy
@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.seed import seed_everything
@@ -27,8 +27,9 @@ from losslab.errors import UserError, did_you_mean
 from losslab.losses import ClassWeighting, Loss
 from losslab.models import Classifier
 from losslab.run.callbacks import CheckpointFiles
-from losslab.run.config import Config, class_name, merge_files
-from losslab.run.tracking import GuardedLogger
+from losslab.run.config import Config, as_list, as_object, class_name, merge_files
+from losslab.run.terminal import OptionParser
+from losslab.run.tracking import complete_loggers, guard_loggers
 
 _log = logging.getLogger("losslab")
 
@@ -41,21 +42,21 @@ TRAINER_DEFAULTS = {
 }
 
 PARSED_KEPT = 256
-"""Configurations remembered once they are parsed: a study comes back to each, and parsing takes a tenth of a second."""
+"""Parsed configurations kept in memory: a study parses each of them again, and parsing takes a tenth of a second."""
 
 DESCRIPTION = """\
 An experiment is a model, the data and a Trainer. Begin with a file and change single values:
 
   losslab fit --config experiments/cnn.yaml --model.loss FocalLoss --model.loss.gamma 2
 
-A class is given by its short name, or as my_module.MyClass if it is one's own; what it takes:
+A class is given by its short name, your own class as my_module.MyClass. Its arguments:
 
   losslab fit --model.help CNN        losslab fit --data.help MNISTDataModule
 """
 
 
 class Parts(NamedTuple):
-    """What a configuration builds."""
+    """The objects that a configuration describes."""
 
     trainer: Trainer
     model: LightningModule
@@ -63,15 +64,15 @@ class Parts(NamedTuple):
 
 
 class CommandLine(LightningCLI):
-    """Parses an experiment, and builds its parts when asked to.
+    """Parses an experiment; `build` then constructs its parts.
 
     Args:
-        tokens: the command line after the command's name. `--config FILE`s are laid over each other first.
-        prog: how the command is called, for the help.
-        options: further options, as (name, help); each takes one value and is found in `config` under its name.
+        tokens: the command line after the command's name. Several `--config FILE` are merged first.
+        prog: the command's name in the help.
+        options: further options, as (name, help). Each takes one value, which `config` holds under its name.
 
     Raises:
-        UserError: a name or a value that does not fit, in one line with the nearest valid name. No data is read.
+        UserError: a name or a value is invalid; the one-line message has the nearest valid name. No data is read.
     """
 
     def __init__(self, tokens: Sequence[str], prog: str, options: Sequence[tuple[str, str]] = ()) -> None:
@@ -100,7 +101,9 @@ class CommandLine(LightningCLI):
         )
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--seed_everything", type=int, default=0, help="The run's seed: weights, order, dropout.")
+        parser.add_argument(
+            "--seed_everything", type=int, default=0, help="Seed of the run: weights, order of images, dropout."
+        )
         for name, text in self._options:
             parser.add_argument(f"--{name}", type=str | None, help=text)
 
@@ -115,18 +118,23 @@ class CommandLine(LightningCLI):
             asks_for_help = any(token == "-h" or token.partition("=")[0].endswith("help") for token in tokens)
             if not asks_for_help and not any(token.startswith((f"--{part}", "--config")) for token in tokens):
                 raise UserError(f"no {part} is given: add --config experiments/cnn.yaml, or --{part} {example}.")
+        model = option_value(tokens, "model.class_path") or option_value(tokens, "model")
+        merged = json.loads(option_value(tokens, "config") or "{}")
+        require_annotations(as_object(model) if model else merged.get("model"))
         self.config = self._checked(lambda: parser.parse_args(tokens))
-        self._resolved = self._plain(self.config)
+        self._resolved = self._to_dict(self.config)
         for notice in notices:
             _log.warning("NOTICE: %s", notice)
 
     def parse_config(self, config: Config) -> None:
-        """Take a whole configuration, as `resolved` returns it or with objects still to be completed."""
+        """Replace the configuration by a whole one, from `resolved` or with arguments of objects still missing."""
         self.config, self._resolved = self._parsed(json.dumps(config))
 
     def _parse_text(self, text: str) -> tuple[Namespace, Config]:
-        config = self._checked(lambda: self.parser.parse_object(json.loads(text)))
-        return config, self._plain(config)
+        content = json.loads(text)
+        require_annotations(content.get("model"))
+        config = self._checked(lambda: self.parser.parse_object(content))
+        return config, self._to_dict(config)
 
     def _checked(self, parse: Callable[[], Namespace]) -> Namespace:
         try:
@@ -134,70 +142,106 @@ class CommandLine(LightningCLI):
         except argparse.ArgumentError as error:
             raise UserError(explain_parse_error(str(error), self.parser.get_defaults().keys())) from None
 
-    def _plain(self, config: Namespace) -> Config:
+    def _to_dict(self, config: Namespace) -> Config:
         text = self.parser.dump(config, skip_none=False, skip_validation=True, format="json")
         not_config = {"config", *(name for name, _ in self._options)}
         return {key: value for key, value in json.loads(text).items() if key not in not_config}
 
     def resolved(self) -> Config:
-        """The whole configuration as plain values: every argument of every object, links left out."""
+        """Return the whole configuration as plain values: every argument of every object, without linked ones."""
         return copy.deepcopy(self._resolved)
 
     def _set_seed(self) -> None:
-        """Seeded in `build`, not while parsing."""
+        """Do nothing: `build` sets the seed."""
 
     def instantiate_classes(self) -> None:
-        """Parts in `build`, not while parsing."""
+        """Do nothing: `build` constructs the parts."""
 
     def build(
         self, callbacks: Sequence[Callback] = (), logger_arguments: Config | None = None, **trainer_arguments: Any
     ) -> Parts:
-        """Seed, and construct data, model and Trainer anew.
+        """Set the seed, and construct new data, model and Trainer.
 
         Args:
             callbacks: added to the configured ones.
-            logger_arguments: given to each configured logger that has such an argument and no value for it.
-            trainer_arguments: values that replace configured arguments of the Trainer.
+            logger_arguments: passed to each configured logger that has such an argument and no value for it.
+            trainer_arguments: replace configured arguments of the Trainer.
 
         Raises:
-            UserError: a constructor refuses its arguments.
+            UserError: a constructor rejects its arguments.
         """
         seed_everything(self.config.seed_everything, workers=True, verbose=False)
-        self.__dict__.pop("config_dump", None)  # LightningCLI keeps the first configuration that it dumped
+        self.__dict__.pop("config_dump", None)  # LightningCLI caches the first one
         config = self.config.clone()
-        _complete_loggers(config, logger_arguments or {})
+        complete_loggers(config.trainer.logger, logger_arguments or {})
         try:
             parts = self.parser.instantiate_classes(config)
             arguments = {**parts.trainer.as_dict(), **trainer_arguments}
-            own = arguments["callbacks"] or []
-            arguments["callbacks"] = [*(own if isinstance(own, list) else [own]), *callbacks]
-            plugins = arguments["plugins"] or []
-            plugins = plugins if isinstance(plugins, list) else [plugins]
-            arguments["plugins"] = [*plugins, CheckpointFiles(self.resolved())]
-            # True stands for Lightning's default logger; losslab writes its own records.
-            loggers = [] if arguments["logger"] in (None, True, False) else arguments["logger"]
-            loggers = loggers if isinstance(loggers, list) else [loggers]
-            arguments["logger"] = [GuardedLogger(logger) for logger in loggers]
+            arguments["callbacks"] = [*as_list(arguments["callbacks"]), *callbacks]
+            arguments["plugins"] = [*as_list(arguments["plugins"]), CheckpointFiles(self.resolved())]
+            arguments["logger"] = guard_loggers(arguments["logger"])
             trainer = self.trainer_class(**arguments)
             if isinstance(trainer.precision_plugin, DoublePrecision):
-                parts.model.double()  # before a checkpoint is loaded: Lightning would load it into float32 first
+                parts.model.double()  # now, since Lightning would load a checkpoint into float32 first
             return Parts(trainer, parts.model, parts.data)
         except (ValueError, TypeError, ModuleNotFoundError, MisconfigurationException) as error:
             raise UserError(explain_parse_error(str(error), ())) from error
 
 
 def option_value(tokens: Sequence[str], name: str) -> str | None:
-    """The value of `--name` among tokens that are not parsed yet; the last one, if there are several."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    """Return the value of `--name` in an unparsed command line; the last one if there are several."""
+    parser = OptionParser(add_help=False)
     parser.add_argument(f"--{name}")
+    return vars(parser.parse_known_args(list(tokens))[0])[name]
+
+
+def require_annotations(model: Any) -> None:
+    """Refuse a network with constructor arguments without a type: the parser would pass a loss's name for the loss.
+
+    Args:
+        model: the network's class path, or {"class_path": ...}; anything else is left to the parser.
+
+    Raises:
+        UserError: names the arguments, and the types to write.
+    """
+    class_path = model.get("class_path") if isinstance(model, dict) else model
+    module, _, name = str(class_path).rpartition(".")
     try:
-        return parser.parse_known_args(list(tokens))[0].__dict__[name]
-    except argparse.ArgumentError as error:
-        raise UserError(str(error).removeprefix("argument ")) from None
+        network = getattr(importlib.import_module(module), name)
+    except Exception:  # the parser imports the class again, and explains
+        return
+    arguments = constructor_arguments(network) if Classifier in getattr(network, "__mro__", ()) else {}
+    untyped = {name: each.default for name, each in arguments.items() if each.annotation is each.empty}
+    inherited = [name for name in untyped if name in inspect.signature(Classifier).parameters]
+    own = [f"{name}: {_type_of(default)}" for name, default in untyped.items() if name not in inherited]
+    remedies = [f"write {', '.join(own)}"] if own else []
+    if inherited:
+        remedies.append(f"leave {', '.join(inherited)} to **kwargs: Any and super().__init__(**kwargs)")
+    if remedies:
+        raise UserError(f"the constructor of {class_path} has arguments without a type: {'; '.join(remedies)}.")
+
+
+def _type_of(default: Any) -> str:
+    if isinstance(default, list | tuple) and default:
+        return f"Sequence[{_type_of(default[0])}]"
+    return type(default).__name__ if isinstance(default, bool | int | float | str) else "ITS_TYPE"
+
+
+def constructor_arguments(owner: type) -> dict[str, inspect.Parameter]:
+    """Return a class's constructor arguments by name, with those of its bases as far as it takes **kwargs for them."""
+    found: dict[str, inspect.Parameter] = {}
+    for constructor in (vars(base)["__init__"] for base in owner.__mro__ if "__init__" in vars(base)):
+        arguments = list(inspect.signature(constructor).parameters.values())[1:]
+        for each in arguments:
+            if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
+                found.setdefault(each.name, each)
+        if not any(each.kind is each.VAR_KEYWORD for each in arguments):
+            break
+    return found
 
 
 def find_own_modules() -> None:
-    """Let `--model.loss my_module.MyLoss` find a module in the folder in which the command is called."""
+    """Put the current folder on the import path, so that `--model.loss my_module.MyLoss` works."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -205,31 +249,22 @@ def find_own_modules() -> None:
 
 
 def _silence_upstream() -> None:
-    """Lightning's advertisements, and warnings about its own code that a user cannot act upon."""
+    """Hide Lightning's advertisements, and warnings about its own code that a user cannot act upon."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Lightning 2.6 asks torch's tree type in a way that torch 2.15 deprecates.
     warnings.filterwarnings(
         "ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning, r"lightning\.pytorch\.utilities\._pytree"
     )
-    # What is logged under several processes is computed from all of them already.
+    # Under several processes, every logged value is already computed from all of them.
     warnings.filterwarnings("ignore", r"It is recommended to use .*sync_dist=True")
 
 
-def _complete_loggers(config: Namespace, arguments: Config) -> None:
-    loggers = config.trainer.logger
-    for logger in loggers if isinstance(loggers, list) else [loggers]:
-        if isinstance(logger, Namespace):
-            for name, value in arguments.items():
-                if name in logger.init_args and logger.init_args[name] in (None, ".", False):
-                    logger.init_args[name] = value
-
-
 def explain_parse_error(message: str, options: Iterable[str]) -> str:
-    """What is wrong with a command line or an experiment file, and what may have been meant.
+    """Return a parser's message as one line that names the mistake and the nearest valid name.
 
     Args:
-        message: the parser's own message: for nested objects a tree, whose innermost branch is the cause.
-        options: all names that the parser knows, such as "trainer.max_epochs".
+        message: the parser's own message: for nested objects a tree whose innermost branch is the cause.
+        options: the names of all options, such as "trainer.max_epochs".
     """
     if found := re.search(r"unrecognized arguments: (\S+)", message):
         option = found[1].partition("=")[0]
@@ -241,23 +276,25 @@ def explain_parse_error(message: str, options: Iterable[str]) -> str:
     if found := re.search(r"module '([^']+)' has no attribute '([^']+)'", message):
         return f"unknown class '{found[1]}.{found[2]}'{did_you_mean(found[2], _public_names(found[1]))}"
     if found := re.search(r"No module named '([^']+)'", message):
-        return f"there is no module '{found[1]}' to take a class from; modules are looked for in this folder, too"
+        return (
+            f"there is no module '{found[1]}'; modules are searched in the current folder and among installed packages"
+        )
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
-        hint = did_you_mean(found[1], _class_names(), "; write a class of one's own as my_module.MyClass")
+        hint = did_you_mean(found[1], _class_names(), "; write your own class as my_module.MyClass")
         return f"unknown class '{found[1]}'{hint}"
     if found := re.search(r"Option '([^']+)' is not accepted(?:.*class_path='([^']+)')?", message):
         before = re.findall(r"given class_path '([^']+)'", message[: found.start()])
         owner = found[2] or (before[-1] if before else None)
         if owner is not None:
-            return f"{class_name(owner)} has no argument '{found[1]}'{did_you_mean(found[1], _arguments(owner))}"
+            return f"{class_name(owner)} has no argument '{found[1]}'{did_you_mean(found[1], _argument_names(owner))}"
         key = found[1].removesuffix(".class_path")
         return f"unknown key '{key}'{did_you_mean(key, {*options, *(option.split('.')[0] for option in options)})}"
     if found := re.search(r"^\s+- (?!Expected|Problem|Does not|Type)(.+)$", message, re.MULTILINE):
-        return found[1]  # a constructor's own words
+        return found[1]  # a constructor's own message
     if found := re.search(r'Parser key "([^"]+)":\s+Expected a typing.Literal\[([^\]]+)\]. Got value: (.*)', message):
-        return f"{_path_to(found.start(), message)}{found[1]} must be one of {found[2]}, got '{found[3]}'"
+        return f"{_outer_keys(found.start(), message)}{found[1]} must be one of {found[2]}, got '{found[3]}'"
     keys = re.findall(r'Parser key "([^"]+)"', message)
-    expected = [_plain(name) for name in re.findall(r"Expected an? <class '([^']+)'>", message)]
+    expected = [_type_name(name) for name in re.findall(r"Expected an? <class '([^']+)'>", message)]
     value = re.search(r"Got value: (.*)", message) or re.search(r"Given value: (.*)", message)
     if keys and expected and value:
         types = " or ".join(dict.fromkeys(expected[-2:] if "null" in expected[-2:] else expected[-1:]))
@@ -265,23 +302,21 @@ def explain_parse_error(message: str, options: Iterable[str]) -> str:
     return " ".join(message.split())
 
 
-def _path_to(position: int, message: str) -> str:
-    """The keys around the one at this position: "model.loss."."""
+def _outer_keys(position: int, message: str) -> str:
+    """Return the keys named before this position of the message, as "model.loss."."""
     return "".join(f"{key}." for key in dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message[:position])))
 
 
-def _plain(type_name: str) -> str:
-    return {"NoneType": "null"}.get(type_name, class_name(type_name).lower())
+def _type_name(class_path: str) -> str:
+    return {"NoneType": "null"}.get(class_path, class_name(class_path).lower())
 
 
 def _class_names() -> set[str]:
-    """Short names: of the models, losses, class weightings and data modules that are imported."""
-    found: set[Any] = set()
-    waiting: list[Any] = [Loss, ClassWeighting, Classifier, ImageDataModule]
-    while waiting:
-        found.add(here := waiting.pop())
-        waiting += here.__subclasses__()
-    return {each.__name__ for each in found if not inspect.isabstract(each)}
+    """Return the short names of all imported models, losses, class weightings and data modules."""
+    classes: list[Any] = [Loss, ClassWeighting, Classifier, ImageDataModule]
+    for kind in classes:  # the list grows while it is read
+        classes += kind.__subclasses__()
+    return {kind.__name__ for kind in classes if not inspect.isabstract(kind)}
 
 
 def _public_names(module: str) -> list[str]:
@@ -291,20 +326,6 @@ def _public_names(module: str) -> list[str]:
         return []
 
 
-def _arguments(class_path: str) -> set[str]:
-    """Argument names of a class, with those that it hands on to its bases."""
+def _argument_names(class_path: str) -> list[str]:
     module, _, name = class_path.rpartition(".")
-    owner = getattr(importlib.import_module(module), name)
-    constructors = [vars(base)["__init__"] for base in owner.__mro__ if "__init__" in vars(base) and base is not object]
-    names = {name for constructor in constructors for name in inspect.signature(constructor).parameters}
-    return names - {"self", "args", "kwargs"}
-
-
-class OptionParser(argparse.ArgumentParser):
-    """Raises UserError where argparse prints its usage and leaves; no option may be abbreviated."""
-
-    def __init__(self, prog: str, description: str, epilog: str | None = None) -> None:
-        super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
+    return list(constructor_arguments(getattr(importlib.import_module(module), name)))

@@ -1,4 +1,4 @@
-"""A resolved configuration as plain values: what it identifies, and where two of them differ."""
+"""Configurations as plain values: identity, differences, and configuration files laid over each other."""
 
 import hashlib
 import json
@@ -23,35 +23,40 @@ WITHOUT_EFFECT = (
     "trainer.default_root_dir",
     "trainer.profiler",
 )
-"""Paths whose value changes no result: they do not count when two configurations are compared."""
+"""Paths whose values change no result: ignored when two configurations are compared."""
 
 SEED = "seed_everything"
 
 
 def config_hash(config: Config, with_seed: bool = True) -> str:
-    """SHA-256, 64 hex digits, of all that determines the result of a run; `with_seed=False` leaves the seed out."""
+    """Return the SHA-256 (64 hex digits) of all values that affect a run's result, with or without its seed."""
     content = {path: value for path, value in values_with_effect(config).items() if with_seed or path != SEED}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def values_with_effect(config: Config) -> dict[str, Any]:
-    """All that determines the result of a run, by dotted path."""
-    return {path: value for path, value in _leaves(config) if _counts(path)}
+    """Return all values that affect a run's result, by dotted path."""
+    return {path: value for path, value in _leaves(config) if _has_effect(path)}
 
 
-def differences(ours: Config, theirs: Config) -> list[str]:
-    """One line "path: a -> b" for each value with an effect that differs, from `ours` to `theirs`."""
-    a, b = dict(_leaves(ours)), dict(_leaves(theirs))
-    absent = "(absent)"
+def differences(ours: Config, theirs: Config, with_trainer: bool = True) -> list[str]:
+    """Return a line "path: our value -> their value" for each value that differs and affects the result.
+
+    Args:
+        ours: one configuration.
+        theirs: the other one.
+        with_trainer: also compare the Trainer's arguments.
+    """
+    a, b, absent = values_with_effect(ours), values_with_effect(theirs), "(absent)"
     return [
         f"{path}: {a.get(path, absent)} -> {b.get(path, absent)}"
         for path in sorted({*a, *b})
-        if _counts(path) and a.get(path, absent) != b.get(path, absent)
+        if a.get(path, absent) != b.get(path, absent) and (with_trainer or not path.startswith("trainer."))
     ]
 
 
 def set_value(config: Config, path: str, value: Any) -> None:
-    """Put `value` at a dotted `path`, in place of whatever is there; objects on the way are made where missing."""
+    """Set the value at a dotted `path`, whatever it was before; missing mappings on the way are created."""
     *way, last = path.split(".")
     for key in way:
         if not isinstance(config.get(key), dict):
@@ -60,23 +65,37 @@ def set_value(config: Config, path: str, value: Any) -> None:
     config[last] = value
 
 
-def _counts(path: str) -> bool:
-    return not any(path == without or path.startswith(f"{without}.") for without in WITHOUT_EFFECT)
+def class_name(part: Any) -> str:
+    """Return the last part of an object's class path; "" where the configuration holds no object.
+
+    Args:
+        part: {"class_path": ...}, a class path, or any other value.
+    """
+    class_path = part.get("class_path", "") if isinstance(part, dict) else part if isinstance(part, str) else ""
+    return str(class_path).rsplit(".", 1)[-1]
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for key, part in value.items():
-            yield from _leaves(part, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value
+def as_object(text: str) -> Config | str:
+    """Return a value of the command line: a mapping if it is written as one, else the text, such as a class path."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, dict) else text
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return a setting that may be one object, a list of them, or none (None, False) as a list."""
+    if value is None or value is False:
+        return []
+    return value if isinstance(value, list) else [value]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, numbers such as 1e-3 read as numbers.
+    """Return the mapping in a YAML file; 1e-3 is a number.
 
     Raises:
-        UserError: it cannot be read, is not YAML, or is not a mapping.
+        UserError: the file cannot be read, is not YAML, or holds no mapping.
     """
     try:
         content = get_loader("yaml")(path.read_text())
@@ -91,11 +110,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def merge_files(tokens: list[str]) -> tuple[list[str], list[str]]:
-    """Replace every `--config FILE` of a command line by one merged configuration, in front of what remains.
+    """Replace every `--config FILE` of a command line by one merged configuration, put before the other tokens.
 
-    jsonargparse keeps those arguments of a replaced class that the new class happens to accept: a gamma meant for one
-    loss would silently serve another. Here an object whose class changes, in a later file or on the command line,
-    starts from nothing.
+    jsonargparse keeps those arguments of a replaced class that the new class accepts, too: one loss's gamma would
+    silently become another's. Here an object whose class changes, in a later file or on the command line, starts
+    without arguments.
 
     Returns:
         The command line, and a notice for each object whose arguments were dropped.
@@ -119,30 +138,46 @@ def merge_files(tokens: list[str]) -> tuple[list[str], list[str]]:
         option, equals, value = token.partition("=")
         if option.startswith("--"):
             following = rest[number + 1] if number + 1 < len(rest) else ""
-            _make_way(merged, option[2:].removesuffix(".class_path"), value if equals else following, option, notices)
+            _drop_replaced(
+                merged, option[2:].removesuffix(".class_path"), value if equals else following, option, notices
+            )
     return [*(["--config", json.dumps(merged)] if files else []), *rest], notices
 
 
+def _has_effect(path: str) -> bool:
+    return not any(path == without or path.startswith(f"{without}.") for without in WITHOUT_EFFECT)
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted path, value) for each value that is not a mapping with entries."""
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield from _leaves(part, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
 def _overlay(below: dict[str, Any], above: dict[str, Any], source: str, notices: list[str]) -> None:
-    """Lay one configuration over another, in place; an object of another class replaces the one below it whole."""
+    """Merge `above` into `below`, in place; an object of another class replaces the whole object below it."""
     for key, value in above.items():
         under = below.get(key)
+        if isinstance(value, str) and isinstance(under, dict) and class_name(under):  # a class path alone
+            value = {"class_path": value}
         if not isinstance(value, dict) or not isinstance(under, dict):
             below[key] = value
-        elif _is_other_class(under, value.get("class_path")):
-            _note_dropped(under, key, value["class_path"], source, notices)
+        elif _is_other_class(under, value):
+            _note_dropped(under, key, value, source, notices)
             below[key] = value
         else:
             _overlay(under, value, source, notices)
 
 
-def _is_other_class(former: dict[str, Any], new: str | None) -> bool:
-    known = former.get("class_path")
-    return known is not None and new is not None and class_name(known) != class_name(new)
+def _is_other_class(former: Any, new: Any) -> bool:
+    return bool(class_name(former) and class_name(new)) and class_name(former) != class_name(new)
 
 
-def _make_way(merged: dict[str, Any], path: str, value: str, source: str, notices: list[str]) -> None:
-    """If the command line gives the object at `path` another class, take away the arguments of the former one."""
+def _drop_replaced(merged: dict[str, Any], path: str, value: str, source: str, notices: list[str]) -> None:
+    """Delete the object at `path` if the command line gives it another class, or a whole object."""
     parent: Any = merged
     *way, last = path.split(".")
     for key in way:
@@ -154,27 +189,16 @@ def _make_way(merged: dict[str, Any], path: str, value: str, source: str, notice
     former = parent.get(last) if isinstance(parent, dict) else None
     if not isinstance(former, dict) or "class_path" not in former:
         return
-    if value.startswith("{"):  # a whole object replaces a whole object
-        del parent[last]
-    elif _is_other_class(former, value):
-        _note_dropped(former, last, value, source, notices)
+    new = as_object(value)
+    if isinstance(new, dict) or _is_other_class(former, new):
+        _note_dropped(former, last, new, source, notices)
         del parent[last]
 
 
-def _note_dropped(former: dict[str, Any], key: str, new: str, source: str, notices: list[str]) -> None:
-    dropped = ", ".join(former.get("init_args") or {})
+def _note_dropped(former: Config, key: str, new: Config | str, source: str, notices: list[str]) -> None:
+    kept = new.get("init_args") or {} if isinstance(new, dict) and not _is_other_class(former, new) else {}
+    dropped = ", ".join(name for name in former.get("init_args") or {} if name not in kept)
     if dropped:
         notices.append(
-            f"{source} makes {key} a {class_name(new)}: what was given to {class_name(former)} ({dropped}) "
-            "does not carry over."
+            f"{source} makes {key} a {class_name(new)}: the arguments of {class_name(former)} ({dropped}) are dropped."
         )
-
-
-def class_name(part: Any) -> str:
-    """The last part of an object's class path; "" where the configuration holds no object.
-
-    Args:
-        part: {"class_path": ...}, a class path, or anything else.
-    """
-    class_path = part.get("class_path", "") if isinstance(part, dict) else part if isinstance(part, str) else ""
-    return str(class_path).rsplit(".", 1)[-1]

@@ -1,4 +1,4 @@
-"""`losslab export`: a run's network as an ONNX file that gives what PyTorch gives."""
+"""`losslab export`: a run's network as an ONNX file, checked against PyTorch."""
 
 import importlib.util
 from pathlib import Path
@@ -18,7 +18,7 @@ from losslab.run.provenance import require_same_data, utc_now
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 TOLERANCE = 1e-4
-"""The largest difference of a logit that is put down to rounding, relative to the largest logit (or to 1)."""
+"""The largest difference of a logit that counts as rounding, relative to the largest logit (or to 1)."""
 
 README = """\
 # {model} of {run}
@@ -27,7 +27,7 @@ README = """\
 Softmax over the last axis gives the network's confidence in each class.
 
 - **Input**: pixels in 0..255, from which {subtract:.10g} is subtracted and which are then divided by {divide:.10g}:
-  with pixels in 0..1, (pixel - {mean}) / {std}. How a foreign picture is brought into this form first:
+  with pixels in 0..1, (pixel - {mean}) / {std}. How any other picture is first brought into this form:
   {pictures}
 - **Labels**: {labels}.
 - **Data**: trained on {data_name}; weights from `{checkpoint}`, written {at}.
@@ -37,17 +37,17 @@ Softmax over the last axis gives the network's confidence in each class.
 
 
 def export_command(tokens: list[str]) -> None:
-    """`losslab export --run RUN`: write RUN/export/model.onnx and its README.md.
+    """Write RUN/export/model.onnx and its README.md.
 
     Raises:
-        UserError: a package is missing, the network cannot be written as ONNX, the file gives other logits than
-            PyTorch does, or what `find_finished_run` and the data refuse.
+        UserError: a package is missing, the network cannot be written as ONNX, the file's logits differ from PyTorch's,
+            the data differ from the run's, or `find_finished_run` fails.
     """
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
     trained = find_finished_run("export", tokens)
     if missing:
         raise UserError(f"export needs {', '.join(missing)}: pip install {' '.join(missing)}")
-    # On CPU in float32, whatever it was trained on and in.
+    # On CPU in float32, whatever the device and the precision of the training.
     trainer_arguments: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
     _, model, data = trained.command_line.build(
         enable_progress_bar=False, enable_model_summary=False, logger=False, **trainer_arguments
@@ -74,14 +74,14 @@ def export_command(tokens: list[str]) -> None:
 
 
 def _onnx(model: Classifier, data: ImageDataModule) -> bytes:
-    """The network as ONNX, for batches of any size."""
-    example = torch.zeros(2, *data.image_shape)  # of one image, the batch would be taken for a constant
+    """Return the network as ONNX, for batches of any size."""
+    example = torch.zeros(2, *data.image_shape)  # two, since the exporter takes a batch size of 1 for a constant
     try:
         program = torch.onnx.export(
             model, (example,), input_names=["images"], output_names=["logits"], dynamo=True, verbose=False,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )  # fmt: skip
-    except Exception as error:  # whatever the exporter meets in a network of the user's own
+    except Exception as error:  # a user's own network can make the exporter raise anything
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise UserError(f"{type(model).__name__} cannot be written as ONNX: {type(error).__name__}: {first}") from error
     assert program is not None
@@ -89,7 +89,7 @@ def _onnx(model: Classifier, data: ImageDataModule) -> bytes:
 
 
 def _compare(content: bytes, model: Classifier, data: ImageDataModule) -> tuple[float, int, int]:
-    """The largest difference of a logit on the validation split, how many classes differ, of how many images."""
+    """Return the largest difference of a logit, the number of different predictions, and the number of images."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -98,13 +98,13 @@ def _compare(content: bytes, model: Classifier, data: ImageDataModule) -> tuple[
         for images, _ in data.val_dataloader():
             ours.append(model(images).numpy())
             theirs.append(session.run(None, {"images": images.numpy()})[0])
-    torch_logits, onnx_logits = np.concatenate(ours), np.concatenate(theirs)
+    torch_logits, onnx_logits = np.concatenate(ours), np.concatenate(theirs)  # (N, C)
     difference = float(np.abs(torch_logits - onnx_logits).max())
     allowed = TOLERANCE * max(1.0, float(np.abs(torch_logits).max()))
     if not difference <= allowed:
         raise UserError(
             f"the ONNX file's logits differ from PyTorch's by up to {difference:.1e}, more than {allowed:.1e}: "
-            "the exporter does not know this network, and nothing was written."
+            "the exporter does not support this network. Nothing was written."
         )
     changed = int((torch_logits.argmax(1) != onnx_logits.argmax(1)).sum())
     return difference, changed, len(torch_logits)

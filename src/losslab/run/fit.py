@@ -1,4 +1,4 @@
-"""Fit: train a configured experiment, or continue one, and record it."""
+"""`losslab fit`: train an experiment in a new run folder, or continue an unfinished run."""
 
 import contextlib
 import signal
@@ -23,29 +23,29 @@ from losslab.run.terminal import say
 from losslab.run.tracking import TrackerSummary, finish_trackers, tracker_arguments
 
 OPTIONS = (
-    ("name", "The runs' folder under runs/; by default the experiment file's name."),
-    ("run", "Continue this run: its folder, or runs/NAME for the newest there."),
+    ("name", "Folder of the runs under runs/; by default the experiment file's name."),
+    ("run", "Continue this run: its folder, or runs/NAME for the newest run there."),
     ("ckpt_path", "'last' continues the newest unfinished run of this name where it stopped."),
 )
 
 
 def fit_command(tokens: list[str]) -> None:
-    """`losslab fit`: parse, then fit a new run or continue an unfinished one, and say where it is."""
-    named = option_value(tokens, "run")
-    folder = find_run(named, finished=False) if named else None
+    """Train a new run, or continue an unfinished one, and print its folder and headline numbers."""
+    run = option_value(tokens, "run")
+    folder = find_run(run, finished=False) if run else None
     if folder is not None:
         tokens = ["--config", str(folder.config_file), *tokens]
     command_line = CommandLine(tokens, "losslab fit", OPTIONS)
     config, options = command_line.resolved(), command_line.config
-    name = options.name or _name_of(option_value(tokens, "config"), config)
+    experiment = option_value(tokens, "config")
+    name = options.name or (Path(experiment).stem if experiment else class_name(config["model"]).lower())
     if options.ckpt_path is not None:
         folder = folder or _run_of_checkpoint(options.ckpt_path, name)
     if folder is not None:
-        changed = differences(folder.config(), config)
-        if changed:
+        if changed := differences(folder.config(), config):
             raise UserError(
                 f"{folder.path} was started with another configuration ({'; '.join(changed)}). "
-                "Continue it without these changes, or start a new run without --ckpt_path."
+                "Continue it without these changes, or start a new run without --run and --ckpt_path."
             )
         if folder.manifest().get("status") == "finished":
             say(f"{folder.path} is finished already.")
@@ -61,36 +61,32 @@ def fit_command(tokens: list[str]) -> None:
     )
 
 
-def _name_of(experiment: str | None, config: Config) -> str:
-    return Path(experiment).stem if experiment else class_name(config["model"]).lower()
-
-
 def _run_of_checkpoint(checkpoint: str, name: str) -> RunFolder:
-    """The run to continue from: a fit goes on where it stopped, so from a last.ckpt in its run folder only."""
+    """Return the run of a checkpoint; a fit continues where it stopped, so only from the last.ckpt of a run folder."""
     if checkpoint == "last":
         return find_run(RUNS / name, finished=False)
     path = Path(checkpoint)
     folder = RunFolder(path.parent.parent)
     if path.name != "last.ckpt" or path.parent != folder.checkpoints or not folder.config_file.is_file():
         raise UserError(
-            f"ckpt_path must be 'last', or checkpoints/last.ckpt in a run folder, for a fit; got {checkpoint!r}."
+            f"ckpt_path must be 'last' or a run folder's checkpoints/last.ckpt for a fit, got {checkpoint!r}."
         )
     folder.checkpoint("last")
     return folder
 
 
 class Fit(NamedTuple):
-    """A finished fit: the run's folder, all metrics after the last epoch, the Trainer, its trackers open, the data."""
+    """A finished fit: run folder, metrics after the last epoch, data, and the Trainer, its trackers still open."""
 
     folder: RunFolder
     metrics: dict[str, float]
     trainer: Trainer
     data: ImageDataModule
     interrupted_by: int | None
-    """A signal that came too late to stop this fit, for whoever would begin another one."""
+    """The number of a signal that came too late to stop this fit; None without one. A caller stops before the next."""
 
     def summary(self) -> TrackerSummary:
-        """What trackers get in the end."""
+        """Return what `finish_trackers` logs."""
         return TrackerSummary(self.folder, self.folder.predictions_file, self.data, "val")
 
 
@@ -101,20 +97,20 @@ def fit_run(
     callbacks: Sequence[Callback] = (),
     trackers: Config | None = None,
 ) -> Fit:
-    """Train the experiment that `command_line` has parsed.
+    """Train a parsed experiment.
 
     Args:
         command_line: holds the configuration.
         where: a path for a new run's folder, or the folder of an unfinished run to continue.
         progress: show the Trainer's progress bar and summary.
         callbacks: added to the Trainer's.
-        trackers: what configured loggers are told, see run/tracking.py. The caller closes them, when the result that
-            they shall hear of is on disk; after an exception they are closed here.
+        trackers: arguments for the configured loggers, from `tracker_arguments`. The caller closes the trackers, when
+            the result is on disk; after an exception they are closed here.
 
     Raises:
-        UserError: the configuration, the data or the folder are unfit: before anything is trained or written.
+        UserError: the configuration, the data or the folder are invalid; nothing has been trained or written.
         NonFiniteLossError: the loss became NaN or infinite. The epochs before are on disk.
-        Interrupted: a signal asked to stop. last.ckpt is at the last finished batch.
+        Interrupted: a signal stopped the fit. last.ckpt is at the last finished batch.
     """
     config = command_line.resolved()
     if (config["trainer"]["max_epochs"] or 0) < 1:
@@ -134,7 +130,7 @@ def fit_run(
     )
     data.prepare_data()
     data.setup("fit")
-    # Of several processes the first one makes the folder and writes into it.
+    # Only the first of several processes makes the folder and writes into it.
     if trainer.is_global_zero and not isinstance(where, RunFolder):
         RunFolder.create(path, config)
     with folder.held() if trainer.is_global_zero else contextlib.nullcontext(), interruption:
@@ -154,13 +150,13 @@ def fit_run(
 
 
 def _fit_recorded(built: Parts, folder: RunFolder, manifest: dict[str, Any], last: Path | None) -> None:
-    """Run the Trainer, and let the manifest say how it ended."""
+    """Run the Trainer, and record in the manifest how it ended."""
     trainer, model, data = built
     started, before = time.monotonic(), manifest.get("seconds", 0.0)
     try:
         with loading(last):
             trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
-            if "val/loss" not in trainer.callback_metrics:  # the run had been stopped behind its last epoch
+            if "val/loss" not in trainer.callback_metrics:  # the run was stopped after its last epoch
                 trainer.validate(model, datamodule=data, ckpt_path=last, weights_only=True, verbose=False)
                 if trainer.is_global_zero:
                     write_predictions(folder.predictions_file, model.evaluated)  # type: ignore[arg-type]
@@ -181,7 +177,7 @@ def _fit_recorded(built: Parts, folder: RunFolder, manifest: dict[str, Any], las
             finish_trackers(trainer)
         manifest |= {"ended_at": utc_now(), "seconds": round(before + time.monotonic() - started, 3)}
         if trainer.is_global_zero:
-            # A full disk must not hide the error that it caused.
+            # A full disk must not hide the error that the fit ended with.
             with contextlib.suppress(*([] if manifest["status"] == "finished" else [OSError])):
                 folder.write_manifest(manifest)
 
@@ -191,12 +187,13 @@ class OutOfMemoryError(TrainingError):
 
 
 def as_out_of_memory(error: BaseException, trainer: Trainer, batch_size: int) -> OutOfMemoryError | None:
-    """The error of that name if `error` says that memory ran out, where in the training and what helps; else None."""
+    """Return an OutOfMemoryError with the epoch, the step and a remedy if memory ran out; None for other errors."""
     on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     if not on_cpu and not isinstance(error, MemoryError | torch.OutOfMemoryError):
         return None
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    message = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return OutOfMemoryError(
-        f"out of memory in epoch {trainer.current_epoch}, step {trainer.global_step} ({reason}). Lower data.batch_size "
-        f"({batch_size}) or data.eval_batch_size, or take a smaller network; the epochs before are on disk."
+        f"out of memory in epoch {trainer.current_epoch}, step {trainer.global_step} ({message}). Lower "
+        f"data.batch_size ({batch_size}) or data.eval_batch_size, or use a smaller network; "
+        "the epochs before are on disk."
     )

@@ -1,4 +1,4 @@
-"""A run's folder: its files, how it is made, and how it is found again."""
+"""A run's folder: made, found, and its files written and read."""
 
 import csv
 import datetime
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RUNS = Path("runs")
-"""Everything that a command writes lies here, under the folder in which it is called."""
+"""The folder of all that losslab writes, in the current folder."""
 
 
 class RunFolder:
-    """`path`/config.yaml, manifest.json, metrics.csv, predictions.npz and checkpoints/{best,last}.ckpt."""
+    """The files of a run: config.yaml, manifest.json, metrics.csv, predictions.npz, checkpoints/{best,last}.ckpt."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,10 +38,10 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config: Config) -> "RunFolder":
-        """Make the folder, which must not exist yet, and write the configuration into it, once.
+        """Make a new folder, and write the configuration into it.
 
         Raises:
-            UserError: it exists, or cannot be written.
+            UserError: the folder exists already, or cannot be written.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,77 +57,77 @@ class RunFolder:
         return folder
 
     def config(self) -> Config:
-        """The run's whole configuration."""
+        """Return the run's whole configuration."""
         return read_yaml(self.config_file)
 
     def manifest(self) -> dict[str, Any]:
-        """The manifest, or {} where there is none or it is not whole."""
+        """Return the manifest; {} if it is missing or damaged."""
         return read_record(self.manifest_file) or {}
 
     def epochs(self) -> list[dict[str, str]]:
-        """The rows of metrics.csv, one an epoch; [] where there is none."""
+        """Return the rows of metrics.csv, one for each epoch; [] without that file."""
         if not self.metrics_file.is_file():
             return []
         with self.metrics_file.open(newline="") as file:
             return list(csv.DictReader(file))
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
-        """Replace the manifest, at once."""
+        """Replace the manifest atomically."""
         write_whole(self.manifest_file, json.dumps(manifest, indent=2) + "\n")
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Write into the folder as the only process, and remove what a killed one left half written.
+        """A context that locks the folder for this process, and removes temporary files of a killed one.
 
         Raises:
-            UserError: another process holds it.
+            UserError: another process holds the lock.
         """
-        with self.config_file.open("r+") as file:  # it is never written again, and so its lock needs no file of its own
+        with self.config_file.open("r+") as file:  # config.yaml is never rewritten, so it can carry the lock
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(
-                    f"{self.path} is being trained by another process: wait for it, or stop it and continue then."
+                    f"{self.path} is being trained by another process: wait until it ends, or stop it, then continue."
                 ) from None
             for remains in (*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
                 remains.unlink()
             yield
 
     def checkpoint(self, which: str) -> Path:
-        """The "last" or "best" checkpoint.
+        """Return the path of the "last" or "best" checkpoint.
 
         Raises:
-            UserError: it is not there.
+            UserError: there is no such file.
         """
         path = self.checkpoints / f"{which}.ckpt"
         if not path.is_file():
             raise UserError(
                 f"{self.path} has no {path.name}: the run was stopped before its first epoch ended, "
-                "or its study kept the best trial's checkpoints only."
+                "or its study keeps only the best trial's checkpoints."
             )
         return path
 
 
 def study_name(folder: Path) -> str:
-    """A study's name, from its folder: "gamma" for runs/gamma, "gamma/confirm" for its confirmation."""
+    """Return a study's name: "gamma" for the folder runs/gamma, "gamma/confirm" for its confirmation."""
     return folder.relative_to(RUNS).as_posix() if folder.is_relative_to(RUNS) else folder.name
 
 
 def new_run_path(name: str, config: Config) -> Path:
-    """runs/NAME/UTC time-six digits of the configuration's hash"""
+    """Return the path of a new run: runs/NAME/UTC time-first six digits of the configuration's hash."""
     now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
     return RUNS / name / f"{now}-{config_hash(config)[:6]}"
 
 
 def find_run(where: str | Path, finished: bool) -> RunFolder:
-    """The run that `where` names: its folder, or a folder of runs, of which it takes the newest one.
+    """Return the run in a folder, or the newest run in a folder of runs.
 
     Args:
         where: the folder.
-        finished: take the newest finished run; else the newest unfinished one, or if all are finished, the newest.
+        finished: return the newest finished run; if False, the newest unfinished one, or else the newest.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such run.
     """
     where = Path(where)
     if (where / "config.yaml").is_file():
@@ -138,12 +138,12 @@ def find_run(where: str | Path, finished: bool) -> RunFolder:
     if chosen:
         return chosen[-1]
     others = ", ".join(sorted(str(folder) for folder in RUNS.glob("*") if folder.is_dir())) or "none yet"
-    what = f"{len(runs)} run(s), none of them finished" if runs else "no run"
-    raise UserError(f"there is {what} in {where}. Runs are in: {others}. `losslab runs` lists them.")
+    found = f"{len(runs)} run(s), none of them finished" if runs else "no run"
+    raise UserError(f"there is {found} in {where}. Runs are in: {others}. `losslab runs` lists them.")
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The mapping in a JSON file; None where there is no such file or it is not whole."""
+    """Return the mapping in a JSON file; None if the file is missing, damaged, or holds no mapping."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -153,7 +153,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A context for writing `path`: turns an OSError into a UserError that names the path."""
+    """A context for writing `path`: an OSError becomes a UserError that names the path."""
     try:
         yield
     except OSError as error:
@@ -161,9 +161,9 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name and move it into place, so that it is never half there.
+    """Replace a file atomically: write it under a temporary name, then move it into place.
 
-    It is on the disk before it has its name, so that a power cut, too, leaves the former file or this one.
+    Its content is on the disk before the move, so that even a power cut leaves either the former file or this one.
     """
     staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -177,7 +177,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def write_predictions(path: Path, evaluated: "tuple[Tensor, Tensor]") -> None:
-    """Write logits (N, C) and labels (N,) of a split, in its order, as float32 and int64."""
+    """Write the logits (N, C) and labels (N,) of a split, in the order of its images, as float32 and int64."""
     logits, labels = evaluated
     content = io.BytesIO()
     np.savez(content, logits=logits.float().numpy(), labels=labels.numpy())
@@ -185,11 +185,11 @@ def write_predictions(path: Path, evaluated: "tuple[Tensor, Tensor]") -> None:
 
 
 def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The logits (N, C) float32 and labels (N,) int64 of a split, in its order.
+    """Return the logits (N, C) float32 and labels (N,) int64 of a split, in the order of its images.
 
     Raises:
         OSError: there is no such file.
-        ValueError: it is not whole, or not one that `write_predictions` wrote.
+        ValueError: the file is damaged, or was not written by `write_predictions`.
     """
     try:
         with path.open("rb") as file, np.load(file) as content:

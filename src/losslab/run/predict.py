@@ -1,6 +1,5 @@
-"""`losslab predict`: logits of the validation split, or the classes of anyone's pictures."""
+"""`losslab predict`: logits of the validation split, or predictions for any pictures."""
 
-import argparse
 import csv
 import io
 import json
@@ -20,21 +19,21 @@ from losslab.run.callbacks import loading
 from losslab.run.evaluate import evaluate_command, find_finished_run
 from losslab.run.folder import write_whole, writing
 from losslab.run.provenance import utc_now
+from losslab.run.terminal import OptionParser
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-"""Of the files that are taken from a folder."""
+"""File names in a folder that count as pictures."""
 
-OPTIONS = (("images", "Pictures to classify: files, or folders of PNG and JPEG files. Without it: validation images."),)
+OPTIONS = (
+    ("images", "Pictures to classify: files, or folders of PNG and JPEG files; by default the validation split."),
+)
 
 
 def predict_command(tokens: list[str]) -> None:
-    """`losslab predict --run RUN [--images FILE-OR-FOLDER ...]`"""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    """Write the logits of the validation split, or with `--images` the predictions for pictures."""
+    parser = OptionParser(add_help=False)
     parser.add_argument("--images", nargs="+", type=Path)
-    try:
-        known, rest = parser.parse_known_args(tokens)
-    except argparse.ArgumentError as error:
-        raise UserError(str(error).removeprefix("argument ")) from None
+    known, rest = parser.parse_known_args(tokens)
     if known.images is None:
         evaluate_command("predict", rest, OPTIONS)
         return
@@ -44,20 +43,20 @@ def predict_command(tokens: list[str]) -> None:
 
 
 def predict_pictures(where: Sequence[Path], tokens: Sequence[str]) -> tuple[Path, int, int]:
-    """Classify pictures, and write pictures.csv and pictures.json: of each, the class and all probabilities.
+    """Classify pictures, and write each one's class and all probabilities to pictures.csv and pictures.json.
 
-    No data set is read. What cannot be read as a picture is named on the terminal and in pictures.json, and the others
-    go on.
+    No data set is read. Files that are no readable pictures are named on the terminal and in pictures.json; the others
+    are classified.
 
     Args:
-        where: files, and folders whose PNG and JPEG files are taken, also in folders inside them.
-        tokens: the command line, as for `evaluate`.
+        where: files, and folders whose PNG and JPEG files are classified, with those in their subfolders.
+        tokens: the command line, as for `find_finished_run`.
 
     Returns:
-        The folder written to, the number of pictures classified, and of those that could not be read.
+        The folder written to, the number of classified pictures, and the number of unreadable files.
 
     Raises:
-        UserError: no picture could be read, or what `find_finished_run` refuses.
+        UserError: no picture could be read, or `find_finished_run` fails.
     """
     trained = find_finished_run("predict", tokens, OPTIONS)
     trainer, model, data = trained.command_line.build(
@@ -76,18 +75,21 @@ def predict_pictures(where: Sequence[Path], tokens: Sequence[str]) -> tuple[Path
             print(f"losslab predict: skipped {_name(file)}: {error}", file=sys.stderr)
     if not files:
         raise UserError(f"none of the {len(unreadable)} file(s) could be read as a picture.")
-    # A picture has no label; 0 stands there, and nobody looks.
-    pictures = LabelledImages(torch.stack(images), torch.zeros(len(images), dtype=torch.int64))
+    # A picture has no label: the zeros are never read.
+    pictures = LabelledImages(torch.stack(images), torch.zeros(len(images), dtype=torch.int64))  # (N, *image_shape)
     with loading(trained.checkpoint):
         loader = EvaluationBatches(pictures.to(trainer.strategy.root_device), data.eval_batch_size, data.scale)
         trainer.predict(model, loader, ckpt_path=trained.checkpoint, return_predictions=False, weights_only=True)
     logits, _ = model.evaluated  # type: ignore[misc]
-    probabilities = logits.double().softmax(dim=1)
+    probabilities = logits.double().softmax(dim=1)  # (N, C)
     names = data.class_names
     rows = [
-        {"file": _name(file), "predicted": names[int(of_one.argmax())]}
-        | {"probabilities": dict(zip(names, (float(f"{p:.8g}") for p in of_one), strict=True))}
-        for file, of_one in zip(files, probabilities, strict=True)
+        {
+            "file": _name(file),
+            "predicted": names[int(row.argmax())],
+            "probabilities": dict(zip(names, (float(f"{p:.8g}") for p in row), strict=True)),
+        }
+        for file, row in zip(files, probabilities, strict=True)
     ]
     record = {"at": utc_now(), "run": str(trained.folder.path), "checkpoint": trained.checkpoint.name}
     out = trained.output_folder("predict")
@@ -111,7 +113,7 @@ def _files(where: Sequence[Path]) -> Iterator[Path]:
 
 
 def _read(file: Path, data: ImageDataModule) -> Tensor:
-    """The picture as an image of this data set: uint8 (*image_shape)."""
+    """Return a picture as an image of this data set: uint8 (*image_shape)."""
     try:
         with warnings.catch_warnings(), Image.open(file) as picture:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -120,13 +122,13 @@ def _read(file: Path, data: ImageDataModule) -> Tensor:
     except ValueError as error:
         raise UserError(str(error)) from None
     except OSError as error:
-        raise UserError(error.strerror or "it is no picture, or a truncated one") from None
-    except Exception as error:  # of a damaged file Pillow raises SyntaxError, struct.error and others
+        raise UserError(error.strerror or "no picture, or a truncated one") from None
+    except Exception as error:  # for a damaged file, Pillow raises SyntaxError, struct.error and others
         raise UserError(f"{type(error).__name__}: {error}") from None
 
 
 def _name(file: Path) -> str:
-    """A file's name that can be written as UTF-8."""
+    """Return a file's name in a form that UTF-8 can encode."""
     return str(file).encode(errors="backslashreplace").decode()
 
 

@@ -1,4 +1,4 @@
-"""Where a run came from: code, versions, data, configuration, device."""
+"""The origin of a run: code, versions, data, configuration; and the count of test reads."""
 
 import datetime
 import functools
@@ -13,19 +13,20 @@ from typing import Any
 from losslab.data import ImageDataModule
 from losslab.errors import UserError
 from losslab.run.config import SEED, Config, config_hash
-from losslab.run.folder import RUNS
+from losslab.run.folder import RUNS, writing
 
 _log = logging.getLogger("losslab")
 
 PACKAGES = ("losslab", "torch", "lightning", "torchmetrics", "optuna", "jsonargparse", "numpy", "scikit-learn")
+TEST_READS = RUNS / "test_reads.jsonl"
 
 
 def new_manifest(config: Config, data: ImageDataModule) -> dict[str, Any]:
-    """What a manifest records before training starts.
+    """Return a run's manifest as of the start of its training.
 
     Returns:
-        git commit and whether files differed from it, versions, data name, SHA-256 of images, split and
-        configuration, seed, precision.
+        time (UTC), git commit and whether files differ from it, versions, data name, SHA-256 of images, split and
+        configuration, images per class, seed, precision.
     """
     return {
         "started_at": utc_now(),
@@ -40,29 +41,29 @@ def new_manifest(config: Config, data: ImageDataModule) -> dict[str, Any]:
 
 
 def require_same_data(manifest: dict[str, Any], data: ImageDataModule, run: Path) -> None:
-    """Raise UserError unless `data` are the images that the run with this manifest was trained on.
+    """Raise UserError unless the run with this manifest was trained on the images of `data`.
 
-    A model trained on MNIST has seen the images of mnist-5k's test split: such pairs are refused. Where the manifest is
-    not whole, that cannot be told, and a notice says so.
+    Without this check, a model trained on MNIST could be tested on mnist-5k, whose test images it has seen. A damaged
+    manifest does not allow the check; then a notice is logged.
     """
     if "hashes" not in manifest:
-        _log.warning("NOTICE: %s/manifest.json is not whole: it may have been trained on other images.", run)
+        _log.warning("NOTICE: %s/manifest.json is damaged: the run may have been trained on other images.", run)
     trained, known = manifest.get("data_name", data.data_name), manifest.get("hashes", {})
     if trained != data.data_name or any(known.get(name, value) != value for name, value in data.hashes.items()):
         raise UserError(
             f"{run} was trained on {trained}, and these are other images ({data.data_name}): "
-            "set MNIST_DIR or data.root to the images that it was trained on."
+            "set MNIST_DIR or data.root to the images of the training."
         )
 
 
 def utc_now() -> str:
-    """The time, as 2026-01-31T12:00:00+00:00."""
+    """Return the time in UTC, as 2026-01-31T12:00:00+00:00."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-@functools.cache  # once a process: a sweep has one state of the code
+@functools.cache  # once a process, whose code does not change
 def git_state() -> dict[str, Any]:
-    """The commit of the folder in which the command runs, None outside a repository."""
+    """Return the commit of the current folder and whether files differ from it; None outside a repository."""
     commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
     return {"git_commit": commit, "git_dirty": None if status is None else bool(status)}
 
@@ -87,26 +88,24 @@ def _versions() -> dict[str, str]:
 
 
 def note_test_read(config: Config, data_name: str, run: Path) -> None:
-    """Add a line.
+    """Append a read of the test images to runs/test_reads.jsonl, before the read.
 
     Raises:
-        UserError: it cannot be written; then nothing may be read.
+        UserError: the file cannot be written; then the test images may not be read.
     """
     line = {"at": utc_now(), "config_hash": config_hash(config), "data_name": data_name, "run": str(run), **git_state()}
-    try:
+    with writing(TEST_READS):
         RUNS.mkdir(exist_ok=True)
-        with _file().open("a+b") as file:
-            # A line that a full disk left half written must not swallow this one.
+        with TEST_READS.open("a+b") as file:
+            # After an incomplete line, left by a full disk, this one starts on a new line.
             torn = file.seek(0, 2) > 0 and (file.seek(-1, 2), file.read(1))[1] != b"\n"
             file.write((b"\n" if torn else b"") + json.dumps(line).encode() + b"\n")
-    except OSError as error:
-        raise UserError(f"cannot note the test in {_file()}: {error.strerror}.") from None
 
 
 def earlier_reads(config_hashes: set[str], data_name: str) -> list[dict[str, Any]]:
-    """The reads of these configurations, seed included, on this data set; a line that is not whole is left out."""
+    """Return the noted reads of these configurations (with seed) on this data set; incomplete lines are ignored."""
     try:
-        lines = _file().read_text().splitlines()
+        lines = TEST_READS.read_text().splitlines()
     except FileNotFoundError:
         return []
     reads = []
@@ -118,7 +117,3 @@ def earlier_reads(config_hashes: set[str], data_name: str) -> list[dict[str, Any
         if read.get("config_hash") in config_hashes and read.get("data_name", data_name) == data_name:
             reads.append(read)
     return reads
-
-
-def _file() -> Path:
-    return RUNS / "test_reads.jsonl"

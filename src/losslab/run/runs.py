@@ -1,21 +1,18 @@
-"""`losslab runs`: what has been run, with its headline numbers."""
+"""`losslab runs`: a table of the runs with their headline numbers, and the studies."""
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 from losslab.errors import UserError
-from losslab.run.config import Config, class_name
+from losslab.run.config import class_name
 from losslab.run.folder import RUNS, RunFolder, read_record
-from losslab.run.terminal import console, dense_table
+from losslab.run.terminal import OptionParser, console, dense_table
 
 COLUMNS = ("run", "status", "data", "model", "loss", "epochs", "val acc", "val F1", "test acc", "seconds")
 
 
 def runs_command(tokens: list[str]) -> None:
     """Print a line for each run and for each study under runs/."""
-    parser = argparse.ArgumentParser(prog="losslab runs", description="List runs and studies under runs/.")
-    parser.parse_args(tokens)
+    OptionParser(prog="losslab runs", description="List runs and studies under runs/.").parse_args(tokens)
     folders = [RunFolder(file.parent) for file in sorted(RUNS.glob("*/*/config.yaml"))]
     studies = [file.parent for file in sorted(RUNS.glob("*/study.json"))]
     if not folders and not studies:
@@ -32,23 +29,22 @@ def runs_command(tokens: list[str]) -> None:
         unreadable = [path for path in files if not {"seed", "metrics"} <= (read_record(path) or {}).keys()]
         out.print(f"study {study}: {len(files) - len(unreadable)} results", highlight=False)
         for path in unreadable:
-            out.print(f"  unreadable, left out: {path}", highlight=False, soft_wrap=True)
+            out.print(f"  unreadable, left out: {path}", highlight=False)
 
 
 def _row(folder: RunFolder) -> list[str]:
+    """Return the run's cells; damaged files are named there, and the other runs are listed all the same."""
     try:
-        config = folder.config()
-    except UserError:  # not whole: the others are listed all the same
-        return [str(folder.path), "unreadable config", *[""] * (len(COLUMNS) - 2)]
-    manifest = folder.manifest()
-    try:
-        return _cells(folder, config, manifest)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # what is in the files is no record
-        return [str(folder.path), "unreadable records", *[""] * (len(COLUMNS) - 2)]
+        cells = _cells(folder)
+    except UserError:
+        cells = [str(folder.path), "unreadable config"]
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        cells = [str(folder.path), "unreadable records"]
+    return cells + [""] * (len(COLUMNS) - len(cells))
 
 
-def _cells(folder: RunFolder, config: Config, manifest: dict[str, Any]) -> list[str]:
-    last = (folder.epochs() or [{}])[-1]
+def _cells(folder: RunFolder) -> list[str]:
+    config, manifest, last = folder.config(), folder.manifest(), (folder.epochs() or [{}])[-1]
     return [
         str(folder.path),
         str(manifest.get("status", "unreadable manifest")),
@@ -58,7 +54,7 @@ def _cells(folder: RunFolder, config: Config, manifest: dict[str, Any]) -> list[
         str(int(last["epoch"]) + 1) if last else "0",
         _number(last.get("val/acc")),
         _number(last.get("val/f1/macro")),
-        _number(_test_accuracy(folder.path)),
+        _number(_test_accuracy(folder)),
         f"{manifest['seconds']:.0f}" if "seconds" in manifest else "",
     ]
 
@@ -67,8 +63,8 @@ def _number(value: Any) -> str:
     return f"{float(value):.4f}" if value not in (None, "") else ""
 
 
-def _test_accuracy(run: Path) -> float | None:
+def _test_accuracy(folder: RunFolder) -> float | None:
     try:
-        return (read_record(run / "test" / "metrics.json") or {})["metrics"]["test/acc"]
+        return (read_record(folder.path / "test" / "metrics.json") or {})["metrics"]["test/acc"]
     except (KeyError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""`losslab summary`: a network's layers, their output shapes and the formulas of their parameter counts."""
+"""`losslab summary`: a network's layers, with output shapes and formulas of the parameter counts."""
 
 import json
 import math
@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from losslab.errors import UserError
 from losslab.run.command_line import CommandLine
 from losslab.run.config import merge_files
+from losslab.run.terminal import console, dense_table
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -22,25 +20,25 @@ Shape = tuple[int, ...]
 
 
 class LayerRow(NamedTuple):
-    """One layer. What an earlier row has counted, since layers may share it, is not counted again."""
+    """One layer. A tensor that layers share is counted in the first one's row only."""
 
     name: str
-    """Its path in the module tree; "" for the network itself."""
+    """Path in the module tree; "" for the network itself."""
     kind: str
-    """The name of its class."""
+    """Name of the class."""
     shapes: list[Shape | None]
-    """Of its output for one image, one entry a call (none: never called); None where the output is no tensor."""
+    """Output shape for one image, one entry per call; None for an output that is no tensor. []: never called."""
     formula: str
-    """The number of its parameters as a sum of products, such as "5·5·1·16"; "" if it has none."""
+    """Number of parameters as a sum of products, such as "5·5·1·16"; "" for none."""
     parameters: int
     frozen: int
-    """Those of the parameters that no gradient reaches (`requires_grad` is False)."""
+    """Parameters without gradient (`requires_grad` is False), included in `parameters`."""
     buffers: int
-    """Values in buffers: a state that no optimiser changes, such as batch norm's running mean."""
+    """Values in buffers: state that no optimiser trains, such as batch norm's running mean."""
 
 
 class LayerTable(NamedTuple):
-    """The layers of a network; the sums over them are the network's own."""
+    """The layers of a network, and their sums, which are the network's."""
 
     rows: list[LayerRow]
 
@@ -57,14 +55,35 @@ class LayerTable(NamedTuple):
         return sum(row.buffers for row in self.rows)
 
 
+def summary_command(tokens: list[str]) -> None:
+    """Print the layers of a configured model. No data is read; without `--data`, images have MNIST's shape.
+
+    Raises:
+        UserError: a name or a value is invalid, or the model cannot take an image of this shape.
+    """
+    command_line = CommandLine(_with_data(tokens), "losslab summary")
+    config = command_line.resolved()
+    config["trainer"] = {
+        "accelerator": "cpu"
+    }  # nothing is trained: no tracker, and no device of the experiment is needed
+    command_line.parse_config(config)
+    _, model, data = command_line.build()
+    kind, shape = type(model).__name__, _product(data.image_shape)
+    try:
+        table = layer_table(model, model.example_input_array)  # type: ignore[arg-type]
+    except (RuntimeError, ValueError) as error:  # raised by torch's layers for a wrong shape
+        raise UserError(f"{kind} cannot take an image of {shape}: {' '.join(str(error).split())}") from error
+    print_layer_table(table, f"{kind}: one image of {shape}, {data.num_classes} classes ({data.data_name})")
+
+
 def layer_table(network: nn.Module, image: Tensor) -> LayerTable:
-    """Pass one image through a network, in evaluation mode, and list what it meets.
+    """Pass one image through a network, in evaluation mode, and list the layers in the order of their calls.
 
     A layer is a module without submodules, or one that holds parameters or buffers itself. Layers that are never
-    called come last. A submodule `loss` is no part of the network: of it, only what has parameters is listed.
+    called come last. A submodule `loss` is not part of the network: only its modules with parameters are listed.
 
     Args:
-        network: any module that takes `image`; left as it was.
+        network: any module that takes `image`; not changed.
         image: (1, *image_shape) float.
     """
     shapes = _output_shapes(network, image)
@@ -98,12 +117,12 @@ def layer_table(network: nn.Module, image: Tensor) -> LayerTable:
 
 
 def parameter_formula(layer: nn.Module, parameters: Sequence[Tensor]) -> str:
-    """How the number of a layer's parameters comes about.
+    """Return the formula of a layer's parameter count.
 
     Args:
-        layer: a linear layer, a convolution and batch norm have the formula that one writes by hand.
-        parameters: those to be counted. If that formula does not give their number, and for any other layer, the
-            formula is the sum of their shapes.
+        layer: a linear layer, a convolution or batch norm has its textbook formula.
+        parameters: the parameters to count. If the textbook formula does not give their number, and for any other
+            layer, the formula is the sum of the products of their shapes.
     """
     count = sum(parameter.numel() for parameter in parameters)
     text, value = "", 0
@@ -112,7 +131,7 @@ def parameter_formula(layer: nn.Module, parameters: Sequence[Tensor]) -> str:
         text, value = f"({inputs} + 1)·{outputs}" if bias else f"{inputs}·{outputs}", (inputs + bias) * outputs
     elif isinstance(layer, CONVOLUTIONS):
         inputs, outputs, groups = layer.in_channels, layer.out_channels, layer.groups
-        per_filter = f"({inputs}/{groups})" if groups > 1 else f"{inputs}"  # channels that one filter looks at
+        per_filter = f"({inputs}/{groups})" if groups > 1 else f"{inputs}"  # input channels of one filter
         text = "·".join([*map(str, layer.kernel_size), per_filter, f"{outputs}"])
         value = math.prod(layer.kernel_size) * (inputs // groups) * outputs
         if layer.bias is not None:
@@ -124,12 +143,43 @@ def parameter_formula(layer: nn.Module, parameters: Sequence[Tensor]) -> str:
     return " + ".join("·".join(map(str, parameter.shape)) or "1" for parameter in parameters)
 
 
+def print_layer_table(table: LayerTable, title: str) -> None:
+    """Print a row for each layer, and the sums."""
+    kinds = {kind.__name__ for kind in BATCH_NORMS}
+    grid = dense_table("layer", "kind", "output", "parameters", "count", "buffers")
+    grid.show_edge = False
+    for column in grid.columns[:4]:  # the ResNet fits into 80 columns; a longer name is folded
+        column.no_wrap, column.overflow = False, "fold"
+    for column in grid.columns[4:]:
+        column.justify = "right"
+    for row in table.rows:
+        numbers = (f"{row.parameters:,}", f"{row.buffers:,}" if row.buffers else "")
+        grid.add_row(row.name or "(itself)", row.kind, _output(row), row.formula, *numbers)
+    print(f"{title}\n")
+    console().print(grid, soft_wrap=False)
+    print(f"\nTrainable parameters: {table.trainable:,}")
+    if table.frozen:
+        print(f"Frozen parameters: {table.frozen:,}")
+    if table.buffers:
+        print(f"Buffers: {table.buffers:,} values, which no optimiser trains")
+    if any(row.kind in kinds and row.parameters and row.buffers for row in table.rows):
+        print("Batch norm has 2 parameters a channel; its running mean and variance, and its counter, are buffers.")
+
+
+def _with_data(tokens: list[str]) -> list[str]:
+    """Return the command line, with MNIST's data module if it names no data."""
+    merged, _ = merge_files(tokens)
+    config = json.loads(merged[1]) if merged[:1] == ["--config"] else {}
+    given = "data" in config or any(token.partition("=")[0] in ("--data", "--data.class_path") for token in merged)
+    return tokens if given else [*tokens, "--data", "MNISTDataModule"]
+
+
 def _output_shapes(network: nn.Module, image: Tensor) -> dict[str, list[Shape | None]]:
-    """The output shapes of each module that is called, by name, in the order in which they finish."""
+    """Return the output shapes of each called module, by name, in the order in which the calls end."""
     shapes: dict[str, list[Shape | None]] = {}
 
     def recorder(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda module, inputs, output: shapes.setdefault(name, []).append(_of_one_image(output))
+        return lambda module, inputs, output: shapes.setdefault(name, []).append(_shape_of_one_image(output))
 
     modes = [(module, module.training) for module in network.modules()]
     hooks = [module.register_forward_hook(recorder(name)) for name, module in network.named_modules()]
@@ -144,66 +194,13 @@ def _output_shapes(network: nn.Module, image: Tensor) -> dict[str, list[Shape | 
     return shapes
 
 
-def _of_one_image(output: Any) -> Shape | None:
-    """The shape without the batch dimension; a layer that has put patches of the image there keeps its dimensions."""
+def _shape_of_one_image(output: Any) -> Shape | None:
+    """Return the shape without the batch dimension; with it where a layer has put patches of the image there."""
     if isinstance(output, tuple | list) and output:  # such as the output and the state of a recurrent layer
         output = output[0]
     if not isinstance(output, Tensor):
         return None
     return tuple(output.shape[1:] if output.shape[:1] == (1,) else output.shape)
-
-
-def summary_command(tokens: list[str]) -> None:
-    """Print the table of a configured model. No data is read; without `--data` the images are MNIST's.
-
-    Raises:
-        UserError: a name or a value does not fit, or the model cannot take such an image.
-    """
-    command_line = CommandLine(_with_data(tokens), "losslab summary")
-    config = command_line.resolved()
-    config["trainer"] = {"accelerator": "cpu"}  # nothing is trained: no tracker, and no device that is not here
-    command_line.parse_config(config)
-    _, model, data = command_line.build()
-    kind, shape = type(model).__name__, _product(data.image_shape)
-    try:
-        table = layer_table(model, model.example_input_array)  # type: ignore[arg-type]
-    except (RuntimeError, ValueError) as error:  # how torch's layers refuse a shape
-        raise UserError(f"{kind} cannot take an image of {shape}: {' '.join(str(error).split())}") from error
-    print_layer_table(table, f"{kind}: one image of {shape}, {data.num_classes} classes ({data.data_name})")
-
-
-def print_layer_table(table: LayerTable, title: str) -> None:
-    """Print a row for each layer, and what they sum up to."""
-    kinds = {kind.__name__ for kind in BATCH_NORMS}
-    terminal = Console()
-    # A file or a pipe counts as 200 columns wide.
-    console = terminal if terminal.is_terminal else Console(width=200)
-    # As dense as this, the ResNet fits into 80 columns; where a name does not, it goes on in the next line.
-    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
-    for column in ("layer", "kind", "output", "parameters"):
-        grid.add_column(column, overflow="fold")
-    for column in ("count", "buffers"):
-        grid.add_column(column, justify="right", no_wrap=True)
-    for row in table.rows:
-        numbers = (f"{row.parameters:,}", f"{row.buffers:,}" if row.buffers else "")
-        grid.add_row(row.name or "(itself)", row.kind, _output(row), row.formula, *numbers)
-    print(f"{title}\n")
-    console.print(grid)
-    print(f"\nTrainable parameters: {table.trainable:,}")
-    if table.frozen:
-        print(f"Frozen parameters: {table.frozen:,}")
-    if table.buffers:
-        print(f"Buffers: {table.buffers:,} values, which no optimiser trains")
-    if any(row.kind in kinds and row.parameters and row.buffers for row in table.rows):
-        print("Batch norm has 2 parameters a channel; its running mean and variance, and its counter, are buffers.")
-
-
-def _with_data(tokens: list[str]) -> list[str]:
-    """The command line, with MNIST's data module if it names no data."""
-    merged, _ = merge_files(tokens)
-    config = json.loads(merged[1]) if merged[:1] == ["--config"] else {}
-    given = "data" in config or any(token.partition("=")[0] in ("--data", "--data.class_path") for token in merged)
-    return tokens if given else [*tokens, "--data", "MNISTDataModule"]
 
 
 def _output(row: LayerRow) -> str:

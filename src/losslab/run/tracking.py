@@ -1,4 +1,4 @@
-"""A tracker that raises or hangs does not take the training with it."""
+"""Trackers such as W&B and TensorBoard: guarded against failures, configured, and given a run's final tables."""
 
 import functools
 import logging
@@ -11,13 +11,14 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
+from jsonargparse import Namespace
 from lightning.fabric.loggers.logger import _DummyExperiment
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from losslab.data import ImageDataModule
 from losslab.metrics import find_mistakes
-from losslab.run.config import SEED, Config, class_name, config_hash, values_with_effect
+from losslab.run.config import SEED, Config, as_list, class_name, config_hash, values_with_effect
 from losslab.run.folder import RunFolder, read_predictions
 
 _log = logging.getLogger("losslab")
@@ -25,12 +26,17 @@ _log = logging.getLogger("losslab")
 PATIENCE = 60.0
 """Seconds that one call may take before the tracker counts as hanging."""
 
+MOST_IMAGES = 50
+PER_CLASS = "per_class"
+CONFUSION = "confusion"
+MISCLASSIFIED = "misclassified"
+
 
 class GuardedLogger(Logger):
-    """Another logger, called in a thread of its own. Its first failure is told, and then it is called no more.
+    """Calls another logger in a separate thread. After its first failure (one warning) it is not called again.
 
     Args:
-        logger: the one that is meant.
+        logger: the wrapped logger.
     """
 
     def __init__(self, logger: Logger) -> None:
@@ -40,7 +46,7 @@ class GuardedLogger(Logger):
         self._calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] | None = None
 
     def call(self, function: Callable[[], Any], otherwise: Any = None) -> Any:
-        """What `function` returns, or `otherwise` if the tracker fails or has failed."""
+        """Return the result of `function`, or `otherwise` if the tracker fails or has failed before."""
         if self.failed:
             return otherwise
         if self._calls is None:
@@ -52,12 +58,11 @@ class GuardedLogger(Logger):
             return answer.result(PATIENCE)
         except Exception as error:
             self.failed = True
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            if isinstance(error, TimeoutError) and not answer.done():
-                reason = f"no answer for {PATIENCE:.0f} s"
-            kind = type(self.guarded).__name__
+            hangs = isinstance(error, TimeoutError) and not answer.done()
+            failure = f"no answer for {PATIENCE:.0f} s" if hangs else f"{type(error).__name__}: {error}".splitlines()[0]
+            name = type(self.guarded).__name__
             _log.warning(
-                "NOTICE: %s failed (%s). The training goes on without it; its records are whole.", kind, reason
+                "NOTICE: %s failed (%s). The training goes on without it; its records are whole.", name, failure
             )
             return otherwise
 
@@ -75,7 +80,7 @@ class GuardedLogger(Logger):
 
     @property
     def experiment(self) -> Any:
-        """The tracker's own object, or one that takes every call and does nothing."""
+        """The tracker's own object; after a failure, one that accepts every call and does nothing."""
         return self.call(lambda: self.guarded.experiment, _DummyExperiment())  # type: ignore[attr-defined]
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -106,22 +111,130 @@ def _serve(calls: "SimpleQueue[tuple[Callable[[], Any], Future[Any]]]") -> None:
             answer.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
 
-MOST_IMAGES = 50
-PER_CLASS = "per_class"
-CONFUSION = "confusion"
-MISCLASSIFIED = "misclassified"
+def guard_loggers(loggers: Any) -> list[GuardedLogger]:
+    """Return the configured loggers, guarded; none for True, Lightning's default, since losslab has its own records."""
+    return [GuardedLogger(logger) for logger in as_list(loggers) if logger is not True]
+
+
+def complete_loggers(loggers: Any, arguments: Config) -> None:
+    """Set those `arguments` of the configured loggers that their configuration leaves open, in place."""
+    for logger in as_list(loggers):
+        if isinstance(logger, Namespace):
+            for name, value in arguments.items():
+                if name in logger.init_args and logger.init_args[name] in (None, ".", False):
+                    logger.init_args[name] = value
+
+
+def tracker_arguments(folder: Path, group: str, name: str, job_type: str) -> dict[str, Any]:
+    """Return the arguments for loggers whose configuration leaves them open: the folder, and the names of this run.
+
+    Each run is a separate W&B run, also within one process. Without a key W&B works offline and asks no question;
+    `wandb sync` uploads later.
+    """
+    arguments: dict[str, Any] = {
+        "save_dir": str(folder.absolute()),  # W&B's own process stays in the folder in which it was started
+        "name": name,
+        "group": group,
+        "job_type": job_type,
+        "project": "losslab",
+        "reinit": "create_new",
+    }
+    if not wandb_has_key():
+        arguments["offline"] = True
+    return arguments
+
+
+def wandb_has_key() -> bool:
+    """Return whether W&B needs no login: WANDB_API_KEY is set, or an earlier login is stored."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    return file.is_file() and "wandb" in file.read_text(errors="ignore")
+
+
+class TrackerSummary(NamedTuple):
+    """A finished run and the split that it was evaluated on, for the trackers' final tables.
+
+    Args:
+        folder: the run's folder, with config.yaml and manifest.json.
+        predictions: the split's predictions.npz.
+        data: holds the split's images.
+        split: "val" or "test".
+    """
+
+    folder: RunFolder
+    predictions: Path
+    data: ImageDataModule
+    split: str
+
+
+def finish_trackers(trainer: Trainer, summary: TrackerSummary | None = None) -> None:
+    """Close W&B's run after a fit or a test; Lightning leaves it open until the process ends.
+
+    Args:
+        trainer: holds the loggers.
+        summary: logged to W&B first, if the run is finished.
+    """
+    for logger in trainer.loggers:
+        if isinstance(logger, GuardedLogger) and isinstance(logger.guarded, WandbLogger):
+            logger.call(functools.partial(_finish, logger.guarded, summary))
+
+
+def _finish(logger: WandbLogger, summary: TrackerSummary | None) -> None:
+    if summary is not None:
+        _log_summary(logger.experiment, summary)
+    logger.experiment.finish()
+
+
+def _log_summary(run: Any, summary: TrackerSummary) -> None:
+    """Log a run's configuration, per-class table, confusion matrix and most confident mistakes to W&B's `run`."""
+    import wandb
+
+    folder, predictions, data, split = summary
+    manifest, images = folder.manifest(), data.split(split).images.cpu()
+    run.config.update(run_config(folder.config(), manifest), allow_val_change=True)
+    logits, labels = read_predictions(predictions)
+    names = list(manifest["class_counts"])
+    predicted = logits.argmax(axis=1)  # (N,)
+    per_class = wandb.Table(
+        ["class", "precision", "recall", "f1", "support"], list(_per_class(predicted, labels, names))
+    )
+    confusion = wandb.plot.confusion_matrix(
+        y_true=labels.tolist(),
+        preds=predicted.tolist(),
+        class_names=names,
+        title="validation" if split == "val" else split,
+    )
+    mistakes = [
+        wandb.Image(
+            np.moveaxis(images[mistake.image].numpy(), 0, -1).squeeze(),  # (height, width, channels), or without these
+            caption=f"{names[mistake.true]} called {names[mistake.predicted]}, {mistake.confidence:.0%}",
+        )
+        for mistake in find_mistakes(logits[None], labels)[:MOST_IMAGES]  # logits of one run: (1, N, C)
+    ]
+    run.log({PER_CLASS: per_class, CONFUSION: confusion, MISCLASSIFIED: mistakes})
+
+
+def _per_class(predicted: np.ndarray, labels: np.ndarray, names: list[str]) -> Iterator[list[Any]]:
+    """Yield [name, precision, recall, F1, number of images] of each class."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    scores = precision_recall_fscore_support(labels, predicted, labels=range(len(names)), zero_division=0)
+    for name, precision, recall, f1, support in zip(names, *scores, strict=True):
+        yield [name, float(precision), float(recall), float(f1), int(support)]
 
 
 def run_config(config: Config, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Under short names what one filters and groups by, and under its path every value that has an effect.
+    """Return a run's configuration for trackers, flat, with short names for the values to filter and group by.
 
     Args:
         config: the run's whole configuration.
-        manifest: its manifest.
+        manifest: the run's manifest.
 
     Returns:
         `loss`, `architecture`, `seed`, `data_name`, `setting_hash` (of the configuration without the seed), the
-        hashes, the numbers that the loss and the optimiser take (`gamma`, `lr`, ...), and the configuration, flat.
+        hashes, the numeric arguments of the loss and the optimiser (`gamma`, `lr`, ...), and each value that affects
+        the result under its dotted path.
     """
     model = config["model"]["init_args"]
     flat = values_with_effect(config)
@@ -138,103 +251,3 @@ def run_config(config: Config, manifest: dict[str, Any]) -> dict[str, Any]:
     }
     hashes = {f"{name}_hash": value for name, value in manifest.get("hashes", {}).items()}
     return flat | short | hashes
-
-
-class TrackerSummary(NamedTuple):
-    """What is told of a finished run: its folder, and the split that it was evaluated on.
-
-    Args:
-        folder: with config.yaml and manifest.json.
-        predictions: the split's predictions.npz.
-        data: holds the split's images.
-        split: "val" or "test".
-    """
-
-    folder: RunFolder
-    predictions: Path
-    data: ImageDataModule
-    split: str
-
-
-def log_summary(run: Any, summary: TrackerSummary) -> None:
-    """Log a run's configuration, per-class table, confusion matrix and most confident mistakes to W&B's `run`."""
-    import wandb
-
-    folder, predictions, data, split = summary
-    manifest, images = folder.manifest(), data.split(split).images.cpu()
-    run.config.update(run_config(folder.config(), manifest), allow_val_change=True)
-    logits, labels = read_predictions(predictions)
-    names = list(manifest["class_counts"])
-    called = logits.argmax(axis=1)
-    content: dict[str, Any] = {
-        PER_CLASS: wandb.Table(
-            ["class", "precision", "recall", "f1", "support"], list(_per_class(called, labels, names))
-        ),
-        CONFUSION: wandb.plot.confusion_matrix(
-            y_true=labels.tolist(),
-            preds=called.tolist(),
-            class_names=names,
-            title="validation" if split == "val" else split,
-        ),
-    }
-    content[MISCLASSIFIED] = [
-        wandb.Image(
-            np.moveaxis(images[mistake.image].numpy(), 0, -1).squeeze(),
-            caption=f"{names[mistake.true]} called {names[mistake.predicted]}, {mistake.confidence:.0%}",
-        )
-        for mistake in find_mistakes(logits[None], labels)[:MOST_IMAGES]
-    ]
-    run.log(content)
-
-
-def _per_class(called: np.ndarray, labels: np.ndarray, names: list[str]) -> Iterator[list[Any]]:
-    from sklearn.metrics import precision_recall_fscore_support
-
-    measured = precision_recall_fscore_support(labels, called, labels=range(len(names)), zero_division=0)
-    for name, precision, recall, f1, support in zip(names, *measured, strict=True):
-        yield [name, float(precision), float(recall), float(f1), int(support)]
-
-
-def tracker_arguments(folder: Path, group: str, name: str, job_type: str) -> dict[str, Any]:
-    """What a configured logger is told if its own configuration does not say: where, and what this run is called.
-
-    Every run is a W&B run of its own, also within one process. Without a key W&B works offline, without a question;
-    `wandb sync` uploads later.
-    """
-    arguments: dict[str, Any] = {
-        "save_dir": str(folder.absolute()),  # W&B's own process keeps the folder that it was started in
-        "name": name,
-        "group": group,
-        "job_type": job_type,
-        "project": "losslab",
-        "reinit": "create_new",
-    }
-    if not wandb_has_key():
-        arguments["offline"] = True
-    return arguments
-
-
-def wandb_has_key() -> bool:
-    """Whether W&B can be reached without a question: by WANDB_API_KEY, or a login that it remembers."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    return file.is_file() and "wandb" in file.read_text(errors="ignore")
-
-
-def finish_trackers(trainer: Trainer, summary: TrackerSummary | None = None) -> None:
-    """Close what stays open after a fit or a test: Lightning leaves W&B's run to the process's end.
-
-    Args:
-        trainer: whose loggers are meant.
-        summary: what W&B gets first, if the run is finished.
-    """
-    for logger in trainer.loggers:
-        if isinstance(logger, GuardedLogger) and isinstance(logger.guarded, WandbLogger):
-            logger.call(functools.partial(_finish, logger.guarded, summary))
-
-
-def _finish(logger: WandbLogger, summary: TrackerSummary | None) -> None:
-    if summary is not None:
-        log_summary(logger.experiment, summary)
-    logger.experiment.finish()
