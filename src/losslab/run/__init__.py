@@ -62,63 +62,13 @@ if TYPE_CHECKING:
         wandb_has_key,
     )
 
-__all__ = [
-    "CONFUSION",
-    "MISCLASSIFIED",
-    "PER_CLASS",
-    "RUNS",
-    "SEED",
-    "CommandLine",
-    "Config",
-    "FinishedRun",
-    "Interrupted",
-    "Interruption",
-    "OptionParser",
-    "Parts",
-    "RunFolder",
-    "TrackerSummary",
-    "config_hash",
-    "console",
-    "constructor_arguments",
-    "dense_table",
-    "differences",
-    "earlier_reads",
-    "epoch_row",
-    "evaluate_run",
-    "explain_parse_error",
-    "find_own_modules",
-    "find_run",
-    "finish_trackers",
-    "fit_run",
-    "git_state",
-    "new_manifest",
-    "new_run_path",
-    "read_checkpoint",
-    "read_predictions",
-    "read_record",
-    "read_yaml",
-    "require_same_data",
-    "run_config",
-    "set_value",
-    "stopping_at_once",
-    "study_name",
-    "tracker_arguments",
-    "utc_now",
-    "wandb_has_key",
-    "write_epochs",
-    "write_predictions",
-    "write_whole",
-    "writing",
-]
-
-
 _MODULES = ("folder", "config", "terminal", "provenance", "callbacks", "command_line", "tracking", "evaluate", "fit")
 """The modules that define these names, fast imports first."""
 
 
 def __getattr__(name: str) -> Any:
     # Lazy, since `losslab runs` needs no Lightning, whose import takes seconds.
-    for module in _MODULES if name in __all__ else ():
+    for module in () if name.startswith("_") else _MODULES:
         found = getattr(importlib.import_module(f"losslab.run.{module}"), name, None)
         if found is not None:
             globals()[name] = found
