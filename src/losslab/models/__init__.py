@@ -1,9 +1,39 @@
-"""Networks that classify images. Knows nothing of runs, sweeps and reports."""
+"""Networks that classify images. Knows nothing of runs, sweeps and reports.
 
-from losslab.models.classifier import Classifier, NonFiniteLossError
+classifier: the abstract base: step, metrics, optimiser, schedule
+epoch: the sums of an epoch and the metrics of a split, for one model or a population of K
+mlp: multi-layer perceptron
+cnn: three convolutions
+separable_cnn: depthwise separable convolutions
+resnet: residual network for small images
+"""
+
+from losslab.models.classifier import Classifier
 from losslab.models.cnn import CNN
+from losslab.models.epoch import (
+    EpochTally,
+    NonFiniteLossError,
+    count_correct_in,
+    evaluation_logits,
+    require_finite,
+    running_metrics,
+    split_metrics,
+)
 from losslab.models.mlp import MLP
 from losslab.models.resnet import ResNet
 from losslab.models.separable_cnn import SeparableCNN
 
-__all__ = ["CNN", "MLP", "Classifier", "NonFiniteLossError", "ResNet", "SeparableCNN"]
+__all__ = [
+    "CNN",
+    "MLP",
+    "Classifier",
+    "EpochTally",
+    "NonFiniteLossError",
+    "ResNet",
+    "SeparableCNN",
+    "count_correct_in",
+    "evaluation_logits",
+    "require_finite",
+    "running_metrics",
+    "split_metrics",
+]

@@ -13,9 +13,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from losslab.errors import TrainingError, UserError
+from losslab.errors import UserError
 from losslab.losses import CrossEntropyLoss, Loss
-from losslab.metrics import classification_metrics
+from losslab.models.epoch import (
+    EpochTally,
+    count_correct_in,
+    evaluation_logits,
+    require_finite,
+    running_metrics,
+    split_metrics,
+)
 
 EvaluateTrain = Literal["never", "last_epoch", "every_epoch"]
 """When the training images are evaluated; see Classifier."""
@@ -25,33 +32,33 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Classifier(LightningModule, ABC):
-    """A network with a loss, trained and measured in the same way whatever they are.
+    """A network with a loss; training and metrics are the same for all networks and losses.
 
-    A subclass builds its network in `__init__` and implements `forward`; nothing else needs to be written. It is
-    final: to change a network, write another one.
+    A subclass builds its network in `__init__`, from `self.image_shape` and `self.num_classes`, and implements
+    `forward`. Its constructor has its own arguments, with types, and passes `**kwargs` on to `super().__init__`.
 
     Logged, once an epoch: `train/loss` and `train/acc_running` (means over the epoch's batches, while the weights
     change), `train/acc` (the training images as trained, weights at the end of the epoch, no dropout, no augmentation)
     and, under `val/` and `test/`, `loss` and the keys of losslab.metrics, each computed once over the whole split.
 
     Args:
-        num_classes: C; from the data module, on the command line.
-        image_shape: (channels, height, width); likewise.
-        loss: a module (logits (N, C), labels (N,)) -> scalar: losslab's, torch's or one's own. None: cross-entropy.
+        num_classes: C; the command line takes it from the data.
+        image_shape: (channels, height, width); the command line takes it from the data.
+        loss: maps logits (N, C) and labels (N,) to a scalar: losslab's, torch's or your own. None: cross-entropy.
         optimizer: called with the parameters. None: Adam, learning rate 0.01, fused.
         lr_scheduler: called with the optimiser, and stepped after each epoch. None: one cycle over all steps of the
             training, up to the optimiser's learning rate.
-        evaluate_train: when `train/acc` is measured, which takes a third of an epoch's time.
+        evaluate_train: epochs after which `train/acc` is computed; it takes a third of an epoch's time.
     """
 
     def __init__(
         self,
-        num_classes: int,
-        image_shape: tuple[int, int, int],
-        loss: Loss | Callable[[Tensor, Tensor], Tensor] | None,
-        optimizer: OptimizerCallable | None,
-        lr_scheduler: LRSchedulerCallable | None,
-        evaluate_train: EvaluateTrain,
+        num_classes: int = 10,
+        image_shape: tuple[int, int, int] = (1, 28, 28),
+        loss: Loss | Callable[[Tensor, Tensor], Tensor] | None = None,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        evaluate_train: EvaluateTrain = "last_epoch",
     ) -> None:
         super().__init__()
         # Arguments that are objects (of a model built in Python) are no hyper-parameters; Lightning warns of them.
@@ -65,10 +72,7 @@ class Classifier(LightningModule, ABC):
         self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
         self.evaluate_train = evaluate_train
         self.example_input_array = torch.zeros(1, *image_shape)  # for the summary's shapes
-        # Of the epoch so far, one entry a batch: what stays on the device until the epoch ends.
-        self._losses: list[Tensor] = []
-        self._correct: list[Tensor] = []
-        self._sizes: list[int] = []
+        self._tally = EpochTally()
         self._logits: list[Tensor] = []
         self._labels: list[Tensor] = []
         self.evaluated: tuple[Tensor, Tensor] | None = None
@@ -108,55 +112,38 @@ class Classifier(LightningModule, ABC):
     # Training: nothing in the step waits for the device.
 
     def on_train_start(self) -> None:
-        # A checkpoint brought the epoch so far. Was that the whole epoch, Lightning goes on with the next one.
-        if len(self._sizes) >= self.trainer.num_training_batches:
+        # The checkpoint may date from the epoch's last batch; then Lightning starts the next epoch and the tally begins
+        # anew. Else it goes on, and is still on CPU.
+        if len(self._tally.sizes) >= self.trainer.num_training_batches:
             self.on_train_epoch_start()
-        # What the checkpoint brought is still on CPU.
-        self._losses, self._correct = ([x.to(self.device) for x in part] for part in (self._losses, self._correct))
+        self._tally = self._tally.to(self.device)
 
     def on_train_epoch_start(self) -> None:
-        self._losses, self._correct, self._sizes = [], [], []
+        self._tally = EpochTally()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = batch
         logits = self(images)
         loss = self.loss(logits, labels)
-        self._losses.append(loss.detach())
-        self._correct.append((logits.detach().argmax(dim=1) == labels).sum())
-        self._sizes.append(len(labels))
+        self._tally.add(loss, logits, labels)
         return loss
 
     def on_train_epoch_end(self) -> None:
-        losses = self._training_losses()
-        sizes = torch.tensor(self._sizes, dtype=torch.float64)
-        correct = torch.stack(self._correct).sum().cpu().double()
-        loss_sum, correct, count = self._sum_over_ranks(torch.stack([losses @ sizes, correct, sizes.sum()]))
-        self.log_dict({"train/loss": loss_sum / count, "train/acc_running": correct / count}, prog_bar=True)
+        self._require_finite_steps()
+        self.log_dict(running_metrics(self._sum_over_ranks(self._tally.sums())), prog_bar=True)
         if self.evaluates_train() and hasattr(self._datamodule, "evaluation_dataloader"):
-            self.log("train/acc", self._train_accuracy())
+            loader = self._datamodule.evaluation_dataloader("train")
+            correct, images = self._sum_over_ranks(count_correct_in(loader, self))
+            self.log("train/acc", correct / images)
 
     def evaluates_train(self) -> bool:
         """Whether `train/acc` is measured at the end of the current epoch."""
         last = self.current_epoch + 1 == self.trainer.max_epochs
         return self.evaluate_train == "every_epoch" or (last and self.evaluate_train == "last_epoch")
 
-    def _training_losses(self) -> Tensor:
-        """The epoch's losses, (S,) float64 on CPU, all finite: else NonFiniteLossError."""
-        losses = torch.stack(self._losses).cpu().double()
-        require_finite(self._sum_over_ranks(losses), repr(self.loss), f"epoch {self.current_epoch}")
-        return losses
-
-    def _train_accuracy(self) -> Tensor:
-        loader = self._datamodule.evaluation_dataloader("train")
-        correct, count = torch.zeros(2, dtype=torch.int64, device=self.device)
-        self.eval()
-        with torch.inference_mode(), self.trainer.precision_plugin.forward_context():
-            for images, labels in map(self.trainer.precision_plugin.convert_input, loader):
-                correct += (self(images).argmax(dim=1) == labels).sum()
-                count += len(labels)
-        self.train()
-        correct, count = self._sum_over_ranks(torch.stack([correct, count]).cpu().double())
-        return correct / count
+    def _require_finite_steps(self) -> None:
+        losses = self._sum_over_ranks(self._tally.losses_by_step())  # (S,)
+        require_finite(losses, self.loss, f"epoch {self.current_epoch}")
 
     def _sum_over_ranks(self, sums: Tensor) -> Tensor:
         if self.trainer.world_size == 1:
@@ -166,8 +153,8 @@ class Classifier(LightningModule, ABC):
     # Evaluation: logits are collected, and everything is computed from all of them at the end.
 
     def on_validation_epoch_start(self) -> None:
-        if self.trainer.state.fn == "fit" and self._losses:
-            self._training_losses()  # a bad step spoils the weights: name it, not the validation that it spoils too
+        if self.trainer.state.fn == "fit" and self._tally.losses:
+            self._require_finite_steps()  # a bad step spoils the weights and so the validation: name the step
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._collect(batch)
@@ -181,7 +168,7 @@ class Classifier(LightningModule, ABC):
     def _collect(self, batch: Batch) -> Tensor:
         images, labels = batch
         logits = self(images)
-        self._logits.append(logits if logits.dtype == torch.float64 else logits.float())
+        self._logits.append(evaluation_logits(logits))
         self._labels.append(labels)
         return self._logits[-1]
 
@@ -196,13 +183,9 @@ class Classifier(LightningModule, ABC):
 
     def _evaluate(self, prefix: str) -> None:
         logits, labels = self._finish_collecting()
-        loss = self.loss(logits, labels)
-        if not self.trainer.sanity_checking:
-            where = f"the {'validation' if prefix == 'val' else prefix} split after epoch {self.current_epoch}"
-            require_finite(loss.reshape(1), repr(self.loss), where)
         names = getattr(self._datamodule, "class_names", None) or [str(c) for c in range(self.num_classes)]
-        metrics = {"loss": loss, **classification_metrics(logits, labels, names)}
-        self.log_dict({f"{prefix}/{key}": value for key, value in metrics.items()})
+        epoch = None if self.trainer.sanity_checking else self.current_epoch
+        self.log_dict(split_metrics(self.loss, logits, labels, names, prefix, epoch))
 
     def _finish_collecting(self) -> tuple[Tensor, Tensor]:
         logits, labels = (self._in_order(torch.cat(parts)) for parts in (self._logits, self._labels))
@@ -211,7 +194,7 @@ class Classifier(LightningModule, ABC):
         return logits, labels
 
     def _in_order(self, part: Tensor) -> Tensor:
-        """Rank r holds every W-th row of the split from row r on: put all of them together again."""
+        """Return all rows of the split in its order: rank r of W holds every W-th row, from row r on."""
         world_size = self.trainer.world_size
         if world_size == 1:
             return part
@@ -224,21 +207,19 @@ class Classifier(LightningModule, ABC):
     # Checkpoints hold plain values only, so that they load with weights_only=True.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the epoch so far, and drop constructor arguments that are objects (a model built in Python has them)."""
-        so_far = {"losses": self._losses, "correct": self._correct, "sizes": self._sizes}
-        of_each_rank = [so_far] * self.trainer.world_size
+        """Add the tally of each rank, and drop constructor arguments that are objects (of a model built in Python)."""
+        so_far = [vars(self._tally)] * self.trainer.world_size
         if self.trainer.world_size > 1:
-            torch.distributed.all_gather_object(of_each_rank, so_far)
-        checkpoint["epoch_so_far"] = of_each_rank
+            torch.distributed.all_gather_object(so_far, vars(self._tally))
+        checkpoint["epoch_so_far"] = so_far
         arguments = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {k: v for k, v in arguments.items() if _is_plain(v)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the epoch in the middle of which the checkpoint was saved."""
-        of_each_rank = checkpoint.get("epoch_so_far", [])
-        if self.global_rank < len(of_each_rank):  # else it is evaluated by more processes than it was trained by
-            so_far = of_each_rank[self.global_rank]
-            self._losses, self._correct, self._sizes = so_far["losses"], so_far["correct"], so_far["sizes"]
+        """Continue the tally of the epoch in which the checkpoint was saved."""
+        so_far = checkpoint.get("epoch_so_far", [])
+        if self.global_rank < len(so_far):  # else more processes evaluate it than trained it
+            self._tally = EpochTally(**so_far[self.global_rank])
 
 
 def _is_plain(value: Any) -> bool:
@@ -271,18 +252,3 @@ def require_fitting(loss: Loss, num_classes: int, device: torch.device) -> None:
         raise UserError(str(error)) from error
     if value.ndim > 0:
         raise UserError(f"loss must give a scalar, but {loss} has reduction={loss.reduction!r}; use 'mean' or 'sum'.")
-
-
-class NonFiniteLossError(TrainingError):
-    """Training met a loss that is NaN or infinite; its weights are of no use from that step on."""
-
-
-def require_finite(losses: Tensor, what: str, where: str) -> None:
-    """Raise NonFiniteLossError if one of `losses` (S,) is not finite: it names the loss, `where` and the first step."""
-    bad = (~losses.isfinite()).nonzero()
-    if len(bad):
-        step = int(bad[0])
-        raise NonFiniteLossError(
-            f"the loss {what} became {float(losses[step])} in {where}, step {step}. "
-            "Lower the learning rate, or look at the loss and the data at that step."
-        )

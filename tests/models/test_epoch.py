@@ -1,0 +1,86 @@
+"""The numbers of an epoch, for one classifier and for several at once."""
+
+import math
+
+import pytest
+import torch
+
+from losslab.errors import UserError
+from losslab.losses import CrossEntropyLoss
+from losslab.metrics import metric_keys
+from losslab.models import EpochTally, NonFiniteLossError, require_finite, running_metrics, split_metrics
+
+NAMES = ("a", "b", "c")
+
+
+def batches(sizes: list[int], *leading: int) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Loss (...), logits (..., B, 3) and labels (..., B) of each batch."""
+    random = torch.Generator().manual_seed(0)
+    return [
+        (
+            torch.rand(leading, generator=random),
+            torch.randn(*leading, size, 3, generator=random),
+            torch.randint(3, (*leading, size), generator=random),
+        )
+        for size in sizes
+    ]
+
+
+@pytest.mark.parametrize("leading", [(), (2,), (5,)], ids=str)
+def test_running_numbers_are_means_over_the_images_of_batches_of_any_size(leading: tuple[int, ...]) -> None:
+    tally, sizes = EpochTally(), [64, 64, 8]
+    for batch in (given := batches(sizes, *leading)):
+        tally.add(*batch)
+    metrics = running_metrics(tally.sums())
+    loss = sum(loss.double() * size for (loss, _, _), size in zip(given, sizes, strict=True)) / 136
+    logits, labels = torch.cat([part[1] for part in given], dim=-2), torch.cat([part[2] for part in given], dim=-1)
+    accuracy = (logits.argmax(dim=-1) == labels).double().mean(dim=-1)
+    assert metrics.keys() == {"train/loss", "train/acc_running"}
+    torch.testing.assert_close(metrics["train/loss"], loss)
+    torch.testing.assert_close(metrics["train/acc_running"], accuracy)
+    assert tally.losses_by_step().shape == (*leading, 3)
+
+
+def test_a_population_tallies_what_each_member_tallies_alone() -> None:
+    together, alone = EpochTally(), [EpochTally() for _ in range(4)]
+    for loss, logits, labels in batches([6, 6, 1], 4):
+        together.add(loss, logits, labels)
+        for k, tally in enumerate(alone):
+            tally.add(loss[k], logits[k], labels[k])
+    torch.testing.assert_close(together.sums(), torch.stack([tally.sums() for tally in alone], dim=1))  # (3, 4)
+
+
+def test_a_split_has_its_loss_and_every_metric_under_the_prefix() -> None:
+    ((_, logits, labels),) = batches([30])
+    metrics = split_metrics(CrossEntropyLoss(), logits, labels, NAMES, "test", 3)
+    assert [*metrics] == ["test/loss", *(f"test/{key}" for key in metric_keys(NAMES))]
+    assert metrics["test/loss"] == CrossEntropyLoss()(logits, labels)
+    assert metrics["test/acc"] == (logits.argmax(dim=1) == labels).float().mean()
+
+
+@pytest.mark.parametrize(("prefix", "split"), [("val", "validation"), ("test", "test")])
+def test_a_split_whose_loss_is_not_finite_is_named_unless_no_epoch_is_given(prefix: str, split: str) -> None:
+    ((_, logits, labels),) = batches([30])
+    logits[0, 0] = math.nan
+    with pytest.raises(NonFiniteLossError, match=f"became nan in the {split} split after epoch 3, step 0"):
+        split_metrics(CrossEntropyLoss(), logits, labels, NAMES, prefix, 3)
+    assert split_metrics(CrossEntropyLoss(), logits, labels, NAMES, prefix, None)[f"{prefix}/loss"].isnan()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("step", [0, 2, 4])
+def test_the_first_loss_that_is_not_finite_is_named(bad, step):
+    losses = torch.ones(5)
+    losses[step:] = bad
+    with pytest.raises(NonFiniteLossError, match=rf"the loss FocalLoss\(\) became {bad} in epoch 3, step {step}\."):
+        require_finite(losses, "FocalLoss()", "epoch 3")
+
+
+def test_finite_losses_pass():
+    finite = torch.tensor([0.0, -1.0, torch.finfo(torch.float32).max])
+    assert require_finite(finite, "CrossEntropyLoss()", "epoch 0") is None
+
+
+def test_it_is_an_error_of_the_user():
+    """So the command line shows it as a message, without a traceback."""
+    assert issubclass(NonFiniteLossError, UserError)
