@@ -1,4 +1,4 @@
-"""losslab in a process of its own, to be killed: forked from one server that has imported everything already."""
+"""Runs losslab in a process that a test may kill, forked from a server that has imported everything already."""
 
 import multiprocessing
 import os
@@ -17,7 +17,7 @@ _context.set_forkserver_preload(["losslab.sweep.command", "losslab.run.evaluate"
 def start(
     folder: Path, arguments: Sequence[str], prepare: Callable[..., None] | None = None, *given: Any
 ) -> BaseProcess:
-    """Run `losslab ARGUMENTS` in `folder`, its output going to `folder`/output.txt; first call `prepare(*given)`."""
+    """Run `losslab ARGUMENTS` in `folder` with its output in output.txt there; first call `prepare(*given)`."""
     process = _context.Process(target=_main, args=(str(folder), list(arguments), prepare, given))
     process.start()
     return process

@@ -1,4 +1,4 @@
-"""Moments of a sweep at which its process kills itself with SIGKILL, and short leases, for `background.start`."""
+"""Makes a sweep kill its own process at a given moment, or shortens leases; for `background.start`."""
 
 import functools
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def kill_at(phase: str, count: int) -> None:
-    """Die at the `count`-th time that `phase` is reached, and note the hit in killed.txt."""
+    """Kill this process when `phase` is reached for the `count`-th time; a line in killed.txt records it."""
     left = [count]
 
     def reached(before_the_end: Callable[[], object] = lambda: None) -> None:
@@ -29,13 +29,14 @@ def kill_at(phase: str, count: int) -> None:
 def _before(
     owner: Any, name: str, reached: Callable[..., None], when: Callable[..., bool] = lambda *_, **__: True
 ) -> None:
-    once = getattr(owner, name)
+    """Let every call of `owner.name` for which `when` holds call `reached` first."""
+    method = getattr(owner, name)
 
-    @functools.wraps(once)
+    @functools.wraps(method)
     def call(*arguments: Any, **named: Any) -> Any:
         if when(*arguments, **named):
             reached()
-        return once(*arguments, **named)
+        return method(*arguments, **named)
 
     setattr(owner, name, call)
 
@@ -49,7 +50,7 @@ def _before_ask(reached: Callable[..., None]) -> None:
 def _after_ask(reached: Callable[..., None]) -> None:
     from losslab.sweep.ownership import Lease
 
-    _before(Lease, "take", reached)  # asked, and not marked yet
+    _before(Lease, "hold", reached)  # asked, and not marked yet
 
 
 def _in_a_step(reached: Callable[..., None]) -> None:
@@ -65,7 +66,7 @@ def _between_seeds(reached: Callable[..., None]) -> None:
 
 
 def _writing(kind: str, folder: str, reached: Callable[..., None]) -> None:
-    """Written under another name, and not moved to where it belongs yet."""
+    """A file is written under another name, and not moved to its place yet."""
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == kind and f"{folder}/" in str(arguments[1]):
@@ -77,7 +78,7 @@ def _writing(kind: str, folder: str, reached: Callable[..., None]) -> None:
 def _in_the_journal(reached: Callable[..., None]) -> None:
     from optuna.storages.journal import JournalFileBackend
 
-    once = JournalFileBackend.append_logs
+    append = JournalFileBackend.append_logs
 
     def append_logs(self: Any, logs: list[dict[str, Any]]) -> None:
         def half() -> None:
@@ -87,7 +88,7 @@ def _in_the_journal(reached: Callable[..., None]) -> None:
                 file.write(line[: len(line) // 2])
 
         reached(half)
-        once(self, logs)
+        append(self, logs)
 
     JournalFileBackend.append_logs = append_logs  # type: ignore[method-assign]
 
@@ -111,26 +112,26 @@ PHASES: dict[str, Callable[[Callable[..., None]], None]] = {
 
 
 def short_leases(seconds: float, stop_at_step: int | None = None) -> None:
-    """Leases that run out after `seconds`; with a step, this process stops itself (SIGSTOP) there, once."""
-    from losslab.sweep import ownership as lease
+    """Let leases run out after `seconds`; with a step, this process stops itself (SIGSTOP) there, once."""
+    from losslab.sweep import ownership
 
-    lease.LEASE_SECONDS, lease.RENEWAL_SECONDS = seconds, seconds / 10
+    ownership.LEASE_SECONDS, ownership.RENEWAL_SECONDS = seconds, seconds / 10
     if stop_at_step is not None:
         import optuna
 
         left, between_renewals = [stop_at_step], threading.Lock()
-        tell = optuna.Trial.set_user_attr
+        set_user_attr = optuna.Trial.set_user_attr
 
-        def told(*arguments: Any, **named: Any) -> None:
+        def set_between_renewals(*arguments: Any, **named: Any) -> None:
             with between_renewals:
-                tell(*arguments, **named)
+                set_user_attr(*arguments, **named)
 
         def reached() -> None:
             left[0] -= 1
             if left[0] == 0:
-                with between_renewals:  # a process that stops while it has the journal's lock stops all the others
+                with between_renewals:  # a process that stops while it holds the journal's lock blocks all others
                     Path("stopped.txt").write_text("stopped")
                     os.kill(os.getpid(), signal.SIGSTOP)
 
-        optuna.Trial.set_user_attr = told  # type: ignore[method-assign]
+        optuna.Trial.set_user_attr = set_between_renewals  # type: ignore[method-assign]
         _in_a_step(reached)

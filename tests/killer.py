@@ -1,6 +1,6 @@
-"""A callback that kills or stops its process at a given moment: once, if a file `armed` lies in the current folder.
+"""A callback that kills or stops its process at a given moment: once, if the current folder has a file `armed`.
 
-The same command without that file is the undisturbed run, and after the kill it is the one that goes on.
+Without that file the same command is the undisturbed run or, after a kill, the run that continues.
 """
 
 import os
@@ -18,13 +18,13 @@ def _fire(number: int = signal.SIGKILL) -> None:
 
 
 class Killer(Callback):
-    """Kills with SIGKILL, or stops.
+    """Kills its process with SIGKILL, or stops it with SIGTERM.
 
     Args:
-        step: behind this optimiser step, before its batch counts as done.
-        validation: in the middle of this epoch's validation.
-        stop: behind this optimiser step, but with SIGTERM, and of several processes the last one only.
-        write: in the middle of this write to the run's folder, counted from the Trainer's first call.
+        step: kill after this optimiser step, before its batch counts as done.
+        validation: kill in the middle of this epoch's validation.
+        stop: send SIGTERM after this optimiser step; of several processes, to the last one only.
+        write: kill in the middle of this write to the run's folder, counted from the call of `setup`.
     """
 
     def __init__(self, step: int = -1, validation: int = -1, stop: int = -1, write: int = -1) -> None:

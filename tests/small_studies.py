@@ -1,11 +1,19 @@
-"""Small real studies whose pages tests look at: each takes a few seconds."""
+"""Small real studies, each of a few seconds, and their trials and results."""
 
 import contextlib
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from tiny_digits import TinyDigits
 
 from losslab.cli import main
+from losslab.study import read_results
+
+GAMMA_PATH = "model.init_args.loss.init_args.gamma"
 
 EXPERIMENT = """\
 model:
@@ -28,6 +36,14 @@ seeds: [0, 1, 2, 3, 4, 5]
 baseline: {arm: focal, model.init_args.loss.init_args.gamma: 0}
 family: [val/precision/macro, val/recall/macro]
 """
+
+GRID = f"""\
+experiment: tiny.yaml
+arms: {{focal: {{model.init_args.loss: {{class_path: losslab.losses.FocalLoss}}}}}}
+grid: {{{GAMMA_PATH}: [0, 1, 2, 3]}}
+seeds: [0, 1]
+"""
+GRID_PLANNED = Counter((gamma, seed) for gamma in (0, 1, 2, 3) for seed in (0, 1))
 
 SINGLE = """\
 experiment: tiny.yaml
@@ -107,3 +123,20 @@ def run_study(folder: Path, name: str, study: str, *options: str, experiment: st
         Path("study.yaml").write_text(study)
         assert main(["sweep", "--config", "study.yaml", "--name", name, *options]) == 0
     return folder / "runs" / name
+
+
+def trials(name: str) -> list[optuna.trial.FrozenTrial]:
+    """The trials of runs/<name>, from its journal."""
+    storage = JournalStorage(JournalFileBackend(f"runs/{name}/journal.log"))
+    return optuna.load_study(study_name=name, storage=storage).trials
+
+
+def trained(name: str) -> Counter[tuple[float, int]]:
+    """How many results runs/<name> has for each gamma and seed."""
+    return Counter((r["setting"]["values"][GAMMA_PATH], r["seed"]) for r in read_results(Path("runs", name)))
+
+
+def comparable_results(name: str) -> list[dict[str, Any]]:
+    """The results of runs/<name>, without times and the like."""
+    kept = ("label", "setting", "setting_hash", "order", "seed", "metrics")
+    return [{key: result[key] for key in kept} for result in read_results(Path("runs", name))]

@@ -1,5 +1,7 @@
-"""The training step on a GPU: data lie there, nothing waits for it, precision and determinism are a matter of
-configuration. What can be, is also tested on CPU."""
+"""The training step on a GPU: images lie there, no step waits for it, precision and determinism are configured.
+
+Most tests run on CPU too.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -20,8 +22,8 @@ from losslab.sweep.population import Population, PopulationData
 DEVICES = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
 
 
-class _NoValueIsAsked(TorchDispatchMode):
-    """On CPU, what would wait for a GPU: a tensor's value as a Python number, and the places where a mask is true."""
+class _NoValueIsRead(TorchDispatchMode):
+    """Refuses on CPU what would wait on a GPU: a tensor's value as a Python number, and the places of a mask."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert function.overloadpacket not in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero), function
@@ -31,7 +33,7 @@ class _NoValueIsAsked(TorchDispatchMode):
 @contextlib.contextmanager
 def no_wait(accelerator: str) -> Iterator[None]:
     if accelerator == "cpu":
-        with _NoValueIsAsked():
+        with _NoValueIsRead():
             yield
         return
     torch.cuda.set_sync_debug_mode("error")
@@ -42,7 +44,7 @@ def no_wait(accelerator: str) -> Iterator[None]:
 
 
 class NoWaitInTheStep(Callback):
-    """From the step's first line to the optimiser's last one; not in the first batch, in which libraries are set up."""
+    """Guards every step, optimiser included, except the first batch's, in which libraries are set up."""
 
     def __init__(self, accelerator: str) -> None:
         self._accelerator, self._guard, self.steps = accelerator, contextlib.ExitStack(), 0
@@ -72,7 +74,7 @@ def fit(model: LightningModule, data: Any, accelerator: str, **arguments: Any) -
 
 
 def check_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU, where a loss does not look into its targets."""
+    """Skip the check of target values, as on a GPU."""
     monkeypatch.setattr("losslab.losses.loss.check_values", lambda logits, target: None)
 
 
@@ -118,12 +120,12 @@ def test_no_step_of_a_population_waits_for_the_device(
 def test_a_step_that_waits_is_found() -> None:
     """The guard of the tests above can fail."""
 
-    class Asks(MLP):
+    class ReadsAValue(MLP):
         def forward(self, images: Tensor) -> Tensor:
             return super().forward(images * float(images.max()))
 
     with pytest.raises(AssertionError, match="_local_scalar_dense"):
-        fit(Asks(), TinyDigits(batch_size=50), "cpu", callbacks=[NoWaitInTheStep("cpu")])
+        fit(ReadsAValue(), TinyDigits(batch_size=50), "cpu", callbacks=[NoWaitInTheStep("cpu")])
 
 
 @pytest.mark.gpu

@@ -161,7 +161,7 @@ def test_an_unfinished_study_is_not_confirmed(study: Path, capsys: pytest.Captur
 def test_a_study_whose_trials_cannot_be_read_is_not_confirmed(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (study / "journal.log").unlink()
     assert main(["confirm", "runs/tuned"]) == 2
-    assert "cannot be told" in capsys.readouterr().err
+    assert "runs/tuned is finished is unknown" in capsys.readouterr().err
 
 
 def test_a_search_with_trials_left_is_not_confirmed(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

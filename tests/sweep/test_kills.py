@@ -5,31 +5,26 @@ import random
 import signal
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import background
-import optuna
 import pytest
 from kill_moments import PHASES, kill_at, short_leases
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from small_studies import GAMMA_PATH, comparable_results, trained, trials
 
 from losslab.cli import main
-from losslab.study import read_results
 
-GAMMA = "model.init_args.loss.init_args.gamma"
 GRID = f"""\
 experiment: tiny.yaml
 arms: {{focal: {{model.init_args.loss: {{class_path: losslab.losses.FocalLoss}}}}}}
-grid: {{{GAMMA}: [0, 0.5, 1, 1.5, 2, 3]}}
+grid: {{{GAMMA_PATH}: [0, 0.5, 1, 1.5, 2, 3]}}
 seeds: [0, 1]
 """
 SEARCH = f"""\
 experiment: tiny.yaml
 arms: {{focal: {{model.init_args.loss: {{class_path: losslab.losses.FocalLoss}}}}}}
 space:
-  {GAMMA}: {{class_path: optuna.distributions.FloatDistribution, init_args: {{low: 0.0, high: 5.0}}}}
+  {GAMMA_PATH}: {{class_path: optuna.distributions.FloatDistribution, init_args: {{low: 0.0, high: 5.0}}}}
 trials: 12
 seeds: [0, 1]
 """
@@ -40,20 +35,6 @@ SWEEP = ["sweep", "--config", "kills.yaml", "--trainer.enable_model_summary", "f
 def grid(tiny_mlp: list[str], own_folder: Path) -> Path:
     (own_folder / "kills.yaml").write_text(GRID)
     return own_folder
-
-
-def trials(name: str = "kills") -> list[optuna.trial.FrozenTrial]:
-    storage = JournalStorage(JournalFileBackend(f"runs/{name}/journal.log"))
-    return optuna.load_study(study_name=name, storage=storage).trials
-
-
-def results(name: str = "kills") -> list[dict[str, Any]]:
-    kept = ("label", "setting", "setting_hash", "order", "seed", "metrics")
-    return [{key: result[key] for key in kept} for result in read_results(Path("runs", name))]
-
-
-def planned_and_done() -> Counter[tuple[float, int]]:
-    return Counter((result["setting"]["values"][GAMMA], result["seed"]) for result in results())
 
 
 PLANNED = Counter((gamma, seed) for gamma in (0, 0.5, 1, 1.5, 2, 3) for seed in (0, 1))
@@ -75,11 +56,11 @@ def test_killed_once_in_each_phase_a_grid_ends_as_an_undisturbed_one(grid: Path)
     for phase in PHASES:
         kill(grid, phase, {"inside a step": 3, "inside the journal append": 9}.get(phase, 1))
     assert hits(grid) == dict.fromkeys(PHASES, 1)
-    assert len(results()) < 12
+    assert len(comparable_results("kills")) < 12
     assert main(SWEEP) == 0
-    assert planned_and_done() == PLANNED
-    assert results() == results("undisturbed")
-    assert Counter(trial.state for trial in trials())[TrialState.COMPLETE] == 6
+    assert trained("kills") == PLANNED
+    assert comparable_results("kills") == comparable_results("undisturbed")
+    assert Counter(trial.state for trial in trials("kills"))[TrialState.COMPLETE] == 6
 
 
 @pytest.mark.slow
@@ -97,13 +78,13 @@ def test_killed_three_times_in_each_phase_at_random(grid: Path, kind: str) -> No
     assert hits(grid) == dict.fromkeys(PHASES, 3)
     assert main(SWEEP) == 0
     if kind == "grid":
-        assert planned_and_done() == PLANNED
+        assert trained("kills") == PLANNED
         assert main([*SWEEP, "--name", "undisturbed"]) == 0
-        assert results() == results("undisturbed")
+        assert comparable_results("kills") == comparable_results("undisturbed")
     else:
-        complete = [trial for trial in trials() if trial.state == TrialState.COMPLETE]
+        complete = [trial for trial in trials("kills") if trial.state == TrialState.COMPLETE]
         assert len(complete) == 12
-        done = Counter(result["setting_hash"] for result in results())
+        done = Counter(result["setting_hash"] for result in comparable_results("kills"))
         assert done == dict.fromkeys({trial.user_attrs["setting_hash"] for trial in complete}, 2)
 
 
@@ -113,10 +94,12 @@ def test_two_processes_share_a_study_and_both_killed_at_once_lose_nothing(grid: 
 
     def both_train() -> bool:
         journal = Path("runs/kills/journal.log")
-        if not journal.exists() or len(results()) < 2:
+        if not journal.exists() or len(comparable_results("kills")) < 2:
             return False
         owners = {
-            t.user_attrs["owner"]["pid"] for t in trials() if t.state == TrialState.RUNNING and "owner" in t.user_attrs
+            t.user_attrs["owner"]["pid"]
+            for t in trials("kills")
+            if t.state == TrialState.RUNNING and "owner" in t.user_attrs
         }
         return owners == {first.pid, second.pid}
 
@@ -127,8 +110,8 @@ def test_two_processes_share_a_study_and_both_killed_at_once_lose_nothing(grid: 
         process.join(10)
         assert process.exitcode == -signal.SIGKILL
     assert main(longer) == 0
-    assert planned_and_done() == PLANNED
-    assert Counter(trial.state for trial in trials()) == {TrialState.COMPLETE: 6, TrialState.FAIL: 2}
+    assert trained("kills") == PLANNED
+    assert Counter(trial.state for trial in trials("kills")) == {TrialState.COMPLETE: 6, TrialState.FAIL: 2}
 
 
 def test_a_process_that_was_stopped_and_continued_loses_its_trial_and_goes_on(grid: Path) -> None:
@@ -137,20 +120,20 @@ def test_a_process_that_was_stopped_and_continued_loses_its_trial_and_goes_on(gr
     other = background.start(grid, SWEEP, short_leases, 2.0)
     other.join(150)
     assert other.exitcode == 0
-    assert planned_and_done() == PLANNED
+    assert trained("kills") == PLANNED
     written = {file: file.stat().st_mtime_ns for file in Path("runs/kills/results").rglob("*.json")}
     os.kill(stopped.pid or 0, signal.SIGCONT)
     stopped.join(150)
     assert stopped.exitcode == 0
     assert "given to another process" in Path("output.txt").read_text()
     assert {file: file.stat().st_mtime_ns for file in Path("runs/kills/results").rglob("*.json")} == written
-    assert Counter(trial.state for trial in trials()) == {TrialState.COMPLETE: 6, TrialState.FAIL: 1}
+    assert Counter(trial.state for trial in trials("kills")) == {TrialState.COMPLETE: 6, TrialState.FAIL: 1}
 
 
 def test_a_slow_trial_is_recorded_as_failed_after_its_time(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (grid / "kills.yaml").write_text(GRID + "time_limit: 0.001\n")
     assert main(SWEEP) == 2
-    reasons = {trial.user_attrs["failure"] for trial in trials()}
+    reasons = {trial.user_attrs["failure"] for trial in trials("kills")}
     assert reasons == {"TimeLimitError: it took longer than the 0.001 seconds that time_limit allows"}
     assert "failed: TimeLimitError" in capsys.readouterr().out
     assert main([*SWEEP, "--name", "together", "--population", "4"]) == 2

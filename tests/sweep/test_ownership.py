@@ -17,7 +17,7 @@ from losslab.sweep.ownership import (
     LeaseLostError,
     is_dead,
     may_meet_another,
-    take_up_lost,
+    requeue_lost,
     this_process,
     waits_for_another,
 )
@@ -86,19 +86,19 @@ def test_a_trial_on_another_machine_is_given_away_when_it_is_not_renewed(study: 
 
 def test_this_process_has_what_it_holds_and_nothing_else(study: optuna.Study, storage: Journal) -> None:
     lease, trial = Lease(storage), asked(study)
-    lease.take(trial)
+    lease.hold(trial)
     assert not lease.is_lost(stored(study, trial))
     assert Lease(storage).is_lost(stored(study, trial))
-    lease.end(trial)
+    lease.release(trial)
     assert lease.is_lost(stored(study, trial))
 
 
 def test_what_is_held_at_the_end_is_given_back(study: optuna.Study, storage: Journal) -> None:
     with Lease(storage) as lease:
-        lease.take(trial := asked(study))
-        lease.take(told := asked(study))
-        lease.end(told)
-    assert "stopped" not in stored(study, told).user_attrs
+        lease.hold(trial := asked(study))
+        lease.hold(finished := asked(study))
+        lease.release(finished)
+    assert "stopped" not in stored(study, finished).user_attrs
     assert stored(study, trial).user_attrs["stopped"]
 
 
@@ -108,9 +108,9 @@ def test_a_lease_is_renewed_until_its_trial_hangs_or_is_taken(
     monkeypatch.setattr(lease_module, "RENEWAL_SECONDS", 0.02)
     renewed = lambda trial: stored(study, trial).user_attrs["renewed"]  # noqa: E731
     with Lease(storage) as lease:
-        lease.take(trial := asked(study))
+        lease.hold(trial := asked(study))
         lease.seconds = 0.0
-        lease.take(hung := asked(study))
+        lease.hold(hung := asked(study))
         first, first_of_hung = renewed(trial), renewed(hung)
         time.sleep(0.5)
         assert renewed(trial) > first
@@ -127,8 +127,8 @@ def test_what_is_lost_is_queued_again_once_and_its_deaths_are_counted(study: opt
     killed = asked(study, owner=ELSEWHERE, renewed=0.0, retries=1)
     stopped = asked(study, owner=ELSEWHERE, renewed=time.time(), stopped=True)
     unmarked = asked(study)
-    take_up_lost(study, lease)
-    take_up_lost(study, lease)
+    requeue_lost(study, lease)
+    requeue_lost(study, lease)
     waiting = study.get_trials(states=(TrialState.WAITING,))
     retries = {trial.user_attrs["retry_of"]: trial.user_attrs["retries"] for trial in waiting}
     assert len(waiting) == 3

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from losslab.data import Augmentation
 from losslab.losses import CrossEntropyLoss, DiceLoss, FocalLoss, LogitAdjustedLoss
+from losslab.metrics import classification_metrics
 from losslab.models import CNN, MLP, Classifier, NonFiniteLossError, ResNet, SeparableCNN
 from losslab.run import CommandLine
 from losslab.sweep.population import Population, PopulationData, shared_model_key
@@ -164,7 +165,7 @@ def test_each_member_sees_its_own_augmentation() -> None:
 
 
 class Breaks(FocalLoss):
-    """NaN from its third call on, where gamma is 3; a buffer says so, so that members stay kin."""
+    """NaN where gamma is 3. Gamma is a buffer, so that members with other values stay compatible."""
 
     def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
         return super().per_image(logits, label) * torch.where(self.gamma == 3, torch.nan, 1.0)
@@ -186,6 +187,59 @@ def test_a_member_whose_loss_is_nan_fails_alone() -> None:
         assert together.metrics[k] == pytest.approx(metrics, abs=1e-7)
 
 
+class BreaksInValidation(Breaks):
+    """NaN where gamma is 3, on the 50 images of the validation split alone."""
+
+    def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
+        return super().per_image(logits, label) if len(logits) == 50 else FocalLoss.per_image(self, logits, label)
+
+
+def test_a_member_whose_validation_loss_is_nan_fails_alone() -> None:
+    models = [MLP((10,), loss=BreaksInValidation(gamma), optimizer=adam(0.01, 0.0)) for gamma in (3.0, 1.0)]
+    together = train_together(models, [0, 0], TinyDigits(batch_size=20), 2)
+    assert together.stopped == {0}
+    assert "became nan in the validation split after epoch 0" in str(together.failures[0])
+    assert not together.metrics[0]
+
+
+def test_metrics_are_those_of_each_members_logits_over_whole_splits() -> None:
+    """With a learning rate of 0 an epoch's running numbers are the split's; its last batch is smaller than the others.
+
+    Computed here without the code that a member uses alone.
+    """
+    data = TinyDigits(batch_size=64, eval_batch_size=1000)
+    models = [member(ARCHITECTURES["MLP"], seed, gamma, 0.0, 0.0) for seed, gamma in ((0, 0.0), (1, 2.0), (2, 5.0))]
+    together = train_together(models, [0, 1, 2], data, 1).eval()
+    expected: list[dict[str, float]] = [{} for _ in models]
+    for name in ("train", "val"):
+        ((images, labels),) = data.evaluation_dataloader(name)
+        with torch.no_grad():
+            every_logits = together(images.double())  # (K, N, C)
+        for metrics, logits, model in zip(expected, every_logits, models, strict=True):
+            accuracy, loss = (logits.argmax(dim=1) == labels).double().mean(), model.loss(logits, labels)
+            if name == "train":
+                metrics |= {"train/loss": loss, "train/acc_running": accuracy, "train/acc": accuracy}
+            else:
+                measured = classification_metrics(logits, labels, data.class_names)
+                metrics |= {"val/loss": loss, **{f"val/{key}": value for key, value in measured.items()}}
+    for k, metrics in enumerate(expected):
+        assert together.metrics[k] == pytest.approx({key: float(value) for key, value in metrics.items()}, abs=1e-6)
+
+
+def test_train_acc_of_each_member_is_without_dropout() -> None:
+    data = TinyDigits(batch_size=64, eval_batch_size=1000)
+
+    def build(lr: float) -> Classifier:
+        torch.manual_seed(0)
+        return MLP((32,), dropout=0.8, optimizer=adam(lr, 0.0), evaluate_train="every_epoch")
+
+    together = train_together([build(0.01), build(0.02)], [0, 1], data, 6).eval()
+    ((images, labels),) = data.evaluation_dataloader("train")
+    accuracies = (together(images.double()).argmax(dim=2) == labels).double().mean(dim=1)  # (K,)
+    assert [metrics["train/acc"] for metrics in together.metrics] == pytest.approx(accuracies.tolist())
+    assert all(metrics["train/acc_running"] < metrics["train/acc"] for metrics in together.metrics)
+
+
 def test_with_dropout_each_member_has_a_mask_of_its_own() -> None:
     def build() -> Classifier:
         torch.manual_seed(0)
@@ -205,7 +259,7 @@ def test_common_images_give_what_own_copies_give() -> None:
 TINY = ["--model", "MLP", "--model.hidden", "[16]", "--data", "tiny_digits.TinyDigits", "--model.loss", "FocalLoss"]
 
 
-def kin(*changes: str) -> str | None:
+def key(*changes: str) -> str | None:
     command_line = CommandLine([*TINY, *changes], "losslab sweep")
     return shared_model_key(command_line.resolved(), command_line.build())
 
@@ -223,7 +277,7 @@ def kin(*changes: str) -> str | None:
 @pytest.mark.usefixtures("own_folder")
 def test_what_is_stacked_or_each_optimisers_own_may_differ(changes: tuple[str, ...]) -> None:
     adam = ("--model.optimizer", "torch.optim.Adam") if "--model.optimizer" in changes else ()
-    assert kin(*adam) == kin(*changes) is not None
+    assert key(*adam) == key(*changes) is not None
 
 
 @pytest.mark.parametrize(
@@ -243,14 +297,14 @@ def test_what_is_stacked_or_each_optimisers_own_may_differ(changes: tuple[str, .
 )
 @pytest.mark.usefixtures("own_folder")
 def test_all_else_makes_another_population(changes: tuple[str, ...]) -> None:
-    assert kin(*changes) not in (kin(), None)
+    assert key(*changes) not in (key(), None)
 
 
 @pytest.mark.usefixtures("own_folder")
 def test_seeds_that_draw_other_images_make_other_populations() -> None:
     tail = ("--data.imbalance", "0.2")
-    assert kin(*tail, "--seed_everything", "1") != kin(*tail, "--seed_everything", "2")
-    assert kin(*tail, "--seed_everything", "1") == kin(*tail, "--seed_everything", "1", "--model.loss.gamma", "3")
+    assert key(*tail, "--seed_everything", "1") != key(*tail, "--seed_everything", "2")
+    assert key(*tail, "--seed_everything", "1") == key(*tail, "--seed_everything", "1", "--model.loss.gamma", "3")
 
 
 @pytest.mark.parametrize(
@@ -264,12 +318,12 @@ def test_seeds_that_draw_other_images_make_other_populations() -> None:
 )
 @pytest.mark.usefixtures("own_folder")
 def test_what_acts_on_all_weights_at_once_is_trained_alone(changes: tuple[str, ...]) -> None:
-    assert kin(*changes) is None
+    assert key(*changes) is None
 
 
 @pytest.mark.usefixtures("own_folder")
 def test_a_number_that_is_no_buffer_is_never_shared() -> None:
     """torch's own loss keeps its smoothing as a Python number, which vmap would take from the first member."""
     torchs = ("--model.loss", "torch.nn.CrossEntropyLoss", "--model.loss.label_smoothing")
-    assert kin(*torchs, "0.1") != kin(*torchs, "0.2")
-    assert kin(*torchs, "0.1") == kin(*torchs, "0.1", "--seed_everything", "3")
+    assert key(*torchs, "0.1") != key(*torchs, "0.2")
+    assert key(*torchs, "0.1") == key(*torchs, "0.1", "--seed_everything", "3")

@@ -5,12 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from lightning.pytorch import Trainer
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from small_studies import trials
 from tiny_digits import TinyDigits
 
 from losslab.cli import main
@@ -67,8 +65,7 @@ def study(own_folder: Path) -> list[str]:
 
 
 def states(name: str) -> list[TrialState]:
-    storage = JournalStorage(JournalFileBackend(f"runs/{name}/journal.log"))
-    return [trial.state for trial in optuna.load_study(study_name=name, storage=storage).trials]
+    return [trial.state for trial in trials(name)]
 
 
 def rows(result: dict[str, Any], study: str) -> list[dict[str, str]]:

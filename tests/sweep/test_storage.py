@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from small_studies import GRID, GRID_PLANNED, trained
 from sqlalchemy.exc import DataError, OperationalError, PendingRollbackError
 
 from losslab.cli import main
@@ -26,21 +26,8 @@ from losslab.run import Interrupted, Interruption
 from losslab.study import read_results
 from losslab.sweep import storage as storage_module
 from losslab.sweep.ownership import Lease
-from losslab.sweep.storage import JournalLock, PatientStorage, open_storage, reason, repair_journal, shown
+from losslab.sweep.storage import JournalLock, PatientStorage, error_line, hide_password, open_storage, repair_journal
 from losslab.sweep.workers import PARENT, STORAGE
-
-GAMMA = "model.init_args.loss.init_args.gamma"
-STUDY = f"""\
-experiment: tiny.yaml
-arms: {{focal: {{model.init_args.loss: {{class_path: losslab.losses.FocalLoss}}}}}}
-grid: {{{GAMMA}: [0, 1, 2, 3]}}
-seeds: [0, 1]
-"""
-PLANNED = Counter((gamma, seed) for gamma in (0, 1, 2, 3) for seed in (0, 1))
-
-
-def planned_and_done() -> Counter[tuple[float, int]]:
-    return Counter((r["setting"]["values"][GAMMA], r["seed"]) for r in read_results(Path("runs/study")))
 
 
 @pytest.mark.parametrize(
@@ -51,10 +38,10 @@ def planned_and_done() -> Counter[tuple[float, int]]:
     ],
 )
 def test_neither_form_of_a_password_is_shown(url: str) -> None:
-    assert "s3cr" not in shown(url)
-    assert "localhost/db" in shown(url)
+    assert "s3cr" not in hide_password(url)
+    assert "localhost/db" in hide_password(url)
     for form in ("s3cr@t", "s3cr%40t"):
-        assert reason(RuntimeError(f"no {form} here"), url) == "no *** here"
+        assert error_line(RuntimeError(f"no {form} here"), url) == "no *** here"
 
 
 def test_a_url_that_cannot_be_read_is_not_repeated() -> None:
@@ -66,7 +53,7 @@ def test_a_url_that_cannot_be_read_is_not_repeated() -> None:
 def test_a_password_reaches_no_record_and_no_message(
     tiny_mlp: list[str], own_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (own_folder / "study.yaml").write_text(STUDY)
+    (own_folder / "study.yaml").write_text(GRID)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -157,7 +144,7 @@ def test_only_a_database_that_is_known_to_be_one_is_waited_for_at_the_start(
     assert isinstance(open_storage("sqlite:///study.db", own_folder, wait=True), PatientStorage)
     assert capsys.readouterr().out.count("The database does not answer") == 1
 
-    (own_folder / "study.yaml").write_text(STUDY)
+    (own_folder / "study.yaml").write_text(GRID)
     sweep = ["sweep", "--config", "study.yaml", "--seeds", "0"]
     assert main([*sweep, "--storage", "sqlite:///study.db"]) == 0
     monkeypatch.setenv(PARENT, str(os.getppid()))  # a worker's storage was opened by its parent
@@ -200,10 +187,10 @@ def test_the_first_signal_ends_the_waiting_where_signals_are_only_noted(
     with Interruption(None) as noted:
         noting = signal.getsignal(number)
         with pytest.raises(Interrupted) as stopped, Lease(storage) as lease:  # noqa: PT012 - its end must not wait
-            lease.take(study.ask())
+            lease.hold(study.ask())
             monkeypatch.setattr(storage_module.time, "sleep", signalled)
             monkeypatch.setattr(PatientStorage, "set_trial_user_attr", storage_module.patient(away))
-            lease.take(study.ask())
+            lease.hold(study.ask())
         assert signal.getsignal(number) == noting
     assert noted.received is None
     assert stopped.value.exit_code == 128 + number
@@ -266,7 +253,7 @@ def server() -> Iterator[Server]:
 def test_two_workers_go_on_when_postgresql_is_restarted(
     tiny_mlp: list[str], own_folder: Path, server: Server, repository: Path
 ) -> None:
-    (own_folder / "study.yaml").write_text(STUDY)
+    (own_folder / "study.yaml").write_text(GRID)
     parent = started(sweep(server, 2), repository)
     try:
         wait_for(lambda: bool(read_results(Path("runs/study"))), parent)
@@ -282,7 +269,7 @@ def test_two_workers_go_on_when_postgresql_is_restarted(
             parent.send_signal(signal.SIGINT)
             parent.wait(60)
     printed = Path("output.txt").read_text()
-    assert planned_and_done() == PLANNED
+    assert trained("study") == GRID_PLANNED
     assert "died" not in printed
     assert printed.count("runs/study/best.yaml:") == 1
     for text in (printed, *(f.read_text() for f in Path("runs").rglob("*") if f.suffix in (".log", ".json", ".yaml"))):
@@ -294,7 +281,7 @@ def test_two_workers_go_on_when_postgresql_is_restarted(
 def test_ctrl_c_is_answered_while_postgresql_is_away(
     workers: int, tiny_mlp: list[str], own_folder: Path, server: Server, repository: Path
 ) -> None:
-    (own_folder / "study.yaml").write_text(STUDY)
+    (own_folder / "study.yaml").write_text(GRID)
     parent = started(sweep(server, workers), repository)
     wait_for(lambda: bool(read_results(Path("runs/study"))), parent)
     server.stop()
@@ -310,7 +297,7 @@ def test_ctrl_c_is_answered_while_postgresql_is_away(
     assert "the same command goes on from here" in said
     assert "Traceback" not in said
     assert started(sweep(server, workers), repository).wait(240) == 0, Path("output.txt").read_text()
-    assert planned_and_done() == PLANNED
+    assert trained("study") == GRID_PLANNED
 
 
 def sweep(server: Server, workers: int) -> list[str]:

@@ -15,9 +15,8 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from small_studies import comparable_results, trained, trials
 
 from losslab.cli import main
 from losslab.metrics import metric_keys
@@ -64,22 +63,7 @@ def study(tiny_mlp: list[str], own_folder: Path) -> list[str]:
     return ["sweep", "--config", "gamma.yaml"]
 
 
-def trials(name: str) -> list[optuna.trial.FrozenTrial]:
-    storage = JournalStorage(JournalFileBackend(f"runs/{name}/journal.log"))
-    return optuna.load_study(study_name=name, storage=storage).trials
-
-
-def planned_and_done(name: str) -> Counter[tuple[float, int]]:
-    gamma = "model.init_args.loss.init_args.gamma"
-    return Counter((r["setting"]["values"][gamma], r["seed"]) for r in read_results(Path("runs", name)))
-
-
 PLANNED = Counter((gamma, seed) for gamma in (0, 1, 2) for seed in (0, 1))
-
-
-def comparable(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    kept = ("label", "setting", "setting_hash", "order", "seed", "metrics")
-    return [{key: result[key] for key in kept} for result in results]
 
 
 def test_a_grid_trains_every_setting_at_every_seed(study: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +71,7 @@ def test_a_grid_trains_every_setting_at_every_seed(study: list[str], capsys: pyt
     printed = capsys.readouterr().out
     assert "3 settings x 2 seeds = 6 trainings, 0 of them done; up to" in printed
     assert "mean and sd over 2 seeds, at one learning rate" in printed
-    assert planned_and_done("gamma") == PLANNED
+    assert trained("gamma") == PLANNED
     assert [trial.state for trial in trials("gamma")] == [TrialState.COMPLETE] * 3
 
     folder = Path("runs/gamma")
@@ -158,10 +142,9 @@ def test_a_killed_sweep_ends_with_exactly_the_planned_results(study: list[str], 
     assert TrialState.RUNNING in [trial.state for trial in trials("gamma")]
 
     assert main(longer) == 0
-    assert planned_and_done("gamma") == PLANNED
+    assert trained("gamma") == PLANNED
     assert {file: file.stat().st_mtime_ns for file in done} == done
-    ours, theirs = read_results(Path("runs/gamma")), read_results(Path("runs/undisturbed"))
-    assert comparable(ours) == comparable(theirs)
+    assert comparable_results("gamma") == comparable_results("undisturbed")
     states = Counter(trial.state for trial in trials("gamma"))
     assert states == {TrialState.COMPLETE: 3, TrialState.FAIL: 1}  # the lost one, queued again
 
@@ -181,7 +164,7 @@ def test_a_process_that_dies_while_it_takes_up_a_lost_trial(
         patch.setattr(optuna.Study, "tell", dies)
         assert main(longer) == 130
     assert main(longer) == 0
-    assert planned_and_done("gamma") == PLANNED
+    assert trained("gamma") == PLANNED
     assert Counter(trial.state for trial in trials("gamma")) == {TrialState.COMPLETE: 3, TrialState.FAIL: 1}
 
 
@@ -192,7 +175,7 @@ def test_ctrl_c_stops_a_sweep_and_the_same_command_goes_on(study: list[str], own
     assert background.stop(process, signal.SIGINT) == 130
     assert "the same command goes on from here" in Path("output.txt").read_text()
     assert main(longer) == 0
-    assert planned_and_done("gamma") == PLANNED
+    assert trained("gamma") == PLANNED
 
 
 def signal_when(monkeypatch: pytest.MonkeyPatch, condition: Callable[[Trainer], bool]) -> None:
@@ -213,9 +196,9 @@ def test_ctrl_c_in_the_last_batch_of_a_training_stops_the_sweep_behind_it(
     with monkeypatch.context() as patch:
         signal_when(patch, lambda trainer: trainer.is_last_batch and trainer.current_epoch == 1)
         assert main(study) == 130
-    assert sum(planned_and_done("gamma").values()) == 1
+    assert sum(trained("gamma").values()) == 1
     assert main(study) == 0
-    assert planned_and_done("gamma") == PLANNED
+    assert trained("gamma") == PLANNED
 
 
 def test_a_setting_that_its_user_stopped_often_is_not_given_up(
@@ -225,7 +208,7 @@ def test_a_setting_that_its_user_stopped_often_is_not_given_up(
         signal_when(patch, lambda trainer: True)
         assert [main(study) for _ in range(16)] == [130] * 16  # each of the three settings more than MAX_RETRY times
     assert main(study) == 0
-    assert planned_and_done("gamma") == PLANNED
+    assert trained("gamma") == PLANNED
 
 
 def test_a_torn_journal_is_mended(study: list[str]) -> None:
@@ -233,7 +216,7 @@ def test_a_torn_journal_is_mended(study: list[str]) -> None:
     journal = Path("runs/gamma/journal.log")
     journal.write_bytes(journal.read_bytes()[:-7])
     assert main(study) == 0
-    assert planned_and_done("gamma") == PLANNED
+    assert trained("gamma") == PLANNED
     assert journal.with_name("journal.log.torn").exists()
 
 
@@ -292,7 +275,7 @@ def test_what_changes_no_result_may_change_between_two_calls(study: list[str]) -
     assert main(study) == 0
     Path("gamma.yaml").write_text(STUDY.replace("family: [val/recall/macro, val/f1/macro]", "family: [val/acc]"))
     assert main([*study, "--data.eval_batch_size", "7"]) == 0
-    assert planned_and_done("gamma") == PLANNED
+    assert trained("gamma") == PLANNED
 
 
 def test_another_study_in_the_same_folder_is_refused(study: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,7 +302,7 @@ def test_a_sweep_never_loads_the_test_images(study: list[str], own_folder: Path)
         "        raise AssertionError('the test images were read')\n"
     )
     assert main([*study, "--data", "guarded_digits.GuardedDigits"]) == 0
-    assert planned_and_done("gamma") == PLANNED
+    assert trained("gamma") == PLANNED
     assert not Path("runs/test_reads.jsonl").exists()
     assert main(["fit", "--config", "tiny.yaml", "--data", "guarded_digits.GuardedDigits"]) == 0
     with pytest.raises(AssertionError, match="the test images were read"):

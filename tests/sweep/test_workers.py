@@ -11,31 +11,20 @@ from pathlib import Path
 
 import psutil
 import pytest
+from small_studies import GRID, GRID_PLANNED, trained
 
 from losslab.cli import main
 from losslab.study import read_results
-from losslab.sweep.command import without
+from losslab.sweep.command import without_options
 from losslab.sweep.workers import worker_environment
 
-GAMMA = "model.init_args.loss.init_args.gamma"
-STUDY = f"""\
-experiment: tiny.yaml
-arms: {{focal: {{model.init_args.loss: {{class_path: losslab.losses.FocalLoss}}}}}}
-grid: {{{GAMMA}: [0, 1, 2, 3]}}
-seeds: [0, 1]
-"""
 SWEEP = ["sweep", "--config", "study.yaml", "--trainer.max_epochs", "4"]
-PLANNED = Counter((gamma, seed) for gamma in (0, 1, 2, 3) for seed in (0, 1))
-
-
-def planned_and_done(name: str = "study") -> Counter[tuple[float, int]]:
-    return Counter((r["setting"]["values"][GAMMA], r["seed"]) for r in read_results(Path("runs", name)))
 
 
 @pytest.fixture
 def parent(tiny_mlp: list[str], own_folder: Path, repository: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     """Starts `losslab sweep --workers 2` in a process of its own."""
-    (own_folder / "study.yaml").write_text(STUDY)
+    (own_folder / "study.yaml").write_text(GRID)
     started: list[subprocess.Popen[str]] = []
 
     def start() -> subprocess.Popen[str]:
@@ -81,7 +70,7 @@ def test_a_killed_worker_is_started_again_and_the_parent_shows_what_came_out(
     victim.kill()
     printed, _ = process.communicate(timeout=240)
     assert process.returncode == 0, printed
-    assert planned_and_done() == PLANNED
+    assert trained("study") == GRID_PLANNED
     assert printed.count("died (SIGKILL; runs/study/workers/") == 1
     assert "started again" in printed
     assert printed.count("4 settings x 2 seeds = 8 trainings") == 1
@@ -105,7 +94,7 @@ def test_ctrl_c_stops_all_and_keeps_what_was_finished(
     assert "the same command goes on from here" in printed
     assert not any(worker.is_running() for worker in workers)
     assert main(SWEEP) == 0
-    assert planned_and_done() == PLANNED
+    assert trained("study") == GRID_PLANNED
 
 
 @pytest.mark.slow
@@ -118,7 +107,7 @@ def test_when_the_parent_is_killed_its_workers_end_and_the_same_command_goes_on(
     process.kill()
     process.wait()
     assert main(SWEEP) == 0  # joins them while they finish what they have in hand
-    assert planned_and_done() == PLANNED
+    assert trained("study") == GRID_PLANNED
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert not alive
 
@@ -130,7 +119,7 @@ def test_a_second_terminal_joins_with_the_same_command(parent: Callable[[], subp
         printed, _ = process.communicate(timeout=240)
         assert process.returncode == 0, printed
         assert printed.count("runs/study/best.yaml:") == 1
-    assert planned_and_done() == PLANNED
+    assert trained("study") == GRID_PLANNED
     assert len(list(Path("runs/study/workers").glob("*.log"))) == 4
 
 
@@ -147,23 +136,23 @@ def test_a_setting_that_kills_its_process_is_given_up_and_the_others_are_trained
         "            os.kill(os.getpid(), 9)\n"
         "        return super().forward(logits, target)\n"
     )
-    deadly = STUDY.replace("losslab.losses.FocalLoss", "deadly_loss.Deadly") + "max_retry: 1\n"
+    deadly = GRID.replace("losslab.losses.FocalLoss", "deadly_loss.Deadly") + "max_retry: 1\n"
     (own_folder / "study.yaml").write_text(deadly)
     process = parent()
     printed, _ = process.communicate(timeout=240)
     assert process.returncode == 0, printed
     assert printed.count("died (SIGKILL;") == 2
     assert "gamma=1 failed: RuntimeError: its process died 2 times" in printed
-    assert planned_and_done() == Counter({key: n for key, n in PLANNED.items() if key[0] != 1})
+    assert trained("study") == Counter({key: n for key, n in GRID_PLANNED.items() if key[0] != 1})
 
 
 def test_a_mistake_that_no_restart_mends_is_told_once(
     tiny_mlp: list[str], own_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (own_folder / "study.yaml").write_text(STUDY)
+    (own_folder / "study.yaml").write_text(GRID)
     assert main([*SWEEP, "--workers", "0"]) == 2
     assert "--workers must be >= 1, got 0" in capsys.readouterr().err
-    (own_folder / "study.yaml").write_text(STUDY.replace("[0, 1, 2, 3]", "[0, -1]"))
+    (own_folder / "study.yaml").write_text(GRID.replace("[0, 1, 2, 3]", "[0, -1]"))
     assert main([*SWEEP, "--workers", "2"]) == 2
     assert "gamma must be >= 0" in capsys.readouterr().err
     assert not Path("runs/study/workers").exists()
@@ -183,7 +172,7 @@ def test_workers_share_the_gpus_or_the_cores(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_workers_command_line_has_no_storage_that_everybody_could_read() -> None:
     tokens = ["--storage", "postgresql://a:b@c/d", "--config", "x.yaml", "--workers=2", "--seeds", "0", "1"]
-    assert without(tokens, "--workers", "--storage") == ["--config", "x.yaml", "--seeds", "0", "1"]
+    assert without_options(tokens, "--workers", "--storage") == ["--config", "x.yaml", "--seeds", "0", "1"]
 
 
 def test_a_task_of_the_job_array_runs_the_study_with_the_databases_storage(own_folder: Path, repository: Path) -> None:

@@ -1,7 +1,7 @@
-"""What a study is: its file, its settings and its results. Knows nothing of reports, and does not run anything.
+"""A study's file, settings and results. Knows nothing of reports, and runs nothing.
 
 study_file: a study's YAML file: what is varied, measured and compared
-setting: one combination of what is varied, and the configuration that it stands for
+setting: one arm with one value for each varied path; its configuration; values beyond a tuned list
 results: one file for each setting and seed, written once; grouped by setting
 """
 
@@ -30,7 +30,7 @@ from losslab.study.setting import (
     suggest_setting,
     tuning_extensions,
 )
-from losslab.study.study_file import StudyFile, make_pruner, make_sampler, read_declared, read_study
+from losslab.study.study_file import StudyFile, read_declared, read_study
 
 __all__ = [
     "GROUPS",
@@ -44,8 +44,6 @@ __all__ = [
     "grid_settings",
     "group_by_setting",
     "group_keys",
-    "make_pruner",
-    "make_sampler",
     "optuna_parameters",
     "percent",
     "read_declared",

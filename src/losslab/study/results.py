@@ -1,4 +1,4 @@
-"""A study's results: one file for each setting and seed, written exactly once."""
+"""A study's results: one file for each setting and seed, written exactly once; grouped by setting and by class."""
 
 import errno
 import json
@@ -17,25 +17,30 @@ Result = dict[str, Any]
 """setting (arm, values), label, setting_hash, seed, metrics (by key, after the last epoch), data_name, seconds, ..."""
 
 NEEDED = {"label", "order", "seed", "metrics"}
-"""What a file must hold to count as a result."""
+"""Keys without which a file does not count as a result."""
+
+GROUPS = ("head", "middle", "tail")
+"""Groups of classes by frequency; see `class_groups`."""
 
 
 def result_path(study_folder: Path, setting_hash: str, seed: int) -> Path:
-    """results/<setting's hash>/<seed>.json"""
+    """Return results/<setting's hash>/<seed>.json in the study's folder."""
     return study_folder / "results" / setting_hash / f"{seed}.json"
 
 
 def read_result(path: Path) -> Result | None:
-    """The result, or None where there is none or the file is not whole."""
+    """Return a result; None if there is no file, or it is not whole."""
     content = read_record(path)
     return content if content is not None and content.keys() >= NEEDED else None
 
 
 def write_result(path: Path, result: Result) -> bool:
-    """Write a result unless there is one: whole, under another name, then linked, which fails if the name is taken.
+    """Write a result unless there is one.
+
+    The file is written whole under another name and then linked, which fails if the name is taken.
 
     Returns:
-        Whether this was the first.
+        True if this call wrote the result; False if there was one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{os.getpid()}")
@@ -57,7 +62,7 @@ def write_result(path: Path, result: Result) -> bool:
 
 
 def _write_without_links(path: Path, staging: Path) -> bool:
-    """For file systems without hard links: the name is taken first and then filled; a half one counts as none."""
+    """Write on a file system without hard links: create the file, then fill it; a half-written one counts as none."""
     try:
         with path.open("x") as file:
             file.write(staging.read_text())
@@ -67,16 +72,17 @@ def _write_without_links(path: Path, staging: Path) -> bool:
 
 
 def read_results(study_folder: Path) -> list[Result]:
-    """All whole results of a study, ordered by setting and seed."""
+    """Return all whole results of a study, ordered by setting and seed."""
     found = (read_result(path) for path in sorted(study_folder.glob("results/*/*.json")))
     return sorted((r for r in found if r is not None), key=lambda r: (r["order"], r["label"], r["seed"]))
 
 
 @dataclass
 class SettingResults:
-    """All results of one setting: `values[key]` is one number a seed, ordered by seed, as are `runs`, its folders.
+    """All results of one setting.
 
-    `classes` are those whose metrics every setting of the study has.
+    `values[key]` and `runs` (run folders) have one entry a seed, in the order of `seeds`. `classes` are the names whose
+    metrics every setting of the study has.
     """
 
     label: str
@@ -89,24 +95,24 @@ class SettingResults:
     runs: list[str]
 
     def mean_sd(self, key: str) -> tuple[float, float]:
-        """Mean and sample standard deviation over the seeds; the latter is NaN for one seed."""
+        """Return mean and sample standard deviation over the seeds; the latter is NaN for one seed."""
         numbers = np.asarray(self.values[key])
         return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else float("nan")
 
 
 def group_by_setting(results: Sequence[Result]) -> list[SettingResults]:
-    """The settings in the order of the results."""
+    """Return the settings in the order of the results."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(result["setting_hash"], []).append(result)
     settings = [_setting(group) for group in groups.values()]
-    # Kept results that were put back beside new ones have means only: by class is told what all of them have.
+    # Restored results hold means only, so per-class tables show the classes common to all settings.
     common = set.intersection(*(set(setting.classes) for setting in settings)) if settings else set()
     for setting in settings:
         setting.classes = [name for name in setting.classes if name in common]
     for label, count in Counter(setting.label for setting in settings).items():
         for setting in settings if count > 1 else []:
-            if setting.label == label:  # numbers in labels are rounded: a search may draw two that look alike
+            if setting.label == label:  # numbers in labels are rounded: two settings of a search may look alike
                 setting.label = f"{label} ({setting.setting_hash[:4]})"
     return settings
 
@@ -122,7 +128,7 @@ def _setting(group: list[Result]) -> SettingResults:
         setting_hash=first["setting_hash"],
         seeds=[result["seed"] for result in group],
         values={key: [metrics[key] for metrics in measured] for key in keys},
-        classes=[  # and not the groups of classes, which are measured here
+        classes=[  # without the groups of classes, whose metrics `with_group_metrics` added
             key.removeprefix("val/recall/")
             for key in keys
             if key.startswith("val/recall/") and key in first["metrics"] and key != "val/recall/macro"
@@ -132,22 +138,19 @@ def _setting(group: list[Result]) -> SettingResults:
 
 
 def percent(mean: float, sd: float) -> str:
-    """A mean and a standard deviation in percent; without the latter if it is NaN."""
+    """Format a mean and a standard deviation in percent; a NaN standard deviation is left out."""
     return f"{100 * mean:.2f}" if np.isnan(sd) else f"{100 * mean:.2f}±{100 * sd:.2f}"
 
 
-GROUPS = ("head", "middle", "tail")
-
-
 def class_groups(class_counts: dict[str, int]) -> dict[str, list[str]]:
-    """The third of the classes with the most images, the third with the fewest, and those between.
+    """Split the classes by frequency: the third with the most images, the third with the fewest, and the others.
 
     Args:
-        class_counts: training images of each class, by its name; two classes or more.
+        class_counts: training images by class name; two classes or more.
 
     Returns:
-        The classes of each group that is not empty; of 10 classes 3, 4 and 3. {} where the largest class has less than
-        twice the images of the smallest, so that there is no tail, and where a class bears a group's name.
+        Class names by group, without empty groups; 10 classes give 3, 4 and 3. Empty if the largest class has less than
+        twice the images of the smallest, or if a class has a group's name.
     """
     if not class_counts or max(class_counts.values()) < 2 * min(class_counts.values()) or {*GROUPS} & {*class_counts}:
         return {}
@@ -158,12 +161,12 @@ def class_groups(class_counts: dict[str, int]) -> dict[str, list[str]]:
 
 
 def group_keys(class_counts: dict[str, int]) -> list[str]:
-    """The keys of `with_group_metrics`, without the split's prefix."""
+    """Return the keys that `with_group_metrics` adds, without the split's prefix."""
     return [f"{metric}/{group}" for metric in ("precision", "recall") for group in class_groups(class_counts)]
 
 
 def with_group_metrics(metrics: dict[str, float], class_counts: dict[str, int]) -> dict[str, float]:
-    """`metrics`, and `val/precision/tail` and so on: the mean over the group's classes."""
+    """Return `metrics` with `val/precision/tail` and so on added: the means over each group's classes."""
     added: dict[str, Any] = {}
     for group, names in class_groups(class_counts).items():
         for prefix in ("val/precision", "val/recall", "test/precision", "test/recall"):

@@ -1,4 +1,4 @@
-"""A setting: one arm with one value for each varied path, and the configuration that it stands for."""
+"""A setting: one arm with one value for each varied path; its configuration; values beyond a tuned list."""
 
 import copy
 import itertools
@@ -12,16 +12,24 @@ from optuna.trial import FrozenTrial, Trial
 from losslab.run import CommandLine, Config, config_hash, set_value
 from losslab.study.study_file import StudyFile
 
+EXTENSIONS = 3
+"""Values that tuning tries beyond either end of its list, at most."""
+
 
 @dataclass(frozen=True)
 class Setting:
-    """Args: the arm's label, and values by path in the configuration."""
+    """One point of a study.
+
+    Args:
+        arm: the arm's label.
+        values: values by path in the configuration.
+    """
 
     arm: str
     values: dict[str, Any]
 
     def label(self, several_arms: bool) -> str:
-        """Such as "gamma=2", with the arm in front if there are several."""
+        """Return a name such as "gamma=2", with the arm in front if the study has several."""
         names = short_names(self.values)
         parts = [self.arm] if several_arms or not self.values else []
         for path, value in self.values.items():
@@ -29,7 +37,7 @@ class Setting:
         return " ".join(parts)
 
     def config(self, study: StudyFile, base: Config) -> Config:
-        """The configuration, with the arm's objects and the values put in place; still to be completed by parsing."""
+        """Return `base` with the arm's objects and the values put in; parsing completes it."""
         config = copy.deepcopy(base)
         for path, value in study.arms[self.arm].items():
             set_value(config, path, copy.deepcopy(value))
@@ -39,20 +47,20 @@ class Setting:
 
 
 def short_names(paths: Any) -> dict[str, str]:
-    """The last word of each path, or the whole path where two end alike."""
+    """Return the last word of each path, or the whole path where two end alike."""
     last = [path.rsplit(".", 1)[-1] for path in paths]
     return {path: word if last.count(word) == 1 else path for path, word in zip(paths, last, strict=True)}
 
 
 def grid_settings(study: StudyFile) -> list[Setting]:
-    """Every combination of the values of grid and tune, for every arm."""
+    """Return every combination of the values of grid and tune, for every arm."""
     varied = {**study.grid, **study.tune}
     combinations = list(itertools.product(*varied.values()))
     return [Setting(arm, dict(zip(varied, values, strict=True))) for arm in study.arms for values in combinations]
 
 
 def corner_settings(study: StudyFile) -> list[Setting]:
-    """For each arm of a search, the lowest and the highest values: what to check before the first trial."""
+    """Return the lowest and the highest values of each arm of a search, to be checked before the first trial."""
     corners = []
     for arm in study.arms:
         space = {**study.space, **study.arm_space.get(arm, {})}
@@ -69,22 +77,24 @@ def _end(distribution: BaseDistribution, end: int) -> Any:
 
 
 def optuna_parameters(setting: Setting) -> dict[str, Any]:
-    """The setting as Optuna's parameters."""
+    """Return the setting as Optuna's parameters."""
     return {"arm": setting.arm, **setting.values}
 
 
 def setting_from_parameters(params: dict[str, Any]) -> Setting:
-    """The setting that Optuna's parameters stand for."""
+    """Return the setting of Optuna's parameters."""
     arm = params["arm"]
     return Setting(arm, {name.removeprefix(f"{arm}: "): value for name, value in params.items() if name != "arm"})
 
 
 def tuning_extensions(study: StudyFile, finished: Sequence[FrozenTrial], known: Sequence[FrozenTrial]) -> list[Setting]:
-    """The settings to try next, beyond the end of `tune`'s list: one for each candidate whose best value is there.
+    """Return the settings to try next: a further value for each candidate whose best value ends the tuned list.
+
+    A candidate is an arm with its values of grid.
 
     Args:
-        study: tunes one path.
-        finished: the trials with a result.
+        study: a study that tunes one path.
+        finished: the completed trials.
         known: all trials.
     """
     ((path, values),) = study.tune.items()
@@ -105,12 +115,12 @@ def tuning_extensions(study: StudyFile, finished: Sequence[FrozenTrial], known: 
 
 
 def _untuned(trial: FrozenTrial, path: str) -> str:
-    """What makes trials of one candidate alike."""
+    """Return a key that is the same for all trials of one candidate."""
     return repr(sorted((name, value) for name, value in trial.params.items() if name != path))
 
 
 def suggest_setting(study: StudyFile, trial: Trial) -> Setting:
-    """Ask the trial for a setting: first the arm, then the values that this arm has."""
+    """Let Optuna suggest a setting: first the arm, then a value for each of its paths."""
     arm = trial.suggest_categorical("arm", list(study.arms))
     if not study.is_search:
         values = {path: trial.suggest_categorical(path, choices) for path, choices in study.grid.items()}
@@ -120,7 +130,7 @@ def suggest_setting(study: StudyFile, trial: Trial) -> Setting:
         return Setting(arm, values)
     values = {path: _suggest(trial, path, distribution) for path, distribution in study.space.items()}
     for path, distribution in study.arm_space.get(arm, {}).items():
-        # Named after the arm too: another arm may search the same path elsewhere.
+        # The name holds the arm, since another arm may search the same path in another range.
         values[path] = _suggest(trial, f"{arm}: {path}", distribution)
     return Setting(arm, values)
 
@@ -137,7 +147,7 @@ def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
 
 
 def configure(command_line: CommandLine, study: StudyFile, base: Config, setting: Setting, seed: int) -> str:
-    """Let `command_line` hold the setting's configuration with this seed.
+    """Parse the setting's configuration with a seed into `command_line`.
 
     Returns:
         The setting's identity: twelve digits of the hash of the resolved configuration without its seed.
@@ -148,25 +158,21 @@ def configure(command_line: CommandLine, study: StudyFile, base: Config, setting
     return config_hash(command_line.resolved(), with_seed=False)[:12]
 
 
-EXTENSIONS = 3
-"""Values tried beyond either end of the list, at most."""
-
-
 def tuning_range(values: list[float]) -> tuple[float, float]:
-    """The lowest and the highest value that may be tried.
+    """Return the lowest and the highest value that tuning may try.
 
     Args:
-        values: three increasing numbers > 0 or more.
+        values: the list in the study file: three increasing numbers > 0 or more.
     """
     return _beyond(values, -EXTENSIONS), _beyond(values, EXTENSIONS)
 
 
 def next_value(values: list[float], tried: Iterable[float], best: float) -> float | None:
-    """The value to try next; None if the best one has a neighbour on either side, or lies at the end of the range.
+    """Return the value to try next; None if the best one has a neighbour on either side, or ends the range.
 
     Args:
-        values: the list.
-        tried: all values tried so far, those included that failed.
+        values: the list in the study file.
+        tried: all values so far, failed ones included.
         best: the best of them.
     """
     downwards = best <= values[0]
@@ -178,6 +184,6 @@ def next_value(values: list[float], tried: Iterable[float], best: float) -> floa
 
 
 def _beyond(values: list[float], steps: int) -> float:
-    """The value so many steps behind the last one, or before the first one, in the ratio of the two at that end."""
+    """Return the value `steps` after the last one (negative: before the first), in the ratio of the two at that end."""
     end, before = (values[-1], values[-2]) if steps > 0 else (values[0], values[1])
     return float(f"{end * (end / before) ** abs(steps):.6g}")

@@ -1,4 +1,4 @@
-"""The study file: what is varied, what is measured, and against what it is compared."""
+"""A study's YAML file: what is varied, measured and compared; and its copy in study.json."""
 
 import argparse
 import itertools
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jsonargparse
-import optuna
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
@@ -18,43 +17,43 @@ from losslab.run import explain_parse_error, read_yaml
 from losslab.study.results import Result, SettingResults, class_groups
 
 DECLARED = ("seeds", "monitor", "direction", "baseline", "family", "storage", "tune")
-"""Keys of a study file that its record, study.json, holds under "declared"."""
+"""Keys of a study file that study.json repeats under "declared": all that a summary of the results needs."""
 
 
 @dataclass
 class StudyFile:
-    """A study, as its YAML file states it; the fields are the file's keys.
+    """A study; the fields are the keys of its YAML file.
 
     Args:
         experiment: the experiment file that every setting starts from, relative to the study file; on the command
             line relative to the current folder.
-        arms: a label for each variant, and what it puts in place, by path in the configuration: whole objects,
-            `model.init_args.loss: {class_path: ..., init_args: ...}`. Replaced, never merged. At least one.
+        arms: one or more variants: a label, and objects by path in the configuration, such as
+            `model.init_args.loss: {class_path: ..., init_args: ...}`. An object is replaced whole, never merged.
         grid: path -> list of values: a finite study, every combination for every arm, once. Without grid, tune and
             space, the arms themselves are the settings.
-        tune: path -> three increasing values > 0 or more, of one path without an upper bound, usually the learning
-            rate: as in a grid, but settings that differ in it alone count as one, at its best value. Where that is the
-            first or the last one, the next value in the same ratio is tried too, up to three times. So a loss that
-            scales the gradient is not compared by its step size.
+        tune: path -> three increasing values > 0 or more, for one path without an upper bound, usually the learning
+            rate. Like a grid, but settings that differ in this value alone count as one, at its best value. If that is
+            the first or the last value, the next one in the same ratio is tried too, up to three times. So the
+            comparison does not depend on how a loss scales the gradient.
         space: path -> an Optuna distribution by its class path: a search. It excludes grid and tune.
-        arm_space: label -> the same, for that arm only.
-        trials: how many settings a search tries.
-        seeds: each setting is trained once with each of them.
-        monitor: the metric after the last epoch whose mean over the seeds is the objective; a validation metric.
-        direction: whether more of it is better.
-        sampler: of a search; by default Optuna's TPE, seeded with 0.
-        pruner: stops a setting within its first seed, step = epoch; by default nothing is pruned.
+        arm_space: label -> path -> distribution, for that arm only.
+        trials: number of settings that a search tries.
+        seeds: each setting is trained once with each seed.
+        monitor: the validation metric after the last epoch whose mean over the seeds is the objective.
+        direction: whether more of the monitored metric is better.
+        sampler: for a search; None: Optuna's TPE, seeded with 0.
+        pruner: stops a setting within its first seed, step = epoch; None: nothing is pruned.
         baseline: the setting to compare with: `arm`, and the value of each path in `grid`.
-        family: the validation metrics that are compared with the baseline's, the monitored one always among them;
-            their number times that of the other settings is the number of comparisons that intervals and verdicts
-            account for. By default macro precision and recall and, where classes differ in frequency, the tail's.
+        family: the validation metrics to compare with the baseline's; the monitored one is added. Their number times
+            that of the other settings is the number of comparisons that intervals and verdicts account for. Empty:
+            macro precision and recall and, where classes differ in frequency, the tail's.
         storage: "journal", a file in the study's folder, or a database URL for Optuna.
-        population: how many trainings of one architecture are trained at once, as one vectorised model; "auto"
-            measures whether that is faster; by default each is trained alone.
+        population: number of trainings of one architecture that are trained at once, as one vectorised model; "auto"
+            measures whether that is faster; 1: each is trained alone.
         max_retry: how often a setting whose process died is run again before it counts as failed.
-        time_limit: seconds that a trial, one setting at all seeds, may take before it counts as failed; by default any.
+        time_limit: seconds that a trial, one setting at all seeds, may take before it counts as failed; None: no limit.
         keep: "best" deletes the checkpoints of all but the best setting; "all" keeps them.
-        stage: "confirm" in the files that `losslab confirm` writes; trackers hear of it.
+        stage: "confirm" in the files that `losslab confirm` writes; trackers log it.
     """
 
     experiment: str
@@ -80,7 +79,7 @@ class StudyFile:
 
     @property
     def is_search(self) -> bool:
-        """Whether Optuna searches a space; else the settings are known beforehand."""
+        """Whether Optuna searches a space; else the settings are known in advance."""
         return bool(self.space or self.arm_space)
 
     @property
@@ -90,15 +89,12 @@ class StudyFile:
 
     @property
     def split(self) -> str:
-        """Whose metrics are compared: "val" or, in a confirmation, "test"."""
+        """The split whose metrics are compared: "val" or, in a confirmation, "test"."""
         return self.monitor.partition("/")[0]
 
     @classmethod
     def from_declared(cls, declared: dict[str, Any]) -> "StudyFile":
-        """A study as its record declares it: what is measured and compared, without the arms.
-
-        Args:
-            declared: as `declared` returns it.
+        """Return a study without experiment and arms, of the dictionary that `declared` returned.
 
         Raises:
             TypeError: a key is missing or unknown.
@@ -106,13 +102,13 @@ class StudyFile:
         return cls(experiment="", arms={}, **declared)
 
     def declared(self) -> dict[str, Any]:
-        """What its record declares, as plain values: all that a summary of its results needs."""
+        """Return the fields that study.json keeps under "declared"."""
         return {key: getattr(self, key) for key in DECLARED}
 
     def endpoints(self, results: list[Result]) -> list[str]:
-        """The metrics that are compared: the family, and the monitored one, by which the best setting is chosen.
+        """Return the metrics to compare: the family and the monitored metric.
 
-        Without a declared family: macro precision and recall, and those of the tail where there is one.
+        An empty family stands for macro precision and recall, and those of the tail if the results have one.
         """
         tailed = any(class_groups(result.get("class_counts", {})) for result in results)
         groups = ["macro", "tail"] if tailed else ["macro"]
@@ -120,30 +116,29 @@ class StudyFile:
         return list(dict.fromkeys([*(self.family or default), self.monitor]))
 
     def is_baseline(self, setting: SettingResults) -> bool:
-        """Whether `setting` is the declared baseline, at whatever value of what is tuned."""
+        """Whether `setting` is the declared baseline, at any tuned value."""
         return self.baseline is not None and self.candidate(setting) == self.baseline
 
     def candidate(self, setting: SettingResults) -> dict[str, Any]:
-        """The arm and the values of a setting, without what is tuned."""
+        """Return a setting's arm and values, without the tuned value."""
         return {"arm": setting.arm} | {path: value for path, value in setting.varied.items() if path not in self.tune}
 
     def best(self, settings: list[SettingResults]) -> SettingResults:
-        """The one with the best mean of the monitored metric."""
+        """Return the setting with the best mean of the monitored metric."""
         return max(settings, key=lambda setting: self.sign * setting.mean_sd(self.monitor)[0])
 
     def tuned(self, settings: list[SettingResults]) -> list[SettingResults]:
-        """Of the settings that differ in what is tuned alone the best one; of each that has all its seeds, if any has.
+        """Return the best of each group of settings that differ only in the tuned value; complete settings come first.
 
-        Best by the mean of the monitored metric, which is optimistic, for all of them alike.
+        Choosing by the mean of the monitored metric is optimistic, for all groups alike.
         """
         candidates: dict[str, list[SettingResults]] = {}
         for setting in settings:
             candidates.setdefault(repr(self.candidate(setting)), []).append(setting)
-        whole = {key: [s for s in group if self.is_complete(s)] for key, group in candidates.items()}
-        return [self.best(whole[key] or group) for key, group in candidates.items()]
+        return [self.best([s for s in group if self.is_complete(s)] or group) for group in candidates.values()]
 
     def is_complete(self, setting: SettingResults) -> bool:
-        """Whether it has a result for each seed."""
+        """Whether `setting` has a result for each seed."""
         return setting.seeds == sorted(self.seeds)
 
 
@@ -155,19 +150,19 @@ def read_study(path: Path, changes: dict[str, Any]) -> StudyFile:
         changes: keys given on the command line, which replace the file's.
 
     Raises:
-        UserError: a key, a type or a combination is wrong; in one line.
+        UserError: a key, a type or a combination is wrong.
     """
     content = read_yaml(path) | changes
     parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    # Overrides and grid values are plain configuration: they are not to be taken for objects yet.
-    plain: set[str | int] = {"arms", "grid"}
-    parser.add_class_arguments(StudyFile, skip=plain)
+    # The values of arms and grid belong to configurations; jsonargparse must not build objects of them here.
+    unparsed: set[str | int] = {"arms", "grid"}
+    parser.add_class_arguments(StudyFile, skip=unparsed)
     try:
-        parsed = parser.parse_object({key: value for key, value in content.items() if key not in plain})
+        parsed = parser.parse_object({key: value for key, value in content.items() if key not in unparsed})
         objects = parser.instantiate_classes(parsed)
     except (argparse.ArgumentError, ValueError) as error:
         raise UserError(
-            f"{path}: {explain_parse_error(str(error), [*parser.get_defaults().keys(), *map(str, plain)])}"
+            f"{path}: {explain_parse_error(str(error), [*parser.get_defaults().keys(), *map(str, unparsed)])}"
         ) from None
     study = StudyFile(**objects.as_dict(), arms=content.get("arms", {}), grid=content.get("grid") or {})
     if "experiment" not in changes:
@@ -177,10 +172,10 @@ def read_study(path: Path, changes: dict[str, Any]) -> StudyFile:
 
 
 def read_declared(folder: Path) -> StudyFile:
-    """Read what runs/<study>/study.json declares.
+    """Read the study that runs/<study>/study.json declares.
 
     Raises:
-        UserError: there is no study, or its record is not whole.
+        UserError: there is no study.json, or it cannot be read.
     """
     try:
         return StudyFile.from_declared(json.loads((folder / "study.json").read_text())["declared"])
@@ -207,15 +202,15 @@ def _check(study: StudyFile, path: Path) -> None:
     require(not (finite and study.is_search), "give either grid and tune (finite) or space (searched).")
     require(finite or study.is_search or len(arms) > 1, "give several arms, or a grid, or a space to search.")
     for key, values in study.grid.items():
-        plain = isinstance(values, list) and all(v is None or isinstance(v, str | int | float) for v in values)
-        require(plain and bool(values), f"grid.{key} must be a list of numbers, strings or null, got {values!r}.")
+        scalars = isinstance(values, list) and all(v is None or isinstance(v, str | int | float) for v in values)
+        require(scalars and bool(values), f"grid.{key} must be a list of numbers, strings or null, got {values!r}.")
     require(len(study.tune) <= 1, f"tune must be one path, got {', '.join(study.tune)}.")
     for key, values in study.tune.items():
-        rising = len(values) >= 3 and all(0 < low < high for low, high in itertools.pairwise(values))
-        require(rising, f"tune.{key} must be three increasing numbers > 0 or more, got {values!r}.")
+        increasing = len(values) >= 3 and all(0 < low < high for low, high in itertools.pairwise(values))
+        require(increasing, f"tune.{key} must be three increasing numbers > 0 or more, got {values!r}.")
         require(key not in study.grid, f"{key} is in both grid and tune; give it in one.")
     if not study.is_search:
-        require(study.trials is None, "trials is for a search; a grid has as many as it has combinations.")
+        require(study.trials is None, "trials is for a search; a grid has one trial for each combination.")
     else:
         require(study.trials is not None and study.trials >= 1, f"trials must be >= 1, got {study.trials}.")
     unknown = set(study.arm_space) - set(arms)
@@ -243,13 +238,3 @@ def _check(study: StudyFile, path: Path) -> None:
             and all(study.baseline[key] in values for key, values in study.grid.items()),
             f"baseline must give {', '.join(sorted(expected))}, each one of the study's values, got {study.baseline}.",
         )
-
-
-def make_sampler(study: StudyFile) -> BaseSampler:
-    """The study's sampler."""
-    return study.sampler or optuna.samplers.TPESampler(seed=0)
-
-
-def make_pruner(study: StudyFile) -> BasePruner:
-    """The study's pruner; Optuna's own default would prune unasked."""
-    return study.pruner or optuna.pruners.NopPruner()

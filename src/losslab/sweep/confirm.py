@@ -1,7 +1,7 @@
-"""`losslab confirm`: what a sweep chose on validation is trained anew on fresh seeds, and read once on the test images.
+"""`losslab confirm`: train the best settings of a sweep anew on fresh seeds, and read the test images once.
 
-The search is optimistic about what it chose: the best of many is partly lucky. The confirmation is a study of its own,
-runs/<study>/confirm, of settings and seeds that are fixed before it begins; its test images answer once.
+The sweep is optimistic about its best setting: the best of many is partly lucky. The confirmation is a study of its
+own, runs/<study>/confirm, whose settings and seeds are fixed before it begins.
 """
 
 import json
@@ -52,8 +52,8 @@ from losslab.study import (
     result_path,
     write_result,
 )
-from losslab.sweep.command import population, run_study, without
-from losslab.sweep.ownership import spent
+from losslab.sweep.command import add_running_options, require_positive, run_study, without_options
+from losslab.sweep.ownership import count_spent
 from losslab.sweep.training import checkpoint_folders, drop_checkpoints
 
 KEPT_KEYS = ("monitor", "direction", "family", "population", "max_retry", "time_limit")
@@ -65,24 +65,25 @@ def confirm_command(tokens: list[str]) -> None:
     parser = OptionParser(
         prog="losslab confirm",
         description="Train a study's best settings and its baseline anew on fresh paired seeds, read the test images "
-        "once, and write the verdicts. Killed, the same command goes on; killed while it reads, it asks for --again.",
-        epilog="All other options change what does not touch a result: --data.root DIR --trainer.logger WandbLogger",
+        "once, and write the verdicts. After a kill the same command continues; after a kill while it reads the test "
+        "images, it needs --again.",
+        epilog="All other options act as in `losslab fit`, and are refused if a result depends on them: "
+        "--data.root DIR --trainer.logger WandbLogger",
     )
-    parser.add_argument("study", type=Path, help="the study's folder, runs/gamma")
-    parser.add_argument("--top", default="3", metavar="N", help="how many of the best settings; or 'all'; 3")
-    parser.add_argument("--seeds", type=int, default=10, metavar="N", help="how many fresh seeds; 10. Verdicts need 6")
-    parser.add_argument("--again", action="store_true", help="read the test images again, which the page tells")
-    parser.add_argument("--population", type=population, help="trainings at once, or 'auto'")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes at once on this machine; 1")
+    parser.add_argument("study", type=Path, help="the study's folder, such as runs/gamma")
+    parser.add_argument("--top", default="3", metavar="N", help="number of best settings, or 'all' (default: 3)")
+    parser.add_argument(
+        "--seeds", type=int, default=10, metavar="N", help="number of fresh seeds (default: 10); verdicts need 6"
+    )
+    parser.add_argument("--again", action="store_true", help="read the test images again; the page shows it")
+    add_running_options(parser)
     options, changes = parser.parse_known_args(tokens)
-    for name in ("seeds", "workers"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} must be >= 1, got {getattr(options, name)}.")
-    top = _top(options.top)
+    require_positive(options, "seeds", "workers")
+    top = _parse_top(options.top)
     folder = _study_folder(options.study)
-    record = _record(folder)
-    summary = _finished(folder, record)
-    chosen, baseline = _chosen(summary, top)
+    record = _read_record(folder)
+    summary = _finished_summary(folder, record)
+    chosen, baseline = _choose(summary, top)
     given = {} if options.population is None else {"population": options.population}
     confirm = _write_files(folder, record, summary, chosen, baseline, options.seeds, options.again)
     study_file = read_study(confirm / "study.yaml", given)
@@ -90,71 +91,70 @@ def confirm_command(tokens: list[str]) -> None:
     base = command_line.resolved()
     configs: dict[str, Config] = {}
     for setting in chosen:
-        taken = configure(command_line, study_file, base, Setting(setting.label, {}), study_file.seeds[0])
-        if taken != setting.setting_hash:
-            what = f"Leave out {' '.join(changes)}" if changes else "The code has changed since: sweep again"
-            raise UserError(f"{setting.label} is not configured as the sweep had it. {what}.")
-        configs[taken] = command_line.resolved()
+        setting_hash = configure(command_line, study_file, base, Setting(setting.label, {}), study_file.seeds[0])
+        if setting_hash != setting.setting_hash:
+            advice = f"Leave out {' '.join(changes)}" if changes else "The code has changed since: sweep again"
+            raise UserError(f"{setting.label} is not configured as the sweep had it. {advice}.")
+        configs[setting_hash] = command_line.resolved()
     reads = earlier_reads(unread_hashes(confirm, configs, study_file.seeds), record["data"]["name"])
     if reads and not options.again:
         raise UserError(
             f"the test images have answered for {len(reads)} of these configurations and seeds already, last at "
-            f"{reads[-1]['at']} for {reads[-1]['run']}. --again reads them once more, and the page tells of it."
+            f"{reads[-1]['at']} for {reads[-1]['run']}. --again reads them once more, and the page shows it."
         )
     worker_tokens = ["--config", str(confirm / "study.yaml"), "--name", study_name(confirm), *changes]
     if options.population is not None:
         worker_tokens += ["--population", str(options.population)]
-    content = read_yaml(confirm / "study.yaml") | given | {"storage": study_file.storage}
-    command = f"losslab confirm {shlex.join(without(tokens, '--workers'))}"
-    run_study(
-        study_file, content, confirm, command_line, base, command, options.workers,
-        worker_tokens if options.workers > 1 else None,
-    )  # fmt: skip
+    content = read_yaml(confirm / "study.yaml") | given
+    command = f"losslab confirm {shlex.join(without_options(tokens, '--workers'))}"
+    run_study(study_file, content, confirm, command_line, base, command, options.workers, worker_tokens)
     read_test_images(confirm, command_line, configs)
-    best, _ = summarise_folder(confirm)
-    drop_checkpoints(checkpoint_folders(confirm), {best.best.setting_hash})
+    summary, _ = summarise_folder(confirm)
+    drop_checkpoints(checkpoint_folders(confirm), {summary.best.setting_hash})
     confirmation = read_confirmation(confirm)
     assert confirmation is not None
     show_summary(confirmation.summary, confirm)
-    print(confirmation.status_told)
+    print(confirmation.status_text)
     write_report(folder)
 
 
-def _top(text: str) -> int | None:
+def _parse_top(text: str) -> int | None:
     if text != "all" and not (text.isdigit() and int(text) >= 1):
         raise UserError(f"--top must be a number >= 1 or all, got {text!r}.")
     return None if text == "all" else int(text)
 
 
 def _study_folder(given: Path) -> Path:
-    """runs/<study>, whichever way it was written."""
+    """Return the folder as runs/<study>, whether it was given relative or absolute."""
     root = RUNS.resolve()
     if not given.resolve().is_relative_to(root):
-        raise UserError(f"{given} is not in {RUNS}/ of the current folder: call confirm where the sweep was called.")
+        raise UserError(
+            f"{given} is not in {RUNS}/ of the current folder; call `losslab confirm` where the sweep was called."
+        )
     folder = RUNS / given.resolve().relative_to(root)
     if folder.name.startswith(CONFIRM_FOLDER) and (folder / "study.yaml").is_file():
-        raise UserError(f"{folder} is a confirmation itself; {folder.parent} can be confirmed once more, with --again.")
+        raise UserError(f"{folder} is a confirmation itself; confirm {folder.parent} once more, with --again.")
     return folder
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    read_declared(folder)  # tells what is wrong with it
+def _read_record(folder: Path) -> dict[str, Any]:
+    read_declared(folder)  # raises a UserError if the file is not whole
     record: dict[str, Any] = json.loads((folder / "study.json").read_text())
     return record
 
 
-def _finished(folder: Path, record: dict[str, Any]) -> Summary:
-    """The study's summary, if nothing is left to do in it."""
+def _finished_summary(folder: Path, record: dict[str, Any]) -> Summary:
+    """Return the study's summary; raise UserError if the study is not finished."""
     summary, _ = summarise_folder(folder)
     known = read_trials(folder, summary.study.storage)
     if known.unreadable:
         raise UserError(
-            f"whether {folder} is finished cannot be told, since its trials cannot be read ({known.unreadable}). "
-            "A database's password belongs in ~/.pgpass or PGPASSWORD."
+            f"whether {folder} is finished is unknown, since its trials cannot be read ({known.unreadable}). "
+            "Put a database's password into ~/.pgpass or PGPASSWORD."
         )
     left = max(
         sum(not trial.state.is_finished() for trial in known.trials),
-        (record["study"].get("trials") or 0) - spent(known.trials),
+        (record["study"].get("trials") or 0) - count_spent(known.trials),
     )
     if left > 0 or not summary.complete:
         raise UserError(
@@ -164,16 +164,15 @@ def _finished(folder: Path, record: dict[str, Any]) -> Summary:
     if summary.baseline is None and summary.study.baseline is not None:
         raise UserError(
             f"{folder}: the baseline {summary.study.baseline} has no result for each seed, so there is nothing to "
-            "compare with. `losslab sweep` says why; give the study another baseline."
+            "compare with. `losslab sweep` prints its error; give the study another baseline."
         )
     return summary
 
 
-def _chosen(summary: Summary, top: int | None) -> tuple[list[SettingResults], SettingResults]:
-    """The settings to confirm, in the study's order, and the one to compare with.
+def _choose(summary: Summary, top: int | None) -> tuple[list[SettingResults], SettingResults]:
+    """Return the settings to confirm, in the study's order, and the baseline.
 
-    That is the declared baseline, which does not count as one of the best; a search has none, and its best one stands
-    in for it.
+    The declared baseline does not count as one of the best. A search has none; its best setting is the baseline.
     """
     ranked = sorted(summary.complete, key=lambda s: -summary.study.sign * s.mean_sd(summary.study.monitor)[0])
     baseline = summary.baseline or ranked[0]
@@ -192,13 +191,16 @@ def _write_files(
     seeds: int,
     again: bool,
 ) -> Path:
-    """Write the confirmation's study and experiment files, or find the folder that has them already.
+    """Write the confirmation's study and experiment files, unless a confirmation that began has the same.
+
+    Returns:
+        The confirmation's folder.
 
     Raises:
-        UserError: the study was confirmed with something else, and `again` does not ask for more.
+        UserError: a confirmation with other settings or seeds has begun, and `again` is False.
     """
     arms = {setting.label: record["study"]["arms"][setting.arm] | setting.varied for setting in chosen}
-    # What was refused before it began has no record.
+    # A confirmation that was refused before it began has no study.json.
     earlier = [known for known in confirmation_folders(folder) if (known / "study.json").is_file()]
     used = [*summary.study.seeds, *(seed for known in earlier for seed in read_yaml(known / "study.yaml")["seeds"])]
     if earlier:
@@ -208,8 +210,8 @@ def _write_files(
         if not again:
             raise UserError(
                 f"the confirmation of {folder} has begun already, with {len(last['seeds'])} seeds of "
-                f"{', '.join(last['arms'])}. The same --top and --seeds go on or show it. --again confirms anew, and "
-                "the page tells of it."
+                f"{', '.join(last['arms'])}. The same --top and --seeds continue or show it. --again confirms anew, "
+                "and the page shows it."
             )
     confirm = folder / (CONFIRM_FOLDER if not earlier else f"{CONFIRM_FOLDER}-{len(earlier) + 1}")
     first = max(used) + 1
@@ -229,12 +231,12 @@ def _write_files(
 
 
 def unread_hashes(confirm: Path, configs: dict[str, Config], seeds: list[int]) -> set[str]:
-    """The configurations, seed included, that a confirmation has still to read.
+    """Return hashes of the configurations, seed included, for which the test images are still to be read.
 
     Args:
         confirm: runs/<study>/confirm.
         configs: each setting's resolved configuration, by the setting's hash.
-        seeds: the confirmation's.
+        seeds: the confirmation's seeds.
     """
     return {
         config_hash({**config, SEED: seed})
@@ -245,16 +247,16 @@ def unread_hashes(confirm: Path, configs: dict[str, Config], seeds: list[int]) -
 
 
 def read_test_images(confirm: Path, command_line: CommandLine, configs: dict[str, Config]) -> None:
-    """Evaluate every run of a confirmation that has not been, and keep what came out.
+    """Evaluate the runs of a confirmation that have no test result yet, and write their results.
 
-    A read is noted before it happens. Killed between a read and its result, the confirmation asks for `--again`.
+    A read is recorded before it happens. After a kill between a read and its result, the confirmation needs `--again`.
 
     Args:
         confirm: runs/<study>/confirm, all of whose runs have ended.
-        command_line: parses and builds.
+        command_line: parses and builds the runs.
         configs: each setting's resolved configuration, by the setting's hash.
     """
-    with FileLock(confirm / "test.lock"):  # another call of the same command waits, and finds everything read
+    with FileLock(confirm / "test.lock"):  # another call of the same command waits, and finds the results
         unread = [
             (result, path)
             for result in read_results(confirm)
@@ -268,5 +270,5 @@ def read_test_images(confirm: Path, command_line: CommandLine, configs: dict[str
             command_line.parse_config(config)
             before = earlier_reads({config_hash(config)}, result["data_name"])
             _, metrics = evaluate_run("test", FinishedRun(run, run.checkpoint("last"), command_line))
-            told = {"tested_at": utc_now(), "earlier_reads": len(before)}
-            write_result(path, {**result, "metrics": result["metrics"] | metrics, **told})
+            reading = {"tested_at": utc_now(), "earlier_reads": len(before)}
+            write_result(path, result | {"metrics": result["metrics"] | metrics} | reading)

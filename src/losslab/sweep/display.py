@@ -1,4 +1,4 @@
-"""One display for a whole study: which setting, seed and epoch, the best so far, the time left."""
+"""The progress bar of a study: setting, seed and epoch in training, the best setting so far, the time left."""
 
 import time
 from typing import Any
@@ -13,8 +13,8 @@ class Display:
     """A progress bar over all trainings of a study, and a line for each that ends. Use it as a context.
 
     Args:
-        total: how many trainings the study has; for a search, at most.
-        done: how many have their result already.
+        total: trainings of the study; for a search, at most.
+        done: trainings that have their result already.
     """
 
     def __init__(self, total: int, done: int) -> None:
@@ -29,7 +29,7 @@ class Display:
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
             console=self._console,
-            # Where output is not a terminal, the lines say enough.
+            # Where output is not a terminal, the lines are enough.
             disable=not self._console.is_terminal,
         )
         self._task: TaskID | None = None
@@ -37,34 +37,35 @@ class Display:
 
     def __enter__(self) -> "Display":
         self._bar.start()
-        # What was done before does not count for the speed, hence not for the time left.
+        # Earlier results do not count for the speed, hence not for the time left.
         self._task = self._bar.add_task("", total=self.total - self.done, count="", best="")
-        self._show("", 0.0)
+        self.update("", 0.0)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def line(self, text: str) -> None:
+    def print(self, line: str) -> None:
         """Print a line above the bar."""
-        self._bar.console.print(text, highlight=False, markup=False)
+        self._bar.console.print(line, highlight=False, markup=False)
 
-    def training(self, name: str, trainings: int = 1) -> "TrainingProgress":
-        """A callback that shows one training, or several as one."""
+    def progress(self, name: str, trainings: int = 1) -> "TrainingProgress":
+        """Return a callback that moves the bar with one training, or with several that are trained as one."""
         return TrainingProgress(self, name, trainings)
 
-    def training_ended(self, line: str) -> None:
-        """Count a training as done, and say so in a line."""
+    def finish_training(self, line: str) -> None:
+        """Count one more training as done, and print a line about it."""
         self._finished += 1
-        self._show("", 0.0)
-        self.line(line)
+        self.update("", 0.0)
+        self.print(line)
 
-    def results(self, results: int, description: str) -> None:
-        """Show that so many trainings of the study have their result, whoever trained them."""
+    def count_results(self, results: int, description: str) -> None:
+        """Show how many trainings of the study have their result, whichever process trained them."""
         self._finished = results - self.done
-        self._show(description, 0.0)
+        self.update(description, 0.0)
 
-    def _show(self, description: str, fraction: float) -> None:
+    def update(self, description: str, fraction: float) -> None:
+        """Redraw the bar, `fraction` of the current training (or trainings) being done."""
         assert self._task is not None
         self._bar.update(
             self._task,
@@ -77,19 +78,19 @@ class Display:
 
 
 class TrainingProgress(Callback):
-    """Moves the study's bar with the epochs and batches of one training, a few times a second at most."""
+    """Moves the study's bar with the epochs and batches of one training, at most four times a second."""
 
-    def __init__(self, display: Display, label: str, trainings: int) -> None:
-        self._display, self._label, self._trainings = display, label, trainings
-        self._shown_at = 0.0
+    def __init__(self, display: Display, name: str, trainings: int) -> None:
+        self._display, self._name, self._trainings = display, name, trainings
+        self._updated_at = 0.0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.monotonic()
-        if now - self._shown_at > 0.25:
-            self._shown_at = now
+        if now - self._updated_at > 0.25:
+            self._updated_at = now
             epochs = trainer.max_epochs or 1
             fraction = (trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches) / epochs
-            text = f"{self._label} epoch {trainer.current_epoch + 1}/{epochs}"
-            self._display._show(text, fraction * self._trainings)
+            text = f"{self._name} epoch {trainer.current_epoch + 1}/{epochs}"
+            self._display.update(text, fraction * self._trainings)

@@ -1,4 +1,4 @@
-"""Who runs a trial, and whether that process still lives."""
+"""Which process runs a trial, and whether that process is alive."""
 
 import contextlib
 import functools
@@ -17,24 +17,23 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from losslab.sweep.storage import Journal, PatientStorage
 
+LEASE_SECONDS = 120.0
+"""A trial that was not renewed for so long is given away. The machines' clocks must agree to a fraction of it."""
 
-@functools.cache
-def _boot_id() -> str:
-    """Changes when the machine is started again, after which its process numbers mean nothing."""
-    file = Path("/proc/sys/kernel/random/boot_id")
-    return file.read_text().strip() if file.exists() else f"{psutil.boot_time():.0f}"
+RENEWAL_SECONDS = 20.0
+"""Seconds between two renewals."""
 
 
 def this_process() -> dict[str, Any]:
-    """The mark that this process leaves on the trials that it runs."""
+    """Return the mark that this process sets on the trials that it runs."""
     pid = os.getpid()
     started = psutil.Process(pid).create_time()
     return {"host": socket.gethostname(), "pid": pid, "boot": _boot_id(), "started": started}
 
 
 def is_dead(owner: dict[str, Any] | None) -> bool:
-    """Whether the process that left this mark is gone. One on another host counts as alive."""
-    if owner is None:  # marked in the same locked step in which it is asked: without a mark, that step never ended
+    """Whether the process that set this mark is gone; one on another host counts as alive."""
+    if owner is None:  # ask and mark happen under one lock; no mark means that the process died in between
         return True
     if owner["host"] != socket.gethostname():
         return False
@@ -42,34 +41,34 @@ def is_dead(owner: dict[str, Any] | None) -> bool:
         return True
     try:
         process = psutil.Process(owner["pid"])
-        return (
-            process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - owner["started"]) > 5
-        )  # a corrected clock shifts it
+        # A corrected clock shifts the start time a little.
+        return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - owner["started"]) > 5
     except psutil.NoSuchProcess:
         return True
 
 
-LEASE_SECONDS = 120.0
-"""A trial that was not renewed for so long is given away. The clocks of the machines must agree to a part of it."""
-
-RENEWAL_SECONDS = 20.0
+@functools.cache
+def _boot_id() -> str:
+    """Return an id that changes when the machine restarts, after which its process numbers mean nothing."""
+    file = Path("/proc/sys/kernel/random/boot_id")
+    return file.read_text().strip() if file.exists() else f"{psutil.boot_time():.0f}"
 
 
 class LeaseLostError(Exception):
-    """The trial was given to another process, because this one had not renewed its lease: it was stopped, or hung."""
+    """The trial was given to another process, since this one, stopped or hung, had not renewed its lease."""
 
 
 class Lease:
-    """Renews the leases of the trials that this process runs, from a thread. Use it as a context around their run.
+    """Renews the leases of the trials that this process holds, from a thread. Use it as a context around their run.
 
-    What is held when the context ends was stopped, and is given back.
+    A trial that is still held when the context ends was stopped; it is given back.
 
     Args:
-        storage: the study's.
+        storage: the study's storage.
     """
 
     seconds = float("inf")
-    """A trial is renewed no longer than this, so that a hung one is given away."""
+    """How long a trial is renewed, so that a hung one is given away."""
 
     def __init__(self, storage: Journal | PatientStorage) -> None:
         self._storage = storage
@@ -86,37 +85,39 @@ class Lease:
 
     def __exit__(self, *_: object) -> None:
         self._closed.set()
-        # It may be waiting for a database; what is given back below may then be renewed once more, to no harm.
+        # The thread may be waiting for a database and renew a trial once more after it is given back: harmless.
         self._thread.join(5.0)
         for number, trial in self._held.items():
             if number not in self._lost and not self._storage.is_away:
-                with contextlib.suppress(Exception):  # whatever ends the run counts, and a lease runs out by itself
+                with contextlib.suppress(
+                    Exception
+                ):  # the error that ends the run is raised; the lease runs out by itself
                     trial.set_user_attr("stopped", True)
         self._held.clear()
 
-    def take(self, trial: Trial) -> None:
-        """Mark a trial as this process's, and hold it."""
+    def hold(self, trial: Trial) -> None:
+        """Mark a trial as this process's, and renew its lease from now on."""
         trial.set_user_attr("renewed", time.time())
         trial.set_user_attr("owner", this_process())
         self.extend(trial)
         self._held[trial.number] = trial
 
     def is_lost(self, trial: FrozenTrial) -> bool:
-        """Whether a running trial's process has given it back, is gone, or has not renewed its lease."""
+        """Whether the process of a running trial gave it back, is gone, or did not renew its lease."""
         attributes = trial.user_attrs
         owner = attributes.get("owner")
         if "stopped" in attributes or is_dead(owner) or (owner == this_process() and trial.number not in self._held):
             return True
-        # While the storage was away, nobody could renew.
+        # While the storage was away, no process could renew.
         renewed = max(attributes.get("renewed", 0.0), self._storage.answers_since)
         return time.time() - renewed > LEASE_SECONDS
 
     def extend(self, trial: Trial) -> None:
-        """Begin the time anew after which a trial counts as hung."""
+        """Restart the time after which a trial counts as hung."""
         self._until[trial.number] = time.monotonic() + self.seconds
 
-    def end(self, trial: Trial) -> None:
-        """Hold it no longer: Optuna has been told."""
+    def release(self, trial: Trial) -> None:
+        """Stop renewing a trial: Optuna has its result."""
         self._held.pop(trial.number, None)
 
     def check(self, trial: Trial) -> None:
@@ -131,15 +132,15 @@ class Lease:
                     continue
                 try:
                     trial.set_user_attr("renewed", time.time())
-                except UpdateFinishedTrialError:  # told as failed by who took it up; or told by us, this very moment
+                except UpdateFinishedTrialError:  # another process took it over, or we have just finished it
                     if number in self._held:
                         self._lost.add(number)
-                except Exception:  # a full disk, a database that does not answer: tried again the next time
+                except Exception:  # a full disk, a database that does not answer: the next renewal tries again
                     continue
 
 
 class LeaseCheck(Callback):
-    """Ends a training behind a batch when its trial was given away: the other process writes the result."""
+    """Ends a training after a batch if its trial was given away: the other process writes the result."""
 
     def __init__(self, lease: Lease, trials: list[Trial]) -> None:
         self._lease, self._trials = lease, trials
@@ -151,34 +152,35 @@ class LeaseCheck(Callback):
             self._lease.check(trial)
 
 
-def take_up_lost(study: optuna.Study, lease: Lease) -> None:
-    """Queue again what was stopped, or belongs to a process that is gone. Its finished seeds have their results.
+def requeue_lost(study: optuna.Study, lease: Lease) -> None:
+    """Queue again the trials that were stopped, or whose process is gone; results of finished seeds are kept.
 
-    First queued, then told as failed: a process that dies in between leaves it to the next one, which sees by
-    `retry_of` what is queued already. Call it under the study's lock.
+    A trial is queued first and marked as failed afterwards. If this process dies in between, the next one sees by
+    `retry_of` that the trial is queued already. Call it under the study's lock.
     """
     retried = {trial.user_attrs.get("retry_of") for trial in study.get_trials(deepcopy=False)}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         attributes = trial.user_attrs
         if lease.is_lost(trial):
             queued = attributes.get("queued") or trial.params
-            if queued and trial.number not in retried:  # without parameters it died before it had a setting
-                # Stopped by its user, or not begun yet, it is not to blame; else it may be killed again.
-                blamed = "owner" in attributes and "stopped" not in attributes
-                kept = {"queued": queued, "retries": attributes.get("retries", 0) + blamed, "retry_of": trial.number}
+            if queued and trial.number not in retried:  # without parameters the process died before it had a setting
+                # A trial that its user stopped, or that had not begun, did not kill its process; another may have.
+                suspected = "owner" in attributes and "stopped" not in attributes
+                retries = attributes.get("retries", 0) + suspected
+                kept = {"queued": queued, "retries": retries, "retry_of": trial.number}
                 if "setting_hash" in attributes:
                     kept["setting_hash"] = attributes["setting_hash"]
                 study.enqueue_trial(queued, kept)
             study.tell(trial.number, state=TrialState.FAIL)
 
 
-def spent(trials: list[FrozenTrial]) -> int:
-    """Trials that count: all but those whose process was lost, since their settings are queued again."""
+def count_spent(trials: list[FrozenTrial]) -> int:
+    """Count all trials but those whose process was lost, since their settings are queued again."""
     return sum(trial.state != TrialState.FAIL or "failure" in trial.user_attrs for trial in trials)
 
 
 def waits_for_another(trials: list[FrozenTrial], trial: Trial, lease: Lease) -> bool:
-    """Whether an earlier trial of the same setting is in training: this one then waits, and finds the results.
+    """Whether an earlier trial of the same setting is in training, whose results this one then waits for and uses.
 
     A trial waits for earlier ones only, so that no two wait for each other.
     """
@@ -193,7 +195,7 @@ def waits_for_another(trials: list[FrozenTrial], trial: Trial, lease: Lease) -> 
 
 
 def may_meet_another(trials: list[FrozenTrial], trial: Trial) -> bool:
-    """Whether a process that had this setting before, and lost it, may still live and write into its run folder."""
+    """Whether a process that lost this setting may still be alive and write into its run folder."""
     return any(
         other.number != trial.number
         and other.state in (TrialState.RUNNING, TrialState.FAIL)

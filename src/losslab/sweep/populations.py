@@ -1,4 +1,4 @@
-"""Trials that were asked for together: which of their trainings form populations, and training those."""
+"""Which trainings are trained together as populations, and training them."""
 
 import time
 import warnings
@@ -27,25 +27,36 @@ from losslab.run import (
     write_epochs,
     write_predictions,
 )
-from losslab.study import Result, read_result
+from losslab.study import Result, Setting, read_result
 from losslab.sweep.display import Display
 from losslab.sweep.ownership import LeaseLostError
 from losslab.sweep.population import Population, PopulationData, shared_model_key
-from losslab.sweep.training import TimeLimitError, Training
+from losslab.sweep.training import TimeLimitError, Training, describe_error
 
 WARM_UP, MEASURED = 5, 20
-"""Steps not counted, and counted."""
+"""Steps that `Stopwatch` leaves out, and steps that it measures."""
+
+AUTO_SIZE = 16
+"""Members of a population with size "auto"."""
+
+Outcome = Result | Exception
+"""A training's result, or its error: NonFiniteLossError, TrialPruned."""
+
+Failures = dict[tuple[str, int], Exception]
+"""Errors of trainings, by the setting's hash and the seed."""
+
+_QUIET: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
 
 
 class _MeasuredError(Exception):
-    """Ends a training that was begun for its speed."""
+    """Ends a training that was started to measure its speed."""
 
 
 class Stopwatch(Callback):
-    """Measures seconds a step in the first epoch, which has to have two steps or more. Give it to the Trainer."""
+    """Measures seconds a step in the first epoch, which must have two steps or more. Give it to the Trainer."""
 
     def measure(self, trainer: Trainer, model: LightningModule, data: Any) -> float:
-        """Begin to train, give up after the measured steps, and return the mean seconds of one."""
+        """Train until the measured steps are done, and return the mean seconds of one step."""
         try:
             trainer.fit(model, datamodule=data)
         except _MeasuredError:
@@ -66,33 +77,28 @@ class Stopwatch(Callback):
             raise _MeasuredError
 
 
-Outcome = Result | Exception
-"""A training's result, or why it has none: NonFiniteLossError, TrialPruned."""
-
-
 class Member(NamedTuple):
-    """A training that joins a population: what it is, what its configuration builds, and the configuration."""
+    """A training that joins a population, its configuration, and the parts built from it."""
 
     training: Training
-    built: Parts
+    parts: Parts
     config: Config
 
 
-class Pruned(NamedTuple):
-    """A trial that may be pruned: the member whose metric is reported, and all members that stop with it."""
+class PrunableTrial(NamedTuple):
+    """A trial with the places of its members; the first one's metric is reported, and all stop together."""
 
     trial: optuna.Trial
-    speaker: int
     members: list[int]
 
 
 class MemberRecords(Checkpoint):
-    """Writes each member's metrics.csv, and reports to Optuna and stops what is pruned.
+    """Writes each member's metrics.csv, reports to Optuna, and stops the members of pruned trials.
 
-    It is a Checkpoint because Lightning calls those behind the module's own end of epoch.
+    It is a Checkpoint because Lightning calls those after the module's own on_train_epoch_end.
     """
 
-    def __init__(self, folders: Sequence[RunFolder], prunable: Sequence[Pruned], monitor: str) -> None:
+    def __init__(self, folders: Sequence[RunFolder], prunable: Sequence[PrunableTrial], monitor: str) -> None:
         self._folders, self._prunable, self._monitor = folders, prunable, monitor
         self.rows: list[list[dict[str, Any]]] = [[] for _ in folders]
         self.pruned: dict[int, optuna.TrialPruned] = {}
@@ -103,10 +109,10 @@ class MemberRecords(Checkpoint):
             if k not in pl_module.stopped:
                 self.rows[k].append(epoch_row(trainer, pl_module.metrics[k]))
                 write_epochs(folder.metrics_file, self.rows[k])
-        for trial, speaker, members in self._prunable:
-            if speaker in pl_module.stopped:
+        for trial, members in self._prunable:
+            if members[0] in pl_module.stopped:
                 continue
-            trial.report(pl_module.metrics[speaker][self._monitor], trainer.current_epoch)
+            trial.report(pl_module.metrics[members[0]][self._monitor], trainer.current_epoch)
             if trainer.current_epoch + 1 < (trainer.max_epochs or 0) and trial.should_prune():
                 pruned = optuna.TrialPruned(f"pruned after epoch {trainer.current_epoch}")
                 self.pruned |= dict.fromkeys(members, pruned)
@@ -117,82 +123,69 @@ class MemberRecords(Checkpoint):
 def train_population(
     members: Sequence[Member],
     build_trainer: Callable[[Sequence[Callback]], Trainer],
-    prunable: Sequence[Pruned],
+    prunable: Sequence[PrunableTrial],
     monitor: str,
 ) -> list[Outcome]:
-    """Train several kin trainings as one population.
+    """Train several trainings as one population.
 
     Args:
-        members: two or more of one shared_model_key.
-        build_trainer: gives the Trainer that any of them configures, with further callbacks, and without loggers and
-            checkpoints: those are each member's own.
-        prunable: the trials that a pruner may stop, by members' places.
-        monitor: the metric that a pruner hears of.
+        members: two or more with the same shared_model_key.
+        build_trainer: builds the members' common Trainer with the callbacks that it is given, without loggers and
+            checkpoints; each member has its own.
+        prunable: the trials that a pruner may stop.
+        monitor: the metric that is reported to the pruner.
 
     Returns:
         An outcome for each member. Any other error, such as too little memory, is raised.
     """
-    data = members[0].built.data
+    data = members[0].parts.data
     data.prepare_data()
     data.setup("fit")
     folders = []
-    for place, (training, built, config) in enumerate(members):
+    for place, (training, parts, config) in enumerate(members):
         training.remove_remains()
         folder = RunFolder.create(training.run_path, config)
-        device = {"device": str(built.trainer.strategy.root_device), "status": "running"}
+        device = {"device": str(parts.trainer.strategy.root_device), "status": "running"}
         population_place = {"population": {"size": len(members), "place": place}}
         folder.write_manifest(new_manifest(config, data) | device | population_place)
         folders.append(folder)
-    population = Population([member.built.model for member in members])  # type: ignore[misc]
+    population = Population([member.parts.model for member in members])  # type: ignore[misc]
     records, interruption = MemberRecords(folders, prunable, monitor), Interruption(None)
     trainer = build_trainer([interruption, records])
     started = time.monotonic()
     with interruption, warnings.catch_warnings():
-        # Of global average pooling, which sets a stride; the fallback is a loop over members that computes nothing.
+        # Global average pooling sets a stride; vmap falls back to a loop over members that computes nothing.
         warnings.filterwarnings("ignore", "There is a performance drop .* aten::as_strided_")
         trainer.fit(population, datamodule=PopulationData(data, [member.training.seed for member in members]))
     seconds = (time.monotonic() - started) / len(members)
     outcomes: list[Outcome] = []
-    for k, (folder, (training, built, _)) in enumerate(zip(folders, members, strict=True)):
+    for k, (folder, (training, parts, _)) in enumerate(zip(folders, members, strict=True)):
         failure = population.failures.get(k) or records.pruned.get(k)
         end = {"ended_at": utc_now(), "seconds": round(seconds, 3), "status": "failed" if failure else "finished"}
         if failure is not None:
             folder.write_manifest(folder.manifest() | end | {"failure": f"{type(failure).__name__}: {failure}"})
             outcomes.append(failure)
             continue
-        _write_member(built, folder)
+        _write_member(parts, folder)
         folder.write_manifest(folder.manifest() | end)
         outcomes.append(training.write_result(population.metrics[k]))
         for row in records.rows[k]:
-            for logger in built.trainer.loggers:
+            for logger in parts.trainer.loggers:
                 logger.log_metrics({key: float(value) for key, value in row.items()}, int(row["step"]))
-        finish_trackers(built.trainer, TrackerSummary(folder, folder.predictions_file, data, "val"))
+        finish_trackers(parts.trainer, TrackerSummary(folder, folder.predictions_file, data, "val"))
     if interruption.received is not None:
         raise Interrupted(interruption.received)
     return outcomes
 
 
-def _write_member(built: Parts, folder: RunFolder) -> None:
-    """Predictions, and a checkpoint from which the member can be tested."""
-    member = built.model
+def _write_member(parts: Parts, folder: RunFolder) -> None:
+    """Write a member's predictions, and a checkpoint that `losslab test` can evaluate."""
+    member = parts.model
     write_predictions(folder.predictions_file, member.evaluated)  # type: ignore[arg-type]
-    member.trainer = built.trainer
-    built.trainer.strategy.connect(member)
+    member.trainer = parts.trainer
+    parts.trainer.strategy.connect(member)
     folder.checkpoints.mkdir()
-    built.trainer.save_checkpoint(folder.checkpoints / "last.ckpt", weights_only=True)
-
-
-AUTO_SIZE = 16
-"""Trainings in a population whose size is not given."""
-
-Failures = dict[tuple[str, int], Exception]
-"""By a training's setting hash and seed, why it has no result."""
-
-_QUIET: dict[str, Any] = {
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "logger": False,
-}
+    parts.trainer.save_checkpoint(folder.checkpoints / "last.ckpt", weights_only=True)
 
 
 class _Candidate(NamedTuple):
@@ -201,128 +194,126 @@ class _Candidate(NamedTuple):
 
 
 class Populations:
-    """Trains what is kin, as one; what is left has no kin, and is trained alone.
+    """Trains compatible trainings together; the caller trains the rest one by one.
 
     Args:
         command_line: parses and builds the trainings.
-        take: lets it hold a training's configuration.
-        size: the most members of a population; "auto" takes populations of 16 where a few steps show that to be faster.
+        configure: parses the configuration of a setting and a seed into `command_line`.
+        size: the most members of a population; "auto": populations of 16, if a few steps show that they are faster.
         monitor: the study's metric.
-        prunes: whether a pruner hears of it.
-        display: of the study.
+        prunes: whether the study has a pruner.
+        display: the study's display.
     """
 
     def __init__(
         self,
         command_line: CommandLine,
-        take: Callable[[Training], object],
+        configure: Callable[[Setting, int], object],
         size: int | Literal["auto"],
         monitor: str,
         prunes: bool,
         display: Display,
     ) -> None:
         self.size = AUTO_SIZE if size == "auto" else size
-        self._command_line, self._take, self._display = command_line, take, display
+        self._command_line, self._configure, self._display = command_line, configure, display
         self._monitor, self._prunes = monitor, prunes
-        self._together: dict[str, bool] | None = {} if size == "auto" else None
+        self._is_faster: dict[str, bool] | None = {} if size == "auto" else None
 
     def train(self, trials: Sequence[tuple[Trial, Sequence[Training]]], callbacks: Sequence[Callback] = ()) -> Failures:
-        """Train what can be trained together, and write the results.
+        """Train the trainings that can be trained together, and write their results.
 
         Args:
-            trials: each with its trainings, the first of which speaks for it to the pruner.
+            trials: each with its trainings; the first one's metric is reported to the pruner.
             callbacks: added to the Trainer's.
+
+        Returns:
+            The errors of trainings that failed.
         """
-        kin: dict[str, dict[tuple[str, int], _Candidate]] = {}
+        groups: dict[str, dict[tuple[str, int], _Candidate]] = {}
         for trial, trainings in trials:
             for training in trainings:
                 if read_result(training.result_path) is None:
-                    self._take(training)
-                    member = Member(
-                        training,
-                        self._command_line.build(logger_arguments=training.tracker_arguments()),
-                        self._command_line.resolved(),
-                    )
-                    common = shared_model_key(member.config, member.built)
-                    if common is not None:
-                        kin.setdefault(common, {})[training.setting_hash, training.seed] = _Candidate(trial, member)
+                    self._configure(training.setting, training.seed)
+                    parts = self._command_line.build(logger_arguments=training.tracker_arguments())
+                    member = Member(training, parts, self._command_line.resolved())
+                    key = shared_model_key(member.config, parts)
+                    if key is not None:
+                        groups.setdefault(key, {})[training.setting_hash, training.seed] = _Candidate(trial, member)
         failures: Failures = {}
-        for common, group in kin.items():
+        for key, group in groups.items():
             candidates = list(group.values())
             for start in range(0, len(candidates), self.size):
-                part = candidates[start : start + self.size]
-                if len(part) > 1 and self._worth_it(common, [candidate.member.training for candidate in part]):
-                    failures |= self._train(part, callbacks)
+                chunk = candidates[start : start + self.size]
+                if len(chunk) > 1 and self._should_train_together(key, [c.member.training for c in chunk]):
+                    failures |= self._train(chunk, callbacks)
         return failures
 
     def _train(self, candidates: list[_Candidate], callbacks: Sequence[Callback]) -> Failures:
         members = [candidate.member for candidate in candidates]
         keys = [(member.training.setting_hash, member.training.seed) for member in members]
         label = f"{len(members)} trainings as one"
-        progress = self._display.training(label, len(members))
+        progress = self._display.progress(label, len(members))
         try:
-            self._take(members[0].training)
+            self._configure(members[0].training.setting, members[0].training.seed)
             outcomes = train_population(
                 members,
-                lambda own: self._command_line.build([progress, *callbacks, *own], **_QUIET).trainer,
+                lambda further: self._command_line.build([progress, *callbacks, *further], **_QUIET).trainer,
                 self._prunable(candidates),
                 self._monitor,
             )
         except (OSError, LeaseLostError, UpdateFinishedTrialError):
             raise
         except TimeLimitError as error:
-            self._display.line(f"{label}: {error}.")
+            self._display.print(f"{label}: {error}.")
             return dict.fromkeys(keys, error)
         except Exception as error:  # too little memory, or a network that cannot be vectorised
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            self._display.line(f"{label}: {reason}. Each is trained alone.")
+            self._display.print(f"{label}: {describe_error(error)}. Each is trained alone.")
             return {}
         failures: Failures = {}
         for key, member, outcome in zip(keys, members, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 failures[key] = outcome
             else:
-                self._display.training_ended(member.training.ended(outcome, self._monitor))
+                self._display.finish_training(member.training.result_line(outcome, self._monitor))
         return failures
 
-    def _prunable(self, candidates: list[_Candidate]) -> list[Pruned]:
+    def _prunable(self, candidates: list[_Candidate]) -> list[PrunableTrial]:
         if not self._prunes:
             return []
-        of_trial: dict[int, list[int]] = {}
+        trials: dict[int, PrunableTrial] = {}
         for place, (trial, _) in enumerate(candidates):
-            of_trial.setdefault(trial.number, []).append(place)
-        return [Pruned(candidates[places[0]].trial, places[0], places) for places in of_trial.values()]
+            trials.setdefault(trial.number, PrunableTrial(trial, [])).members.append(place)
+        return list(trials.values())
 
-    def _worth_it(self, common: str, trainings: Sequence[Training]) -> bool:
-        """Whether to train together: always, if a size was given; else what a few steps say, once for each key."""
-        if self._together is None:
+    def _should_train_together(self, key: str, trainings: Sequence[Training]) -> bool:
+        """Return True for a given size; for "auto", measure a few steps, once for each `shared_model_key`."""
+        if self._is_faster is None:
             return True
-        if common not in self._together:
+        if key not in self._is_faster:
             try:
                 ratio = self._solo_seconds(trainings[0]) * len(trainings) / self._population_seconds(trainings)
             except Exception as error:
                 ratio = 0.0
-                self._display.line(
-                    f"{len(trainings)} trainings as one: {type(error).__name__}: {error}".splitlines()[0]
-                )
-            self._together[common] = ratio > 1
-            self._display.line(
+                self._display.print(f"{len(trainings)} trainings as one: {describe_error(error)}")
+            self._is_faster[key] = ratio > 1
+            self._display.print(
                 f"{len(trainings)} trainings as one take {ratio:.1f} times fewer seconds a step than one by one: "
                 f"trained {'together' if ratio > 1 else 'one by one'}."
             )
-        return self._together[common]
+        return self._is_faster[key]
 
     def _solo_seconds(self, training: Training) -> float:
-        self._take(training)
-        trainer, model, data = self._command_line.build([clock := Stopwatch()], enable_checkpointing=False, **_QUIET)
+        (trainer, model, data), clock = self._build_to_measure(training)
         return clock.measure(trainer, model, data)
 
     def _population_seconds(self, trainings: Sequence[Training]) -> float:
         members: list[Any] = []
         for training in trainings:
-            self._take(training)
-            trainer, model, data = self._command_line.build(
-                [clock := Stopwatch()], enable_checkpointing=False, **_QUIET
-            )
+            (trainer, model, data), clock = self._build_to_measure(training)
             members.append(model)
         return clock.measure(trainer, Population(members), PopulationData(data, [t.seed for t in trainings]))
+
+    def _build_to_measure(self, training: Training) -> tuple[Parts, Stopwatch]:
+        self._configure(training.setting, training.seed)
+        clock = Stopwatch()
+        return self._command_line.build([clock], enable_checkpointing=False, **_QUIET), clock

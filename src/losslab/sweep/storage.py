@@ -25,8 +25,6 @@ from losslab.study import (
     Setting,
     StudyFile,
     grid_settings,
-    make_pruner,
-    make_sampler,
     optuna_parameters,
     setting_from_parameters,
 )
@@ -35,7 +33,7 @@ PATIENCE_SECONDS = 600.0
 """How long a database may be away."""
 
 MAY_BE_AWAY = (StorageInternalError, OperationalError, InterfaceError)
-"""Errors that may say so; `_lost_connection` tells."""
+"""Errors of a database that may be away; `_connection_error` decides."""
 
 
 def open_storage(storage: str, folder: Path, wait: bool = False) -> "PatientStorage | Journal":
@@ -43,8 +41,8 @@ def open_storage(storage: str, folder: Path, wait: bool = False) -> "PatientStor
 
     Args:
         storage: "journal" or a database URL.
-        folder: the study's.
-        wait: whether a database that does not answer is waited for, since it is known to be one.
+        folder: runs/<study>.
+        wait: retry a database that does not answer (it has answered before).
 
     Raises:
         UserError: it is no URL, its driver is missing, or the database does not answer. No message shows a password.
@@ -57,56 +55,53 @@ def open_storage(storage: str, folder: Path, wait: bool = False) -> "PatientStor
     if url.drivername == "postgresql":
         url = url.set(drivername=f"postgresql+{_postgres_driver()}")
 
-    def opened() -> PatientStorage:
+    def connect() -> PatientStorage:
         return PatientStorage(url.render_as_string(hide_password=False), engine_kwargs={"pool_pre_ping": True})
 
     try:
         try:
-            return opened()
+            return connect()
         except MAY_BE_AWAY as error:
             if not wait:
                 raise
-            return _when_it_answers(opened, error, storage)
-    except Exception as error:  # of Optuna, SQLAlchemy or the driver: whichever it is, the study cannot begin
-        raise UserError(f"the study's storage {shown(storage)} cannot be opened: {reason(error, storage)}") from None
+            return _retry(connect, error, storage)
+    except Exception as error:  # of Optuna, SQLAlchemy or the driver: in any case the study cannot begin
+        where = hide_password(storage)
+        raise UserError(f"the study's storage {where} cannot be opened: {error_line(error, storage)}") from None
 
 
-def shown(storage: str) -> str:
-    """The storage as records and messages show it: without a password."""
-    return storage if storage == "journal" else _hidden(_url(storage))
+def hide_password(storage: str) -> str:
+    """Return the storage for records and messages: a URL's password is replaced by ***."""
+    if storage == "journal":
+        return storage
+    return _hide_secrets(_url(storage).render_as_string(hide_password=True), storage)
 
 
-def reason(error: BaseException, storage: str) -> str:
-    """An error's first line, without the password that the storage's URL may have."""
+def error_line(error: BaseException, storage: str) -> str:
+    """Return an error's first line, without the password of the storage's URL."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
     line = (str(cause).splitlines() or [""])[0] or type(cause).__name__
-    return line if storage == "journal" else _without_secrets(line, _url(storage))
+    return line if storage == "journal" else _hide_secrets(line, storage)
 
 
 def _url(storage: str) -> URL:
     try:
         return make_url(storage)
     except (ArgumentError, ValueError):
-        # Not shown: a password with an unescaped character is a likely cause.
+        # The message leaves the URL out: a password with an unescaped character is a likely cause.
         raise UserError(
             "the study's storage cannot be opened: it must be 'journal' or a URL such as "
             "postgresql://user@host/database, with special characters in a password escaped (%40 for @)."
         ) from None
 
 
-def _secrets(url: URL) -> set[str]:
-    """Passwords as they are, and as a URL has them."""
-    values = [url.password, *(url.query.get(key) for key in ("password", "sslpassword"))]
-    plain = [str(value) for value in values if value]
-    return {form for value in plain for form in (value, quote(value, safe=""), quote(value, safe=" +"))}
-
-
-def _without_secrets(text: str, url: URL) -> str:
-    return functools.reduce(lambda text, secret: text.replace(secret, "***"), _secrets(url), text)
-
-
-def _hidden(url: URL) -> str:
-    return _without_secrets(url.render_as_string(hide_password=True), url)
+def _hide_secrets(text: str, storage: str) -> str:
+    """Replace the URL's passwords in a text, plain and escaped as in a URL."""
+    url = _url(storage)
+    for value in (url.password, url.query.get("password"), url.query.get("sslpassword")):
+        for form in (str(value), quote(str(value), safe=""), quote(str(value), safe=" +")) if value else ():
+            text = text.replace(form, "***")
+    return text
 
 
 def _postgres_driver() -> str:
@@ -117,16 +112,16 @@ def _postgres_driver() -> str:
 
 
 class Journal(JournalStorage):
-    """A journal file, which is never away."""
+    """A journal file; it is never away."""
 
     is_away, answers_since = False, 0.0
 
 
 class PatientStorage(RDBStorage):
-    """A database storage that waits while its server is away, and tries again.
+    """A database storage that waits while its server is away, and tries again; Optuna's own fails at the first call.
 
-    Optuna's own gives up at the first call. Every call may be repeated: should the server have gone between a commit
-    and its answer, a trial is left over that belongs to nobody, which is queued again, or was told already.
+    Every call may be repeated. If the server goes away between a commit and its answer, a trial remains without an
+    owner, which is queued again, or a trial is finished already.
     """
 
     is_away = False
@@ -136,8 +131,8 @@ class PatientStorage(RDBStorage):
     """Time at which the server answered again, after it last was away."""
 
 
-def _lost_connection(error: BaseException | None) -> BaseException | None:
-    """What says that the database is away, among an error and those that led to it; None if nothing does.
+def _connection_error(error: BaseException | None) -> BaseException | None:
+    """Return the error that shows a lost connection, among an error and its causes; None if there is none.
 
     Optuna answers a failed query with another one on the same connection, whose error then hides the first.
     """
@@ -146,33 +141,32 @@ def _lost_connection(error: BaseException | None) -> BaseException | None:
     return error
 
 
-def _when_it_answers(once: Callable[[], Any], error: Exception, storage: str) -> Any:
-    """What `once`, which failed with `error`, returns when it is called again and the database answers.
+def _retry(call: Callable[[], Any], error: Exception, storage: str) -> Any:
+    """Repeat a call that failed with `error` until the database answers, and return the answer.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM.
-        UserError: it was away for too long.
-        Exception: `error`, or the one of a later call, if it does not say that the database is away.
+        UserError: the database was away for too long.
+        Exception: `error`, or a later one, if it does not show a lost connection.
     """
-    deadline, pause = time.monotonic() + PATIENCE_SECONDS, 0.5
-    said = False
+    deadline, pause, announced = time.monotonic() + PATIENCE_SECONDS, 0.5, False
     with stopping_at_once():
         while True:
-            lost = _lost_connection(error)
+            lost = _connection_error(error)
             if lost is None:
                 raise error
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"the database was away for {PATIENCE_SECONDS:.0f} s: {reason(lost, storage)}. "
+                    f"the database was away for {PATIENCE_SECONDS:.0f} s: {error_line(lost, storage)}. "
                     "Finished results are on disk; the same command continues the study."
                 ) from None
-            if not said:
-                print(f"The database does not answer: {reason(lost, storage)} Waiting for it.", flush=True)
-            said = True
+            if not announced:
+                print(f"The database does not answer: {error_line(lost, storage)} Waiting for it.", flush=True)
+            announced = True
             time.sleep(pause)
             pause = min(2 * pause, 15.0)
             try:
-                answer = once()
+                answer = call()
             except MAY_BE_AWAY as again:
                 error = again
             else:
@@ -180,16 +174,16 @@ def _when_it_answers(once: Callable[[], Any], error: Exception, storage: str) ->
                 return answer
 
 
-def patient(once: Callable[..., Any]) -> Callable[..., Any]:
-    """The same method of the storage, called again until the database answers."""
+def patient(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a storage's method that is repeated until the database answers."""
 
-    @functools.wraps(once)
+    @functools.wraps(method)
     def call(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
         try:
-            return once(self, *arguments, **named)
+            return method(self, *arguments, **named)
         except MAY_BE_AWAY as error:
             self.is_away = True
-            answer = _when_it_answers(lambda: once(self, *arguments, **named), error, self.url)
+            answer = _retry(lambda: method(self, *arguments, **named), error, self.url)
             self.is_away, self.answers_since = False, time.time()
             return answer
 
@@ -198,17 +192,17 @@ def patient(once: Callable[..., Any]) -> Callable[..., Any]:
 
 for _name in (
     *(BaseStorage.__abstractmethods__ - {"get_best_trial"}),
-    # What Optuna's cache in front of it calls.
+    # Called by Optuna's cache, which stands in front of the storage.
     *("_create_new_trial", "_set_trial_param", "_get_trials", "_get_best_trial_id"),
 ):
     setattr(PatientStorage, _name, patient(getattr(RDBStorage, _name)))
 
 
 class JournalLock(BaseJournalFileLock):
-    """The journal's lock for writers, held by the operating system for a process, hence gone with it.
+    """The journal's lock for writers; the operating system releases it when its process ends.
 
-    Optuna's own locks are files that outlive a killed process; the others would wait half a minute for each. Whoever
-    takes this one finds the journal whole: the next writer would else append to the line in which one was killed.
+    Optuna's own locks are files that outlive a killed process, and each would cost the others half a minute. To take
+    this lock also repairs the journal: the next writer would else append to the line in which another was killed.
 
     Args:
         journal: the journal file.
@@ -231,7 +225,7 @@ class JournalLock(BaseJournalFileLock):
 
 
 def repair_journal(journal: Path) -> None:
-    """Cut off a last line that was written by half, with the file as it was kept beside it."""
+    """Cut off a half-written last line; the file as it was is kept beside it, as journal.log.torn."""
     lock = JournalLock(journal)
     lock.acquire()
     lock.release()
@@ -254,7 +248,7 @@ def open_study(study: StudyFile, folder: Path, wait: bool = False) -> tuple[optu
 
     Args:
         study: the study file.
-        folder: runs/<study>, which gives the study its name.
+        folder: runs/<study>, named like the study.
         wait: see `open_storage`.
 
     Raises:
@@ -268,23 +262,22 @@ def open_study(study: StudyFile, folder: Path, wait: bool = False) -> tuple[optu
             study_name=study_name(folder),
             storage=storage,
             direction=study.direction,
-            sampler=make_sampler(study),
-            pruner=make_pruner(study),
+            sampler=study.sampler or optuna.samplers.TPESampler(seed=0),
+            pruner=study.pruner or optuna.pruners.NopPruner(),  # Optuna's default would prune
             load_if_exists=True,
         )
-    except Exception as error:  # of Optuna or of the database's driver: whichever it is, the study cannot begin
-        raise UserError(f"the study's storage cannot be opened: {reason(error, study.storage)}") from None
+    except Exception as error:  # of Optuna or of the database's driver: in any case the study cannot begin
+        raise UserError(f"the study's storage cannot be opened: {error_line(error, study.storage)}") from None
     if known:
-        # A seeded sampler would draw again what it drew before this process, or in another one.
+        # A seeded sampler would repeat the draws of an earlier process, or of another one.
         opened.sampler.reseed_rng()
     if not study.is_search:
-        queue(opened, grid_settings(study))
+        enqueue_settings(opened, grid_settings(study))
     return opened, storage
 
 
-def queue(study: optuna.Study, settings: Iterable[Setting]) -> None:
-    """Queue settings, each once. Call it under the study's lock."""
-    # A process may have died in the middle of this: what is queued is not queued again.
+def enqueue_settings(study: optuna.Study, settings: Iterable[Setting]) -> None:
+    """Queue settings, each once, also if an earlier process died halfway. Call it under the study's lock."""
     known = queued_settings(study)
     for setting in settings:
         if setting not in known:
@@ -292,10 +285,10 @@ def queue(study: optuna.Study, settings: Iterable[Setting]) -> None:
 
 
 def queued_settings(study: optuna.Study) -> list[Setting]:
-    """Every setting that was ever queued, once."""
+    """Return every setting that was ever queued, once."""
     found: list[Setting] = []
     for trial in study.get_trials(deepcopy=False):
-        mark = trial.user_attrs.get("queued")
-        if mark is not None and setting_from_parameters(mark) not in found:
-            found.append(setting_from_parameters(mark))
+        parameters = trial.user_attrs.get("queued")
+        if parameters is not None and (setting := setting_from_parameters(parameters)) not in found:
+            found.append(setting)
     return found

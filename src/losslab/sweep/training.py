@@ -1,4 +1,4 @@
-"""One setting at one seed: a fit whose last epoch becomes a result, exactly once."""
+"""One setting at one seed: a fit whose last epoch becomes a result, exactly once; callbacks that may end it."""
 
 import shutil
 import time
@@ -23,17 +23,17 @@ from losslab.study import Result, Setting, read_result, result_path, write_resul
 
 
 class Training(NamedTuple):
-    """What shall become a result.
+    """One training of a study.
 
     Args:
         study_folder: runs/<study>.
-        setting: whose result it is.
-        setting_hash: its identity.
-        seed: likewise.
-        order: where the setting stands among the study's, for tables.
-        label: the setting's name, for tables and trackers.
-        attempt: ends the name of the run's folder, where another process may still write into the usual one.
-        job_type: what trackers hear of its purpose.
+        setting: the setting to train.
+        setting_hash: its identity; see `losslab.study.configure`.
+        seed: the seed.
+        order: the setting's place in tables.
+        label: the setting's name in tables and trackers.
+        attempt: suffix of the run's folder, used if another process may still write into the usual one.
+        job_type: the run's purpose, for trackers: "search" or "confirm".
     """
 
     study_folder: Path
@@ -47,38 +47,38 @@ class Training(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The training's name in messages and trackers."""
         return f"{self.label} seed={self.seed}"
 
     @property
     def result_path(self) -> Path:
-        """The result's file."""
+        """The file of its result."""
         return result_path(self.study_folder, self.setting_hash, self.seed)
 
     @property
     def run_path(self) -> Path:
-        """The run's folder."""
+        """The folder of its run."""
         return self.study_folder / "runs" / self.setting_hash / f"seed-{self.seed}{self.attempt}"
 
-    def ended(self, result: Result, monitor: str) -> str:
-        """The line that says so."""
+    def result_line(self, result: Result, monitor: str) -> str:
+        """Return the progress line for a finished training."""
         return f"{self.name}: {monitor} {result['metrics'][monitor]:.4f} ({result['seconds']:.0f} s)"
 
     def tracker_arguments(self) -> Config:
-        """What a configured logger is told."""
+        """Return constructor arguments for the configured loggers: names, folders, purpose."""
         return tracker_arguments(self.run_path, study_name(self.study_folder), self.name, self.job_type)
 
     def remove_remains(self) -> None:
-        """Remove what a killed process left of it.
+        """Remove the files of a killed process.
 
-        It is trained anew: a training is a matter of minutes, and a result of one undisturbed process is the same
-        wherever it ran.
+        The training starts anew instead of continuing: it takes minutes, and the result of an undisturbed process is
+        the same wherever it runs.
         """
-        self.result_path.unlink(missing_ok=True)  # there is one only if it is not whole
+        self.result_path.unlink(missing_ok=True)  # a file is there only if it is not whole
         shutil.rmtree(self.run_path, ignore_errors=True)
 
     def write_result(self, metrics: dict[str, float]) -> Result:
-        """Write the result of the finished run, unless another process has; that one is returned then."""
+        """Write and return the finished run's result; if another process was first, return the result that it wrote."""
         manifest = RunFolder(self.run_path).manifest()
         kept = ("data_name", "class_counts", "hashes", "device", "precision", "seconds", "started_at", "population")
         result: Result = {
@@ -97,7 +97,7 @@ class Training(NamedTuple):
 
 
 class Pruning(Callback):
-    """Tells Optuna the monitored metric after each epoch, and stops the training if the pruner says so."""
+    """Reports the monitored metric to Optuna after each epoch, and raises TrialPruned if the pruner decides so."""
 
     def __init__(self, trial: optuna.Trial, monitor: str) -> None:
         self._trial, self._monitor = trial, monitor
@@ -113,8 +113,8 @@ def train(command_line: CommandLine, training: Training, callbacks: list[Callbac
     """Train the configuration that `command_line` holds, and write its result.
 
     Args:
-        command_line: holds the configuration of the training.
-        training: what it is.
+        command_line: holds the training's configuration.
+        training: the training.
         callbacks: added to the Trainer's.
     """
     training.remove_remains()
@@ -127,27 +127,32 @@ def train(command_line: CommandLine, training: Training, callbacks: list[Callbac
 
 
 def checkpoint_folders(study_folder: Path) -> list[Path]:
-    """The folders with checkpoints, of all trainings."""
+    """Return the checkpoint folders of all trainings of a study."""
     return list(study_folder.glob("runs/*/seed-*/checkpoints"))
 
 
 def drop_checkpoints(folders: list[Path], kept: set[str]) -> None:
-    """Delete these folders, except those of the settings with these hashes."""
+    """Delete checkpoint folders, except those of the settings whose hashes are in `kept`."""
     for folder in folders:
         if folder.parts[-3] not in kept:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def describe_error(error: Exception) -> str:
+    """Return an error's class and the first line of its message."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 class TimeLimitError(RuntimeError):
-    """A trial took longer than its study allows."""
+    """A trial took longer than its study's time_limit."""
 
 
 class TimeLimit(Callback):
-    """Raises TimeLimitError behind the first batch after the deadline.
+    """Raises TimeLimitError after the first batch that ends behind the deadline.
 
     Args:
-        seconds: allowed for each trial from now on, for all trainings that have this callback; None is no limit.
-        trials: how many are trained together.
+        seconds: allowed for each trial, from now on, over all trainings with this callback; None: no limit.
+        trials: number of trials that are trained together; their times add up.
     """
 
     def __init__(self, seconds: float | None, trials: int = 1) -> None:

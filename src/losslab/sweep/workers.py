@@ -1,4 +1,4 @@
-"""Several processes on one study of one machine: started, watched, restarted and stopped by their parent."""
+"""Several processes on one study, on one machine; their parent starts, watches, restarts and stops them."""
 
 import os
 import signal
@@ -22,17 +22,17 @@ RESTARTS = 3
 """How often one worker is started again after it died."""
 
 GRACE_SECONDS = 10.0
-"""What a worker has to finish its batch in after Ctrl-C."""
+"""Seconds in which a worker must finish its batch after Ctrl-C."""
 
 PARENT, STORAGE = "LOSSLAB_SWEEP_PARENT", "LOSSLAB_SWEEP_STORAGE"
-"""Tell a worker its parent's process number, and the storage: a command line is open to everybody on the machine."""
+"""A worker's environment: its parent's process number, and the storage, since others can read command lines."""
 
 USER_ERROR = 2
-"""A worker's exit status for what a restart would not mend."""
+"""A worker's exit status for a mistake that a restart would not fix."""
 
 
 def parent_is_gone() -> bool:
-    """Whether this is a worker whose parent has died: it finishes its trial and goes."""
+    """Whether this worker's parent has died; the worker then ends after its trial."""
     return os.getppid() != int(os.environ[PARENT])
 
 
@@ -40,10 +40,10 @@ class Workers:
     """The workers of one call of `losslab sweep`.
 
     Args:
-        number: how many.
-        tokens: the arguments of the command, without those that are the parent's own.
-        study: what they work on.
-        folder: the study's; their output goes to workers/<n>.log in it, or <n>-<process>.log where another call's does.
+        number: number of workers.
+        tokens: arguments of each worker's command.
+        study: the study.
+        folder: runs/<study>. Output goes to workers/<n>.log in it, or <n>-<process>.log if another call uses that.
     """
 
     def __init__(self, number: int, tokens: list[str], study: Study, folder: Path) -> None:
@@ -58,7 +58,9 @@ class Workers:
             ending = f"-{os.getpid()}.log"
         self._logs = [folder / "workers" / f"{place}{ending}" for place in range(number)]
         self._environments = [
-            os.environ | worker_environment(place, number, torch.cuda.device_count()) | self._own()
+            os.environ
+            | worker_environment(place, number, torch.cuda.device_count())
+            | {PARENT: str(os.getpid()), STORAGE: study.file.storage, "PYTHONUNBUFFERED": "1"}
             for place in range(number)
         ]
         self._processes: list[subprocess.Popen[bytes] | None] = [None] * number
@@ -66,58 +68,55 @@ class Workers:
         self._read = [0] * number
         self._received: int | None = None
 
-    def _own(self) -> dict[str, str]:
-        return {PARENT: str(os.getpid()), STORAGE: self._study.file.storage, "PYTHONUNBUFFERED": "1"}
-
     def run(self, display: Display) -> None:
-        """Run them until the study is done.
+        """Run the workers until the study is done.
 
         Raises:
-            Interrupted: Ctrl-C, SIGTERM or a closed terminal. It was passed on, and all workers have ended.
-            UserError: all workers died, more often than they are started again.
+            Interrupted: Ctrl-C, SIGTERM or a closed terminal. All workers were stopped and have ended.
+            UserError: all workers died, more often than they are restarted.
         """
         former: dict[int, Any] = {}
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
                 former[number] = signal.signal(number, self._note)
         try:
             for place, log in enumerate(self._logs):
                 self._read[place] = log.stat().st_size if log.exists() else 0
                 self._start(place)
             while self._received is None and self._watch(display):
-                self._show(display)
-                self._study.show_best(display)  # may wait for a database, until it is stopped
+                self._show_output(display)
+                self._study.show_best(display)  # may wait for a database, until a signal comes
                 time.sleep(0.5)
             if self._received is not None:
                 raise Interrupted(self._received)
             self._study.show_best(display)
         finally:
             self._stop()
-            self._show(display)
+            self._show_output(display)
             self._names.release()
             for caught, handler in former.items():
                 signal.signal(caught, handler)
         if not self._study.is_done():
             raise UserError(
                 f"all workers ended before the study was done, after {sum(self._restarts)} restarts; see "
-                f"{self._logs[0].parent}/*.log. Finished results are kept; the same command goes on."
+                f"{self._logs[0].parent}/*.log. Finished results are kept; the same command continues the study."
             )
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None:  # the second Ctrl-C does not wait
+        if self._received is not None:  # a second Ctrl-C kills at once
             self._signal(signal.SIGKILL)
         self._received = int(number)
 
     def _start(self, place: int) -> None:
         with self._logs[place].open("ab") as log:
-            # In a session of its own, so that a terminal's Ctrl-C reaches it from its parent only, once.
+            # In a session of its own, so that a terminal's Ctrl-C reaches it once, from its parent.
             self._processes[place] = subprocess.Popen(
                 self._command, env=self._environments[place], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
 
     def _watch(self, display: Display) -> bool:
-        """Start again what died; whether any worker is left."""
+        """Restart workers that died; return whether any worker is left."""
         for place, process in enumerate(self._processes):
             status = None if process is None else process.poll()
             if status is None:
@@ -127,13 +126,13 @@ class Workers:
                 continue
             how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
             again = status != USER_ERROR and self._restarts[place] < RESTARTS
-            display.line(f"worker {place} died ({how}; {self._logs[place]}){': started again' if again else ''}")
+            display.print(f"worker {place} died ({how}; {self._logs[place]}){': started again' if again else ''}")
             if again:
                 self._restarts[place] += 1
                 self._start(place)
         return any(self._processes)
 
-    def _show(self, display: Display) -> None:
+    def _show_output(self, display: Display) -> None:
         for place, log in enumerate(self._logs):
             if not log.exists():
                 continue
@@ -143,9 +142,9 @@ class Workers:
             new = new[: new.rfind(b"\n") + 1]
             self._read[place] += len(new)
             for line in new.decode(errors="replace").splitlines():
-                display.line(f"[{place}] {line}")
+                display.print(f"[{place}] {line}")
         running = sum(process is not None for process in self._processes)
-        display.results(len(read_results(self._folder)), f"{running} workers")
+        display.count_results(len(read_results(self._folder)), f"{running} workers")
 
     def _signal(self, number: int) -> None:
         for process in self._processes:
@@ -165,12 +164,12 @@ class Workers:
 
 
 def worker_environment(place: int, number: int, gpus: int) -> dict[str, str]:
-    """What a worker's environment has for its share of the machine.
+    """Return environment variables that give a worker its share of the CPU cores and GPUs.
 
     Args:
-        place: the worker's, from 0.
-        number: of workers.
-        gpus: those that the parent sees; workers take turns on them.
+        place: the worker's place, from 0.
+        number: number of workers.
+        gpus: number of GPUs that the parent sees; worker n gets the GPU n modulo `gpus`.
     """
     share: dict[str, str] = {}
     if "OMP_NUM_THREADS" not in os.environ:
