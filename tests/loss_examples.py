@@ -32,6 +32,7 @@ from losslab.losses import (
     PolyLoss,
     TverskyLoss,
 )
+from losslab.run import constructor_arguments
 
 COUNTS = torch.tensor([900, 30, 300, 10, 100, 50, 700, 20, 200, 80])
 """Training images of each class: every loss is told, whether it asks or not."""
@@ -113,7 +114,9 @@ class Example:
 
     def takes(self, *names: str) -> bool:
         """Whether it has all of these policies; "probability_targets" is one more."""
-        parameters = inspect.signature(self._builder).parameters
+        builder = self._builder
+        is_class = isinstance(builder, type)
+        parameters = constructor_arguments(builder) if is_class else inspect.signature(builder).parameters
         return all(self._takes_probabilities if name == "probability_targets" else name in parameters for name in names)
 
     def all_policies(self, num_classes: int = 3) -> dict[str, Any]:

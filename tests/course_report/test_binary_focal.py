@@ -42,8 +42,8 @@ def test_losslabs_focal_loss_of_two_classes_is_the_binary_one(gamma, label):
     d, labels = random_logits(POINTS), torch.full((POINTS,), label)
     p = d.sigmoid()
     at = {t: label, g: gamma, y: p}
-    agree(FOCAL, at, FocalLoss(gamma, "none")(two_logits(d), labels))
-    agree(EXAM, at, gradient(FocalLoss(gamma, "sum"), two_logits(d), labels)[:, 1] / (p * (1 - p)))
+    agree(FOCAL, at, FocalLoss(gamma, reduction="none")(two_logits(d), labels))
+    agree(EXAM, at, gradient(FocalLoss(gamma, reduction="sum"), two_logits(d), labels)[:, 1] / (p * (1 - p)))
 
 
 @pytest.mark.parametrize(("label", "gamma"), [(1, 2), (0, 2), (0, 0)])

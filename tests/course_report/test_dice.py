@@ -50,7 +50,11 @@ def test_the_exams_identity_holds_for_every_target():
 
 @pytest.mark.parametrize(
     ("formula", "loss"),
-    [(DICE, DiceLoss(False, "none")), (SQUARED, DiceLoss(True, "none")), (JACCARD, TverskyLoss(1, 1, "none"))],
+    [
+        (DICE, DiceLoss(False, reduction="none")),
+        (SQUARED, DiceLoss(True, reduction="none")),
+        (JACCARD, TverskyLoss(1, 1, reduction="none")),
+    ],
     ids=["dice", "squared", "Jaccard"],
 )
 def test_the_derivatives_are_those_of_losslab(formula, loss):

@@ -58,7 +58,7 @@ def test_every_gamma_treats_both_classes_alike(gamma):
     prove(FOCAL.subs({y: 1 - y, t: 1 - t}, simultaneous=True), FOCAL)
     d = random_logits(POINTS)
     logits, labels = torch.stack([torch.zeros_like(d), d], dim=1), torch.arange(POINTS) % 2
-    loss, mirrored = FocalLoss(gamma, "none"), logits.flip(1)
+    loss, mirrored = FocalLoss(gamma, reduction="none"), logits.flip(1)
     torch.testing.assert_close(loss(logits, labels), loss(mirrored, 1 - labels), rtol=1e-10, atol=1e-10)
     ours, theirs = gradient(loss, logits, labels), gradient(loss, mirrored, 1 - labels)
     torch.testing.assert_close(ours, theirs.flip(1), rtol=1e-10, atol=1e-10)
@@ -75,7 +75,9 @@ def test_every_gamma_treats_both_classes_alike(gamma):
 def test_a_high_gamma_stops_learning_while_p_is_moderate(gamma, sizes):
     """|dL/dz| at p_t = .5, .9 and .99, to two digits (S25): hence under-confidence, not fewer positives."""
     derivative = diff(-((1 - p) ** g) * log(p), p) * p * (1 - p)
-    actual = gradient(FocalLoss(gamma, "sum"), logits_of(0.5, 0.9, 0.99), torch.zeros(3, dtype=torch.int64))[:, 0]
+    actual = gradient(FocalLoss(gamma, reduction="sum"), logits_of(0.5, 0.9, 0.99), torch.zeros(3, dtype=torch.int64))[
+        :, 0
+    ]
     for p_t, value, size in zip((0.5, 0.9, 0.99), actual, sizes, strict=True):
         assert float(value) == pytest.approx(float(derivative.subs({g: gamma, p: p_t})), rel=1e-10)
         assert f"{-value:.1e}" == size
@@ -91,7 +93,7 @@ def test_a_low_gamma_is_cross_entropy_for_both_labels():
     prove(diff(gap, g), u * (1 - exp(-u * g)))
     z, labels = random_logits(POINTS, 2), torch.arange(POINTS) % 2
     p_t = z.softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
-    ce, focal = CrossEntropyLoss("none")(z, labels), FocalLoss(1 / 64, "none")(z, labels)
+    ce, focal = CrossEntropyLoss("none")(z, labels), FocalLoss(1 / 64, reduction="none")(z, labels)
     assert (focal < ce).all()
     assert (ce - focal < -torch.log1p(-p_t) / 64 * ce).all()
 

@@ -33,7 +33,7 @@ def test_its_gradient_is_cross_entropys_times_a_factor_of_p_t():
 def test_its_gradient_is_that_of_losslab(gamma, label):
     """The derivatives of the formula, and A (p - onehot), against autograd of FocalLoss."""
     logits, labels = random_logits(POINTS, 3), torch.full((POINTS,), label)
-    actual = gradient(FocalLoss(gamma, "sum"), logits, labels)
+    actual = gradient(FocalLoss(gamma, reduction="sum"), logits, labels)
     at = {g: gamma, **dict(zip(Z, logits.T, strict=True))}
     for i in range(3):
         agree(diff(focal(P[label]), Z[i]), at, actual[:, i])
@@ -47,7 +47,7 @@ def test_for_soft_targets_it_is_the_mean_over_labels(gamma):
     target = random_logits(POINTS, 3, seed=1).softmax(dim=1)
     t = symbols("t1:4")
     at = {g: gamma, **dict(zip(Z + t, [*logits.T, *target.T], strict=True))}
-    actual = gradient(FocalLoss(gamma, "sum"), logits, target)
+    actual = gradient(FocalLoss(gamma, reduction="sum"), logits, target)
     for i in range(3):
         agree(sum(t_k * diff(focal(p_k), Z[i]) for t_k, p_k in zip(t, P, strict=True)), at, actual[:, i])
 
@@ -58,4 +58,6 @@ def test_at_gamma_0_it_is_cross_entropys():
     prove(factor(p).subs(g, 0), 1)
     logits, labels = random_logits(POINTS, 3), torch.arange(POINTS) % 3
     expected = logits.softmax(dim=1) - F.one_hot(labels, 3)
-    torch.testing.assert_close(gradient(FocalLoss(0, "sum"), logits, labels), expected, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(
+        gradient(FocalLoss(0, reduction="sum"), logits, labels), expected, rtol=1e-12, atol=1e-14
+    )

@@ -25,7 +25,7 @@ def fitted(gamma, eta):
 
     def step():
         optimizer.zero_grad()
-        loss = FocalLoss(gamma, "sum")(logits, eta)
+        loss = FocalLoss(gamma, reduction="sum")(logits, eta)
         loss.backward()
         return loss
 
@@ -112,5 +112,5 @@ def test_focal_is_at_least_cross_entropy_minus_gamma_times_the_entropy_of_p(gamm
     probabilities = logits.softmax(dim=1)
     entropy = -(probabilities * probabilities.log()).sum(dim=1)
     for target in (labels, random_probabilities(POINTS, 3)):
-        focal, ce = FocalLoss(gamma, "none")(logits, target), CrossEntropyLoss("none")(logits, target)
+        focal, ce = FocalLoss(gamma, reduction="none")(logits, target), CrossEntropyLoss("none")(logits, target)
         assert (focal >= ce - gamma * entropy).all()

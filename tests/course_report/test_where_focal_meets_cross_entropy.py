@@ -32,7 +32,9 @@ def test_the_ratio_of_the_gradients():
 def test_the_ratio_is_that_of_losslabs_gradients(gamma):
     logits, labels = random_logits(POINTS, 3), torch.arange(POINTS) % 3
     p_t = logits.softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
-    focal, ce = (gradient(loss, logits, labels) for loss in (FocalLoss(gamma, "sum"), CrossEntropyLoss("sum")))
+    focal, ce = (
+        gradient(loss, logits, labels) for loss in (FocalLoss(gamma, reduction="sum"), CrossEntropyLoss("sum"))
+    )
     for k in range(3):
         agree(RATIO, {p: p_t, g: gamma}, focal[:, k] / ce[:, k])
     agree(RATIO, {p: p_t, g: gamma}, focal_gradient_ratio(p_t, gamma))

@@ -20,9 +20,9 @@ from losslab.errors import UserError
 
 @pytest.fixture(autouse=True)
 def nothing_told_yet() -> Iterator[None]:
-    mnist._tell_once.cache_clear()
+    mnist._warn_once.cache_clear()
     yield
-    mnist._tell_once.cache_clear()
+    mnist._warn_once.cache_clear()
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_setup_alone_downloads_too(write_mnist, monkeypatch, load):
 
 def test_a_damaged_file_is_an_error_and_no_reason_for_the_embedded_images(write_mnist, no_download, own_folder):
     (write_mnist(own_folder / "data" / "MNIST" / "raw") / "train-images-idx3-ubyte").write_bytes(b"")
-    with pytest.raises(UserError, match="foreign"):
+    with pytest.raises(UserError, match="no uncompressed MNIST file"):
         MNISTDataModule().setup("fit")
 
 
@@ -273,10 +273,10 @@ def test_files_are_read_as_they_were_written(write_mnist, root, raw, part, count
         (lambda content: content[:6], "truncated"),
         (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "MD5"),
         (lambda content: content + b"\0", "MD5"),
-        (lambda content: b"<html>Not found</html>", "foreign"),
-        (lambda content: gzip.compress(content), "foreign"),
-        (lambda content: b"\0\0\x08\2" + content[4:], "foreign"),
-        (lambda content: b"", "foreign"),
+        (lambda content: b"<html>Not found</html>", "no uncompressed MNIST file"),
+        (lambda content: gzip.compress(content), "no uncompressed MNIST file"),
+        (lambda content: b"\0\0\x08\2" + content[4:], "no uncompressed MNIST file"),
+        (lambda content: b"", "no uncompressed MNIST file"),
     ],
     ids=["last byte lost", "all images lost", "header cut", "altered", "longer", "HTML", "gzip", "other idx", "empty"],
 )

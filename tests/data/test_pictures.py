@@ -7,13 +7,13 @@ from PIL import Image
 
 from losslab.data import MNISTDataModule
 from losslab.data.mnist import embedded_mnist
-from losslab.data.pictures import fitted, mnist_picture, opaque
+from losslab.data.pictures import crop_to_fit, mnist_picture, to_opaque
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
 def pixels(picture: Image.Image) -> np.ndarray:
-    return np.asarray(opaque(picture, 1))
+    return np.asarray(to_opaque(picture, 1))
 
 
 def test_grey_stays_as_it_is_in_every_mode_that_holds_it() -> None:
@@ -43,14 +43,14 @@ def test_a_turned_photograph_is_turned_back() -> None:
 def test_a_picture_is_covered_from_its_middle() -> None:
     wide = np.zeros((8, 32, 3), dtype=np.uint8)
     wide[:, 8:24, 1] = 200
-    image = fitted(Image.fromarray(wide), (3, 4, 4))
+    image = crop_to_fit(Image.fromarray(wide), (3, 4, 4))
     assert image.shape == (3, 4, 4)
     assert image.dtype == torch.uint8
     assert (image[1] == 200).all()
     assert (image[[0, 2]] == 0).all()
-    assert fitted(Image.fromarray(wide), (1, 4, 6)).shape == (1, 4, 6)
+    assert crop_to_fit(Image.fromarray(wide), (1, 4, 6)).shape == (1, 4, 6)
     with pytest.raises(ValueError, match="1 or 3 channels, and these images have 2"):
-        fitted(Image.fromarray(wide), (2, 4, 4))
+        crop_to_fit(Image.fromarray(wide), (2, 4, 4))
 
 
 @pytest.fixture(scope="module")

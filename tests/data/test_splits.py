@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from losslab.data.splits import label_noise, long_tail
+from losslab.data import label_noise, long_tail
 
 
 def labels_with(counts: list[int]) -> torch.Tensor:

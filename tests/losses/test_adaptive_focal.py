@@ -25,7 +25,7 @@ def value_and_gradient(loss: torch.nn.Module, p: Tensor = P) -> tuple[Tensor, Te
 def test_flsd_53_is_gamma_5_below_0_2_and_gamma_3_above() -> None:
     value, gradient = value_and_gradient(AdaptiveFocalLoss(reduction="none"))
     for gamma, where in ((5.0, P < 0.2), (3.0, P >= 0.2)):
-        expected, expected_gradient = value_and_gradient(FocalLoss(gamma, "none"))
+        expected, expected_gradient = value_and_gradient(FocalLoss(gamma, reduction="none"))
         assert where.sum() > 20
         torch.testing.assert_close(value[where], expected[where], rtol=1e-12, atol=0)
         torch.testing.assert_close(gradient[where], expected_gradient[where], rtol=1e-12, atol=0)
@@ -43,7 +43,7 @@ def test_lambert_w_has_cross_entropys_gradient_below_p_0(p_0: float) -> None:
 @pytest.mark.parametrize("p_0", [0.0625, 0.25, 0.4375])
 def test_lambert_w_is_one_fixed_gamma_from_p_0_on(p_0: float) -> None:
     loss = AdaptiveFocalLoss("lambert_w", p_0, reduction="none")
-    fixed = FocalLoss(0.0, "none")
+    fixed = FocalLoss(0.0, reduction="none")
     fixed.gamma = matching_gamma(torch.tensor(p_0, dtype=torch.float64))
     from_on = p_0 <= P
     for found, expected in zip(value_and_gradient(loss), value_and_gradient(fixed), strict=True):

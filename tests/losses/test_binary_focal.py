@@ -48,7 +48,7 @@ def test_a_binary_question_asked_twice_with_half_the_weight_is_the_softmax_loss(
     for label in (0, 1):
         labels = torch.full((81,), label)
         binary = BinaryFocalLoss(gamma, alpha=0.5, reduction="none")(torch.stack([-d, d], 1), labels)
-        softmax = FocalLoss(gamma, "none")(torch.stack([torch.zeros(81).double(), d], 1), labels)
+        softmax = FocalLoss(gamma, reduction="none")(torch.stack([torch.zeros(81).double(), d], 1), labels)
         torch.testing.assert_close(binary, softmax, rtol=1e-12, atol=0)
 
 

@@ -49,7 +49,8 @@ def test_gamma_0_is_cross_entropy_bit_for_bit_in_value_and_gradient(
     logits, labels, probabilities, dtype, reduction, weights, smoothing
 ):
     logits = logits.detach().to(dtype).requires_grad_()
-    focal, cross_entropy = FocalLoss(0, reduction, weights, smoothing), CrossEntropyLoss(reduction, weights, smoothing)
+    arguments = {"reduction": reduction, "class_weights": weights, "label_smoothing": smoothing}
+    focal, cross_entropy = FocalLoss(0, **arguments), CrossEntropyLoss(**arguments)
     for target in (labels, probabilities):
         one, other = focal(logits, target), cross_entropy(logits, target)
         assert torch.equal(one, other)
@@ -59,7 +60,7 @@ def test_gamma_0_is_cross_entropy_bit_for_bit_in_value_and_gradient(
 @every_gamma
 def test_its_ratio_to_cross_entropy_is_1_minus_p_to_the_gamma(logits, labels, gamma):
     p_t = logits.softmax(dim=1)[torch.arange(8), labels]
-    focal = FocalLoss(gamma, "none")
+    focal = FocalLoss(gamma, reduction="none")
     ratio = focal(logits, labels) / CrossEntropyLoss("none")(logits, labels)
     torch.testing.assert_close(ratio, (1 - p_t) ** focal.gamma.item(), rtol=1e-11, atol=0)
 
@@ -67,7 +68,7 @@ def test_its_ratio_to_cross_entropy_is_1_minus_p_to_the_gamma(logits, labels, ga
 @every_gamma
 def test_its_gradient_is_the_closed_form(logits, labels, gamma):
     """dl/dz = A (p - onehot), A = (1 - p_t)^gamma - gamma p_t (1 - p_t)^(gamma - 1) log p_t."""
-    focal = FocalLoss(gamma, "none")
+    focal = FocalLoss(gamma, reduction="none")
     gamma = focal.gamma.item()  # as float32 holds it
     p = logits.detach().softmax(dim=1)
     p_t = p[torch.arange(8), labels]
@@ -82,7 +83,7 @@ def test_two_classes_are_the_binary_loss_of_the_difference(labels, gamma):
     """With d = z_1 - z_0: -s(-d)^gamma log s(d) for class 1, -s(d)^gamma log s(-d) for class 0; and its derivative."""
     logits = 4 * torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     logits.requires_grad_()
-    loss = FocalLoss(gamma, "none")
+    loss = FocalLoss(gamma, reduction="none")
     gamma = loss.gamma.item()
     labels = labels % 2
     d = (logits[:, 1] - logits[:, 0]).detach() * (2 * labels - 1)  # of the label over the other
@@ -95,7 +96,7 @@ def test_two_classes_are_the_binary_loss_of_the_difference(labels, gamma):
 
 @pytest.mark.parametrize(("low", "high"), list(itertools.pairwise(GAMMAS)))
 def test_it_falls_with_gamma(logits, labels, low, high):
-    assert (FocalLoss(high, "none")(logits, labels) < FocalLoss(low, "none")(logits, labels)).all()
+    assert (FocalLoss(high, reduction="none")(logits, labels) < FocalLoss(low, reduction="none")(logits, labels)).all()
 
 
 @pytest.mark.parametrize("gamma", [0.001, 0.1, 1.0, 2.0, 5.0])
@@ -104,12 +105,12 @@ def test_it_is_cross_entropy_less_at_most_gamma_times_a_bound(logits, labels, pr
     p = logits.softmax(dim=1)
     p_t = p[torch.arange(8), labels]
     cross_entropy = CrossEntropyLoss("none")(logits, labels)
-    less = cross_entropy - FocalLoss(gamma, "none")(logits, labels)
+    less = cross_entropy - FocalLoss(gamma, reduction="none")(logits, labels)
     assert (less >= 0).all()
     assert (less <= gamma * -torch.log1p(-p_t) * cross_entropy + 1e-9).all()
     entropy = -(p * p.log()).sum(dim=1)
     for target in (labels, probabilities):
-        less = CrossEntropyLoss("none")(logits, target) - FocalLoss(gamma, "none")(logits, target)
+        less = CrossEntropyLoss("none")(logits, target) - FocalLoss(gamma, reduction="none")(logits, target)
         assert (less <= gamma * entropy + 1e-9).all()
 
 
@@ -188,7 +189,7 @@ def test_b8_the_factor_is_smaller_for_easier_images(gamma):
     """toolbelt's reduced_threshold: 1.00 for an easy image and 1.54 for a hard one."""
     logits = torch.stack([torch.linspace(-6, 6, 49), torch.zeros(49)], dim=1).double()
     labels = torch.zeros(49, dtype=torch.int64)
-    factor = FocalLoss(gamma, "none")(logits, labels) / CrossEntropyLoss("none")(logits, labels)
+    factor = FocalLoss(gamma, reduction="none")(logits, labels) / CrossEntropyLoss("none")(logits, labels)
     assert (factor.diff() < 0).all()
     assert (factor <= 1).all()
 
@@ -204,7 +205,7 @@ def test_b9_a_hopeless_image_is_still_corrected(margin, gamma):
 
 def test_b13_weights_do_not_enter_the_probability():
     """LDAM-DRW's focal takes exp(-w CE) for p: 3.253."""
-    loss = FocalLoss(2.0, "none", class_weights=[1.0, 5.0])(torch.zeros(1, 2), torch.tensor([1]))
+    loss = FocalLoss(2.0, reduction="none", class_weights=[1.0, 5.0])(torch.zeros(1, 2), torch.tensor([1]))
     assert loss.item() == pytest.approx(5 * 0.5**2 * math.log(2))
 
 
@@ -221,7 +222,7 @@ def test_b20_the_minimiser_for_a_soft_target_is_that_of_labels_drawn_from_it():
     """gamma = 2, target 0.9: p = 0.694. torchvision and fvcore find 0.986, MONAI 1.000 and smp 0.900."""
     p = torch.linspace(0.5, 0.9999, 20_000, dtype=torch.float64)
     logits = torch.stack([p, 1 - p], dim=1).log()
-    of_soft = FocalLoss(2.0, "none")(logits, torch.tensor([0.9, 0.1]).expand(len(p), -1))
+    of_soft = FocalLoss(2.0, reduction="none")(logits, torch.tensor([0.9, 0.1]).expand(len(p), -1))
     of_drawn = -0.9 * (1 - p) ** 2 * p.log() - 0.1 * p**2 * torch.log1p(-p)
     assert p[of_soft.argmin()].item() == pytest.approx(0.694, abs=1e-3)
     assert of_soft.argmin() == of_drawn.argmin()
@@ -254,7 +255,7 @@ def test_the_ratio_is_that_of_the_losses_gradients(gamma: float) -> None:
     labels = torch.zeros(len(p), dtype=torch.int64)
     focals, cross_entropys = (
         torch.autograd.grad(loss(logits, labels).sum(), logits)[0]
-        for loss in (FocalLoss(gamma, "none"), CrossEntropyLoss("none"))
+        for loss in (FocalLoss(gamma, reduction="none"), CrossEntropyLoss("none"))
     )
     torch.testing.assert_close(focal_gradient_ratio(p, gamma), (focals / cross_entropys)[:, 0], rtol=1e-9, atol=1e-300)
 

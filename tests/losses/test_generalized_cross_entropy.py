@@ -15,7 +15,7 @@ LABELS = torch.arange(40) % 6
 def test_q_1_is_half_the_absolute_error() -> None:
     p = LOGITS.softmax(1)
     absolute = (p - F.one_hot(LABELS, 6)).abs().sum(1)
-    torch.testing.assert_close(GeneralizedCrossEntropyLoss(1.0, "none")(LOGITS, LABELS), absolute / 2)
+    torch.testing.assert_close(GeneralizedCrossEntropyLoss(1.0, reduction="none")(LOGITS, LABELS), absolute / 2)
 
 
 def test_q_1_is_the_dice_of_the_whole_batch_taken_as_one_set() -> None:
@@ -30,13 +30,13 @@ def test_q_to_0_is_cross_entropy() -> None:
     loss = CrossEntropyLoss("none")(LOGITS, LABELS)
     for q in (1e-2, 1e-4, 1e-6):
         # (1 - e^(-q l)) / q = l - q l^2 / 2 + ...
-        assert ((loss - GeneralizedCrossEntropyLoss(q, "none")(LOGITS, LABELS)).abs() <= q * loss**2).all()
+        assert ((loss - GeneralizedCrossEntropyLoss(q, reduction="none")(LOGITS, LABELS)).abs() <= q * loss**2).all()
 
 
 @pytest.mark.parametrize("q", [0.25, 0.75, 1.0])
 def test_gradient_is_that_of_cross_entropy_times_p_to_the_q(q: float) -> None:
     logits = LOGITS.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(GeneralizedCrossEntropyLoss(q, "sum")(logits, LABELS), logits)
+    (gradient,) = torch.autograd.grad(GeneralizedCrossEntropyLoss(q, reduction="sum")(logits, LABELS), logits)
     p = LOGITS.softmax(1)
     expected = p.gather(1, LABELS[:, None]) ** q * (p - F.one_hot(LABELS, 6))
     torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)

@@ -393,7 +393,7 @@ def test_a_label_to_ignore_is_refused_if_the_loss_was_not_told_of_it(
     loss_class: Example, logits: Tensor, labels: Tensor
 ) -> None:
     labels[3] = -100
-    with pytest.raises(ValueError, match=r"target must be in 0..2, got -100..2 \(a label .* is given as ignore_index"):
+    with pytest.raises(ValueError, match=r"target must be in 0..2, got -100..2 \(give a label .* as ignore_index"):
         loss_class.make()(logits, labels)
 
 

@@ -28,7 +28,7 @@ def test_epsilon_minus_1_takes_the_first_term_away() -> None:
     converges = p > 0.02
     assert converges.sum() > 20
     tail = sum((1 - p[converges]) ** j / j for j in range(2, 1000))
-    torch.testing.assert_close(PolyLoss(-1.0, "none")(LOGITS, LABELS)[converges], tail)
+    torch.testing.assert_close(PolyLoss(-1.0, reduction="none")(LOGITS, LABELS)[converges], tail)
 
 
 @pytest.mark.parametrize("epsilon", [-1.0, -0.5, 1.0, 3.0])
@@ -43,7 +43,7 @@ def test_with_epsilon_minus_1_confident_images_cost_half_the_square_of_their_err
     """-log p - (1 - p) would lose all digits: 1 - p is 4e-18 at the last one."""
     margins = torch.linspace(2, 40, 77).double().requires_grad_()
     logits = torch.stack([margins, torch.zeros(77).double()], 1)
-    loss = PolyLoss(-1.0, "none")(logits, torch.zeros(77, dtype=torch.int64))
+    loss = PolyLoss(-1.0, reduction="none")(logits, torch.zeros(77, dtype=torch.int64))
     error = (-margins.detach()).sigmoid()
     assert ((loss / (error**2 / 2) - 1) <= error + 1e-14).all()
     assert ((loss / (error**2 / 2) - 1) >= 0.6 * error - 1e-14).all()

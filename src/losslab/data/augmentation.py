@@ -1,4 +1,4 @@
-"""Small random affine changes, drawn for each image, applied to a whole batch at once on its device."""
+"""Small random affine transforms, one drawn per image, applied to a batch on its device."""
 
 import math
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from losslab.errors import UserError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Rotation, shift and scale within limits that keep a digit the same digit. Never a flip.
+    """Random rotation, shift and scale, within limits that keep a digit's class. No flips.
 
     Args:
-        rotation: largest angle, in degrees, either way; in [0, 45].
+        rotation: largest angle in degrees, in either direction; in [0, 45].
         shift: largest shift along each axis, in pixels; >= 0.
-        scale: largest relative change of size, either way; in [0, 0.5].
-        background: the value of a pixel from outside the image, in raw units; in [0, 255].
+        scale: largest relative change of size, up or down; in [0, 0.5].
+        background: raw value of pixels from outside the image; in [0, 255].
     """
 
     rotation: float = 10.0
@@ -33,22 +33,22 @@ class Augmentation:
                 raise UserError(f"augmentation.{name} must be in [0, {high:g}], got {value}.")
 
     def __call__(self, images: Tensor, seed: int, outside: Tensor | float = 0.0) -> Tensor:
-        """Change each of `images` (N, channels, height, width) float, at random, by bilinear interpolation.
+        """Return randomly transformed images, by bilinear interpolation, in the shape of `images`.
 
         Args:
-            images: the batch, in any units.
-            seed: the change is a function of the images and of this, so that a resumed run repeats it.
-            outside: the value of a pixel from outside the image, in the units of `images`.
+            images: (N, channels, height, width) float, in any units.
+            seed: determines the transforms, so that a resumed run repeats them.
+            outside: value of pixels from outside the image, in the units of `images`.
         """
         count, _, height, width = images.shape
         generator = torch.Generator(images.device).manual_seed(seed)
-        draw = torch.rand(4, count, generator=generator, device=images.device).mul_(2).sub_(1)
+        draw = torch.rand(4, count, generator=generator, device=images.device).mul_(2).sub_(1)  # (4, N)
         angle, size = draw[0] * math.radians(self.rotation), 1 + draw[1] * self.scale
         across, down = draw[2] * self.shift * 2 / width, draw[3] * self.shift * 2 / height
-        # affine_grid says where each pixel comes from, so a larger size is a smaller step.
+        # affine_grid maps output pixels to input pixels, so a larger size is a smaller step.
         cos, sin = angle.cos() / size, angle.sin() / size
-        # It counts each axis from -1 to 1: the ratio keeps a turn a turn where height and width differ.
+        # Its axes go from -1 to 1: without the ratio a rotation would shear where height and width differ.
         ratio = height / width
-        affine = torch.stack([cos, -sin * ratio, across, sin / ratio, cos, down], dim=1).view(count, 2, 3)
-        grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+        affine = torch.stack([cos, -sin * ratio, across, sin / ratio, cos, down], dim=1).view(count, 2, 3)  # (N, 2, 3)
+        grid = F.affine_grid(affine, list(images.shape), align_corners=False)  # (N, height, width, 2)
         return F.grid_sample(images - outside, grid, align_corners=False) + outside

@@ -10,17 +10,17 @@ from losslab.data.labelled_images import LabelledImages
 
 
 class EpochOrder:
-    """A new order of the images for every epoch, a function of (seed, epoch) and of nothing else.
+    """A new order of the images for every epoch, which depends on (seed, epoch) only.
 
-    Lightning calls `set_epoch` before each epoch, as on any sampler. Under several processes, rank r of W takes every
-    W-th image of the common order, so that the batches of all ranks together are those of one process with a W times
-    larger batch (but for an epoch's last one); up to W - 1 images sit out an epoch so that all ranks take equally many
-    steps.
+    Lightning calls `set_epoch` before each epoch, as on any sampler. With several processes, rank r of W takes every
+    W-th image of the common order, so that the ranks' batches together are those of one process with a W times larger
+    batch (except an epoch's last one). Up to W - 1 images are left out of an epoch, so that all ranks take the same
+    number of steps.
 
     Args:
         size: number of images, N >= 1.
         seed: a run's seed, >= 0.
-        rank, world_size: this process among all.
+        rank, world_size: this process's number, and the number of processes.
     """
 
     def __init__(self, size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
@@ -34,24 +34,24 @@ class EpochOrder:
         self.epoch = epoch
 
     def indices(self) -> Tensor:
-        """The epoch's order for this rank: (len(self),) int64, on CPU."""
-        # The 1 keeps this stream apart from those of label_noise, long_tail and class_ranks, [seed, 1..3].
+        """Return the epoch's order for this rank, (len(self),) int64 on CPU."""
+        # The 1 separates this stream from those of label_noise, long_tail and class_ranks, [seed, 1..3].
         order = np.random.default_rng([self.seed, self.epoch, 1]).permutation(self.size)
         return torch.from_numpy(order[: len(self) * self.world_size][self.rank :: self.world_size].copy())
 
     def batch_seed(self, batch: int) -> int:
-        """A 63-bit seed for what is random inside batch number `batch` of this epoch on this rank."""
+        """Return a 63-bit seed for the augmentation of batch number `batch` of this epoch on this rank."""
         state = np.random.SeedSequence([self.seed, self.epoch, self.rank, batch + 1]).generate_state(1, np.uint64)
         return int(state[0] >> np.uint64(1))
 
 
 class EvaluationBatches:
-    """A split as it lies, cut into (images (B, *image_shape) float32, labels (B,) int64) on its device.
+    """A split in its own order, cut into (images (B, *image_shape) float32, labels (B,) int64) on its device.
 
     Args:
         split: the images, already on the device.
         batch_size: B >= 1; the last batch may be smaller.
-        scale: turns uint8 pixels into the network's floats.
+        scale: converts uint8 pixels to the network's floats.
     """
 
     def __init__(self, split: LabelledImages, batch_size: int, scale: Callable[[Tensor], Tensor]) -> None:
@@ -68,13 +68,13 @@ class EvaluationBatches:
 
 
 class TrainingBatches:
-    """A split in a new order each epoch, cut into batches as EvaluationBatches does; resumable within an epoch.
+    """A split in a new order each epoch, cut into batches like EvaluationBatches; resumable within an epoch.
 
-    A last batch of a single image is left out of its epoch: batch norm cannot be trained on one.
+    A last batch of one image is skipped: batch norm cannot be trained on a single image.
 
     Args:
         split, batch_size, scale: see EvaluationBatches.
-        order: the order of the images. Lightning finds it under the name `sampler` and tells it the epoch.
+        order: the order of the images. Lightning finds it as `sampler` and sets its epoch.
         augment: called as augment(images, seed) on each float batch, or None.
     """
 
@@ -98,7 +98,7 @@ class TrainingBatches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         images, labels = self.split
         resume, self._resume = self._resume, {}
-        # A state from an epoch that was over, or from another one, does not concern this epoch.
+        # A state from the end of an epoch, or from another epoch, does not apply to this one.
         first = resume["batches_done"] % len(self) if resume.get("epoch") == self.sampler.epoch else 0
         order = self.sampler.indices().to(images.device)
         for number in range(first, len(self)):
@@ -110,9 +110,9 @@ class TrainingBatches:
             yield batch, labels[chosen]
 
     def state_dict(self) -> dict[str, int]:
-        """The number of the epoch last cut into batches, and how many of them have been handed out."""
+        """Return the current epoch and the number of batches taken from it."""
         return dict(self._state)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on behind the batch at which `state_dict` was taken."""
+        """Resume after the batch at which `state_dict` was called."""
         self._state, self._resume = dict(state), dict(state)

@@ -1,4 +1,4 @@
-"""The abstract data module: a user's own data set is one subclass with two methods."""
+"""The abstract data module: your own data set is a subclass with two methods."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from torch import Tensor
 from losslab.data.augmentation import Augmentation
 from losslab.data.batches import EpochOrder, EvaluationBatches, TrainingBatches
 from losslab.data.labelled_images import LabelledImages
-from losslab.data.pictures import fitted
+from losslab.data.pictures import crop_to_fit
 from losslab.data.splits import label_noise, long_tail, validation_split
 from losslab.errors import UserError
 
@@ -22,45 +22,45 @@ from losslab.errors import UserError
 class ImageDataModule(LightningDataModule, ABC):
     """Small labelled images, held as uint8 tensors on the Trainer's device.
 
-    A subclass sets `data_name`, `class_names` and `image_shape`, and loads images in `load_train` and `load_test`;
-    what is done with them is settled here. The order of events, each with its own seed:
+    A subclass sets `data_name`, `class_names` and `image_shape`, and loads images in `load_train` and `load_test`.
+    Everything else is done here, in this order, each step with its own random stream:
 
-    1. *Validation* is carved out of the training images, stratified by class, by `split_seed`: it stays as balanced
-       as the data and keeps its labels.
-    2. *Long tail* (`imbalance`) and then *label noise* (`label_noise`) act on the remaining training images only.
-    3. Every epoch has its own order, a function of (`seed`, epoch).
+    1. The *validation split* is drawn from the training images, stratified by class, by `split_seed`: it is as
+       balanced as the data and keeps its labels.
+    2. *Long tail* (`imbalance`) and then *label noise* (`label_noise`) change the remaining training images only.
+    3. Every epoch has its own order of images, which depends on (`seed`, epoch).
 
-    The test images are loaded by `setup("test")` and by nothing else.
+    Only `setup("test")` loads the test images.
 
     Args:
         root: the folder of the image files; None for the subclass's own default.
-        batch_size: images a training step, on each device; >= 1.
-        eval_batch_size: images a step where nothing is trained; >= 1. It changes speed and memory, no result.
-        val_size: images of the validation split; None for `default_val_size`, else a tenth.
-        split_seed: which images are validation; the same for every run that shall be compared.
-        seed: the run's seed: order of the images, augmentation, which images a long tail keeps, which labels are
-            wrong. On the command line it is `seed_everything`.
-        imbalance: smallest over largest class, in (0, 1], falling exponentially in between; None leaves the classes
-            as they are. The largest class holds as many images as the smallest has to give.
-        permute_ranks: which class is how frequent: False, class 0 is the largest and the last one the smallest;
-            True, a permutation drawn by `seed`.
+        batch_size: images per training step and device; >= 1.
+        eval_batch_size: images per evaluation step; >= 1. It affects speed and memory only.
+        val_size: images of the validation split; None: `default_val_size` or, without one, a tenth.
+        split_seed: determines the validation images; the same for all runs that are compared.
+        seed: the run's seed: order of the images, augmentation, the images of a long tail, the labels replaced by
+            noise. On the command line it is `seed_everything`.
+        imbalance: size of the smallest class over that of the largest, in (0, 1], with exponentially falling sizes in
+            between; None leaves the classes as they are. The largest class then has as many images as the smallest
+            one has in the data.
+        permute_ranks: False: class 0 is the largest and the last class the smallest; True: `seed` draws the order.
         label_noise: share of training labels replaced by another class, in [0, 1).
-        augmentation: random changes of the training images, or None.
+        augmentation: random transforms of the training images, or None.
 
     Raises:
-        UserError: an argument is out of its range; from `setup`: a split does not fit the data, or a class is empty.
+        UserError: an argument is out of range; from `setup`: a split does not fit the data, or a class is empty.
     """
 
     data_name: str
-    """What the records and headings call these images."""
+    """The data set's name in records and headings."""
     class_names: tuple[str, ...]
-    """The name of each class, unique; metric keys and tables use them."""
+    """A unique name for each class, for metric keys and tables."""
     image_shape: tuple[int, int, int]
     """(channels, height, width)"""
     pixel_mean: float = 0.5
-    """Mean of the pixels as numbers in [0, 1]; subtracted before the network."""
+    """Mean of the pixels, scaled to [0, 1]; subtracted before the network."""
     pixel_std: float = 0.5
-    """Their standard deviation; divided by before the network."""
+    """Standard deviation of the same pixels, which divides them before the network."""
     default_val_size: int | None = None
 
     def __init__(
@@ -92,38 +92,38 @@ class ImageDataModule(LightningDataModule, ABC):
         self.imbalance, self.permute_ranks, self.label_noise = imbalance, permute_ranks, label_noise
         self.augmentation = augmentation
         self.hashes: dict[str, str] = {}
-        """SHA-256 of what was loaded: `train` and `test` images, and `split`, the training and validation part."""
+        """SHA-256 of the loaded images, `train` and `test`, and of `split`: positions, and labels as trained."""
         self._splits: dict[str, LabelledImages] = {}
         self._batches: TrainingBatches | None = None
         self._position: dict[str, int] = {}
 
     @abstractmethod
     def load_train(self) -> LabelledImages:
-        """The images to train and validate on: uint8 (N, *image_shape), labels (N,) int64 in 0..C-1."""
+        """Return the images to train and validate on, uint8 (N, *image_shape), with labels (N,) int64 in 0..C-1."""
 
     @abstractmethod
     def load_test(self) -> LabelledImages:
-        """The images to test on, in the same form. Read for a test only."""
+        """Return the images to test on, in the same form. Called for a test only."""
 
     @property
     def num_classes(self) -> int:
-        """C"""
+        """The number of classes, C."""
         return len(self.class_names)
 
     @property
     def class_counts(self) -> Tensor:
-        """Images of each class in the training part, by the labels as trained: (C,) int64 on CPU, all >= 1."""
+        """The number of training images per class, by the labels as trained: (C,) int64 on CPU, all >= 1."""
         return torch.bincount(self._splits["train"].labels.cpu(), minlength=self.num_classes)
 
     @property
     def class_ranks(self) -> list[int]:
-        """Where each class stands under `imbalance`: 0 for the largest, C - 1 for the smallest."""
+        """The rank of each class under `imbalance`: 0 for the largest, C - 1 for the smallest."""
         if not self.permute_ranks:
             return list(range(self.num_classes))
         return [int(rank) for rank in np.random.default_rng([self.seed, 3]).permutation(self.num_classes)]
 
     def setup(self, stage: str) -> None:
-        """Load what `stage` ("fit", "validate", "test" or "predict") needs, once, and move it to the device."""
+        """Load the splits of a stage ("fit", "validate", "test" or "predict"), once, and move them to the device."""
         self._check_names()
         if stage == "test":
             if "test" not in self._splits:
@@ -144,7 +144,7 @@ class ImageDataModule(LightningDataModule, ABC):
         if len(names) < 2 or len(set(names)) < len(names) or any(name == "macro" or "/" in name for name in names):
             raise UserError(
                 "class_names must be two or more different names, none of them 'macro' or with a '/', "
-                f"because metric keys are made of them; got {names}."
+                f"because metric keys contain them; got {names}."
             )
 
     def _split(self, images: LabelledImages) -> None:
@@ -175,17 +175,17 @@ class ImageDataModule(LightningDataModule, ABC):
         self._splits |= {"train": train, "val": val}
 
     def split(self, name: str) -> LabelledImages:
-        """The `name` ("train", "val" or "test") split, as `setup` left it on the device."""
+        """Return the split of this name ("train", "val" or "test"), on the device, once `setup` has loaded it."""
         return self._splits[name]
 
     def train_dataloader(self) -> TrainingBatches:
-        """Shuffled, augmented batches of the training part; under several processes, this rank's share."""
+        """Return shuffled, augmented batches of the training split; with several processes, this rank's share."""
         self._batches = self.training_batches(self.seed)
         self._batches.load_state_dict(self._position)
         return self._batches
 
     def training_batches(self, seed: int) -> TrainingBatches:
-        """What `train_dataloader` gives, in the order and with the augmentation of any seed."""
+        """Return the batches of `train_dataloader` with the order and augmentation of another seed."""
         train = self._splits["train"]
         rank, world_size = self._rank_and_world_size()
         order = EpochOrder(len(train.labels), seed, rank, world_size)
@@ -195,46 +195,48 @@ class ImageDataModule(LightningDataModule, ABC):
         return TrainingBatches(train, self.batch_size, self.scale, order, augment)
 
     def from_picture(self, picture: Image) -> Tensor:
-        """Scaled until it just covers an image, and cut around its middle; in grey or colour as the data are.
+        """Return a picture as uint8 (*image_shape): scaled until it just covers the shape, cut around its middle.
 
-        Images (*image_shape) uint8, of foreign pictures; ValueError tells why one cannot be used. A data set whose
-        images were made in a way of their own overrides this, as MNIST does.
+        A data set whose images were prepared in another way overrides this, as MNIST does.
+
+        Raises:
+            ValueError: the picture cannot be used.
         """
-        return fitted(picture, self.image_shape)
+        return crop_to_fit(picture, self.image_shape)
 
     def state_dict(self) -> dict[str, int]:
-        """Where the epoch stands, for a checkpoint."""
-        # Lightning asks the loader itself, but restores it only if no schedule has counted its batches before.
+        """Return the position in the epoch, for a checkpoint."""
+        # Lightning saves the loader's own state, too, but restores it only if no schedule has counted its batches.
         return self._batches.state_dict() if self._batches is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Let the next training loader go on from there."""
+        """Let the next training loader start at a saved position."""
         self._position = state_dict
 
     def evaluation_dataloader(self, split: str) -> EvaluationBatches:
-        """The "train", "val" or "test" split as it lies, without augmentation: every image once over all ranks."""
+        """Return a split ("train", "val" or "test") in its own order, not augmented: each image once over all ranks."""
         rank, world_size = self._rank_and_world_size()
         return EvaluationBatches(
             self._splits[split].take(slice(rank, None, world_size)), self.eval_batch_size, self.scale
         )
 
     def val_dataloader(self) -> EvaluationBatches:
-        """The validation split."""
+        """Return the validation split."""
         return self.evaluation_dataloader("val")
 
     def test_dataloader(self) -> EvaluationBatches:
-        """The test split."""
+        """Return the test split."""
         return self.evaluation_dataloader("test")
 
     def predict_dataloader(self) -> EvaluationBatches:
-        """The validation split: prediction is no reason to read the test images."""
+        """Return the validation split: a prediction must not read the test images."""
         return self.evaluation_dataloader("val")
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def scale(self, images: Tensor) -> Tensor:
-        """What the network is given for uint8 pixels: float32, of mean 0 and standard deviation 1 or so."""
+        """Return the network's input for uint8 pixels: float32, with mean 0 and standard deviation 1, roughly."""
         return images.float().sub_(255 * self.pixel_mean).div_(255 * self.pixel_std)
 
     def _augment(self, images: Tensor, seed: int) -> Tensor:

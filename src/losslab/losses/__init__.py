@@ -1,6 +1,21 @@
 """Loss functions as plug-in objects: logits and labels in, a scalar out. Knows nothing of Lightning, data and metrics.
 
 Letters: N images, C classes; z logits, p = softmax(z), t the label, p_t = p[t].
+
+loss: the base: checks of a call, class weights, class frequencies, ignored images
+pointwise: the base of losses that are a mean over images; label smoothing, probability targets
+cross_entropy: cross-entropy, the baseline
+focal: focal loss; its gradient ratio, crossover p* and matching gamma; its logits as probabilities
+adaptive_focal: focal loss with a gamma for each image
+binary_focal: focal loss of one sigmoid per class
+poly: Poly-1, cross-entropy with another first term
+generalized_cross_entropy: between cross-entropy and the mean absolute error, for label noise
+logit_adjusted: cross-entropy with logits shifted by the class frequencies
+ldam: larger margins for rarer classes
+overlap: the base of losses that compare sets over a batch; dice, Tversky, the best F1 threshold
+compound: a weighted sum of losses
+class_weighting: class weights from class frequencies
+log_probabilities: exact log p and log(1 - p) of softmax
 """
 
 from losslab.losses.adaptive_focal import AdaptiveFocalLoss

@@ -1,13 +1,12 @@
-"""Focal loss with a gamma of each image's own, larger where its label is improbable."""
+"""Focal loss with a gamma for each image, larger where its label is improbable."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from losslab.losses import log_probabilities
 from losslab.losses.focal import focal, matching_gamma
-from losslab.losses.loss import ClassWeights, Reduction
 from losslab.losses.pointwise import PointwiseLoss
 
 
@@ -16,35 +15,27 @@ class AdaptiveFocalLoss(PointwiseLoss):
 
     rule "flsd_53": g = 5 where p_t < 0.2, else 3, the published schedule FLSD-53.
     rule "lambert_w": g = gamma*(min(p_t, p_0)), the `matching_gamma` that the schedule rounds: where p_t < p_0,
-    focal's gradient is exactly cross-entropy's, and from p_0 on it is FocalLoss's with gamma*(p_0), 3.07 for
-    p_0 = 0.25, and smaller.
+    focal's gradient equals cross-entropy's; from p_0 on it is smaller, that of FocalLoss with gamma*(p_0) (3.07 for
+    p_0 = 0.25).
 
-    Gradient: dl/dz = A (p - onehot(t)), FocalLoss's A with g in place of gamma. g is read off the current p_t and held
-    fixed, as published: no gradient flows through it, and where g changes, the value is not the gradient's integral
+    Gradient: dl/dz = A (p - onehot(t)), FocalLoss's A with g in place of gamma. g is computed from the current p_t and
+    detached, as published: no gradient flows through it, so where g changes, the value is not the gradient's integral
     ("flsd_53" jumps at p_t = 0.2).
 
     Limits: p_t -> 0 has cross-entropy's gradient under "lambert_w" and in the limit under "flsd_53"; p_t -> 1 vanishes
-    as FocalLoss does. Against a fixed gamma, hard images keep their pull while easy ones lose confidence: it is meant
-    for calibration, and moves precision and recall of the most probable class as little as FocalLoss does.
+    as FocalLoss does. Compared with a fixed gamma, hard images keep their gradient while easy ones lose confidence: the
+    loss is meant for calibration, and changes precision and recall of the most probable class as little as FocalLoss.
 
     Args:
         rule: "flsd_53" or "lambert_w".
-        p_0: in (0, 1/2), for "lambert_w": above it, gamma no longer falls.
-        reduction, class_weights, label_smoothing, ignore_index: see PointwiseLoss.
+        p_0: in (0, 1/2), for "lambert_w": the probability above which gamma no longer falls.
+        kwargs: the arguments of PointwiseLoss.
     """
 
     p_0: Tensor
 
-    def __init__(
-        self,
-        rule: Literal["flsd_53", "lambert_w"] = "flsd_53",
-        p_0: float = 0.25,
-        reduction: Reduction = "mean",
-        class_weights: ClassWeights = None,
-        label_smoothing: float = 0.0,
-        ignore_index: int | None = None,
-    ) -> None:
-        super().__init__(reduction, class_weights, label_smoothing, ignore_index)
+    def __init__(self, rule: Literal["flsd_53", "lambert_w"] = "flsd_53", p_0: float = 0.25, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         if rule not in ("flsd_53", "lambert_w"):
             raise ValueError(f"rule must be 'flsd_53' or 'lambert_w', got {rule!r}")
         if not 0 < p_0 < 0.5:
@@ -67,5 +58,5 @@ class AdaptiveFocalLoss(PointwiseLoss):
     def _gamma(self, p: Tensor) -> Tensor:
         if self.rule == "flsd_53":
             return torch.where(p < 0.2, 5.0, 3.0)
-        # The square root of the smallest number: smaller p would overflow, and have cross-entropy's gradient anyway.
+        # Smaller p than the square root of the smallest number would overflow; gamma hardly changes the gradient there.
         return matching_gamma(torch.minimum(p, self.p_0).clamp_min(torch.finfo(p.dtype).tiny ** 0.5))

@@ -1,6 +1,7 @@
-"""Focal loss for one-vs-rest classifiers: each logit has a sigmoid of its own."""
+"""Focal loss for one-vs-rest classifiers: one sigmoid per logit."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,6 @@ from torch import Tensor
 
 from losslab.losses.focal import focal
 from losslab.losses.log_probabilities import LOWEST_LOG
-from losslab.losses.loss import ClassWeights, Reduction
 from losslab.losses.pointwise import PointwiseLoss
 
 
@@ -22,32 +22,23 @@ class BinaryFocalLoss(PointwiseLoss):
     Limits: gamma = 0 without alpha is the sum over classes of torch's binary cross-entropy. Two logits -x and x are one
     binary question asked twice: with alpha = 0.5 that is FocalLoss of the logits 0 and x.
 
-    Precision and recall: alpha is the knob between the sides. Above 0.5 a missed positive costs more: more recall, less
+    Precision and recall: alpha trades one for the other. Above 0.5 a missed positive costs more: more recall, less
     precision, in every class; gamma acts on both sides alike. At initialisation C - 1 negatives outweigh one positive:
     with many classes, start the last layer's bias below 0. Probabilities are s(z), not softmax(z); the most probable
     class is the same.
 
     Args:
         gamma: >= 0.
-        alpha: in [0, 1]; None weighs both sides 1.
-        reduction, class_weights, label_smoothing, ignore_index: see PointwiseLoss. A class weight multiplies the whole
-            loss of the images of that class.
+        alpha: in [0, 1]; None gives both sides the weight 1.
+        kwargs: the arguments of PointwiseLoss. A class weight multiplies the whole loss of the images of that class.
     """
 
     gamma: Tensor
     positive_weight: Tensor
     negative_weight: Tensor
 
-    def __init__(
-        self,
-        gamma: float = 2.0,
-        alpha: float | None = None,
-        reduction: Reduction = "mean",
-        class_weights: ClassWeights = None,
-        label_smoothing: float = 0.0,
-        ignore_index: int | None = None,
-    ) -> None:
-        super().__init__(reduction, class_weights, label_smoothing, ignore_index)
+    def __init__(self, gamma: float = 2.0, alpha: float | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         if not 0 <= gamma < math.inf:
             raise ValueError(f"gamma must be >= 0 and finite, got {gamma}")
         if alpha is not None and not 0 <= alpha <= 1:
@@ -62,18 +53,18 @@ class BinaryFocalLoss(PointwiseLoss):
         return f"gamma={self.gamma.item():g}, positive:negative={weights}"
 
     def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
-        is_label = label.unsqueeze(1) == torch.arange(logits.shape[1], device=logits.device)
+        is_label = label.unsqueeze(1) == torch.arange(logits.shape[1], device=logits.device)  # (N, C)
         weight = torch.where(is_label, self.positive_weight, self.negative_weight)
         return (weight * self._one_side(torch.where(is_label, logits, -logits))).sum(dim=1)
 
     def per_class_as_label(self, logits: Tensor) -> Tensor:
         negative = self.negative_weight * self._one_side(-logits)
-        # The negatives before and after each class: a difference from the sum of all would lose digits.
+        # (N, C) sums over the classes before and after each class: subtracting from the sum of all would lose digits.
         before = F.pad(negative, (1, -1)).cumsum(dim=1)
         after = F.pad(negative, (-1, 1)).flip(1).cumsum(dim=1).flip(1)
         return self.positive_weight * self._one_side(logits) + before + after
 
     def _one_side(self, logits: Tensor) -> Tensor:
-        # A class that is left out, by -inf, has no negative side: finite here, so that no product with 0 is NaN.
+        # A logit of -inf masks a class; clamped, so that no product with 0 is NaN.
         logits = logits.clamp(LOWEST_LOG, -LOWEST_LOG)
         return focal(F.logsigmoid(logits), F.logsigmoid(-logits), self.gamma)

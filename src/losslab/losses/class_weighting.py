@@ -1,4 +1,4 @@
-"""Rules that give a class its weight from how often it occurs in training."""
+"""Class weights from class frequencies."""
 
 import math
 from abc import ABC, abstractmethod
@@ -8,27 +8,27 @@ from torch import Tensor
 
 
 class ClassWeighting(ABC):
-    """A rule from class frequencies to class weights. A subclass says what a class of n images weighs.
+    """A rule for class weights. A subclass implements `of_counts`: the weight of a class of n training images.
 
-    Weights are scaled so that the training images weigh 1 on average, sum_c n_c w_c = N: the size of the loss, and with
-    it the step size, stays as without weights.
+    Weights are scaled so that the training images weigh 1 on average, sum_c n_c w_c = N: the scale of the loss, and so
+    the step size, stays as without weights.
     """
 
     @abstractmethod
     def of_counts(self, counts: Tensor) -> Tensor:
-        """Weights up to a common factor, (C,) float64 > 0, from counts (C,) float64 >= 1."""
+        """Return weights up to a common factor, (C,) float64 > 0, of counts (C,) float64 >= 1."""
 
     def __call__(self, counts: Tensor) -> Tensor:
-        """The weights, (C,) float32, of classes with so many training images: counts (C,) int64 >= 1."""
+        """Return the weights, (C,) float32, of classes with `counts` training images, (C,) int64 >= 1."""
         counts = counts.cpu().double()  # Apple's devices have no float64
         weights = self.of_counts(counts)
         return (weights * (counts.sum() / (counts @ weights))).float()
 
 
 class InverseFrequency(ClassWeighting):
-    """w_c = N / (C n_c): every class pulls as much as any other, however rare it is.
+    """w_c = N / (C n_c): all classes have the same total weight, however rare they are.
 
-    It buys recall of rare classes with their precision.
+    Rare classes gain recall and lose precision.
     """
 
     def of_counts(self, counts: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class InverseFrequency(ClassWeighting):
 class EffectiveNumber(ClassWeighting):
     """w_c ~ (1 - beta) / (1 - beta^n_c), one over the effective number of images (Cui et al. 2019, arXiv:1901.05555).
 
-    Proposition 1 there. The more images a class has, the less a further one adds: between no weights
+    Proposition 1 there. The more images a class has, the less another one adds: between no weights
     (beta = 0) and inverse frequency (beta -> 1). The paper scales the weights to sum to C; the weighted mean of a loss
     is the same.
 
@@ -57,7 +57,7 @@ class EffectiveNumber(ClassWeighting):
     def of_counts(self, counts: Tensor) -> Tensor:
         if self.beta == 0:
             return torch.ones_like(counts)
-        # 1 - beta^n by expm1: beta^n is 1 less rounding where beta is close to 1.
+        # By expm1, since 1 - beta^n loses digits where beta is close to 1.
         return (1 - self.beta) / -torch.expm1(counts * math.log(self.beta))
 
     def __repr__(self) -> str:

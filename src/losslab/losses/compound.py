@@ -12,14 +12,14 @@ from losslab.losses.loss import Loss
 class CompoundLoss(Loss):
     """sum_j weight_j loss_j(z, t).
 
-    Its gradient, range and limits are those sums of its parts'. Cross-entropy gives dice the gradient that it lacks far
-    from the solution; dice pulls towards overlap: recall of hard classes at near to cross-entropy's confidence
+    Gradient, range and limits are the weighted sums of the parts'. Cross-entropy gives dice the gradient that it lacks
+    far from the solution; dice raises overlap: recall of hard classes at nearly cross-entropy's confidence
     (Taghanaki et al. 2019, arXiv:1805.02798, equation 3).
 
     Args:
-        losses: two or more losses of losslab, each with reduction "mean" or "sum", each with its own class weights,
-            all with the same ignore_index.
-        weights: one number >= 0 for each; None for 1 each.
+        losses: two or more of losslab's losses, with reduction "mean" or "sum" and the same ignore_index; each may have
+            its own class weights.
+        weights: one number >= 0 for each loss; None: all 1.
     """
 
     def __init__(self, losses: Sequence[Loss], weights: Sequence[float] | None = None) -> None:

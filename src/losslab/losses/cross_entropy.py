@@ -1,4 +1,4 @@
-"""Cross-entropy: the loss that every other is compared with."""
+"""Cross-entropy, the baseline of all other losses."""
 
 from torch import Tensor
 
@@ -9,16 +9,16 @@ from losslab.losses.pointwise import PointwiseLoss
 class CrossEntropyLoss(PointwiseLoss):
     """l(z, t) = -log p_t, in [0, inf).
 
-    Gradient: dl/dz = p - onehot(t). Every image pulls in proportion to its error, and where the sum over the training
-    set is zero, predicted and true counts of each class agree: soft precision equals soft recall.
+    Gradient: dl/dz = p - onehot(t), proportional to the image's error. Where the sum over the training set is zero,
+    predicted and true counts of each class agree: soft precision equals soft recall.
 
     Limits: l -> 0 only as z_t - z_k -> inf for all k; l -> z_max - z_t for a hopeless image, whose gradient keeps its
-    full size. The same value and gradient as torch.nn.functional.cross_entropy, for labels with class weights and
-    smoothing too, and more exact: torch's float32 value is 0 from a margin of 17 on. For probability targets with
-    class weights the mean is weighted here as it is for labels, where torch divides by N.
+    full size. Value and gradient equal torch.nn.functional.cross_entropy's, also for labels with class weights and
+    smoothing, but are more exact: torch's float32 value is 0 from a margin of 17 on. For probability targets with
+    class weights the mean is weighted as for labels, where torch divides by N.
 
     Use it where probabilities matter (it is a strictly proper score: its minimiser is the true probability), and as
-    the baseline. Under imbalance it favours the precision of rare classes over their recall.
+    the baseline. Under class imbalance it favours the precision of rare classes over their recall.
 
     Args:
         reduction, class_weights, label_smoothing, ignore_index: see PointwiseLoss.

@@ -1,13 +1,13 @@
 """LDAM: a larger margin for rarer classes."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from losslab.losses import log_probabilities
-from losslab.losses.loss import ClassWeights, Reduction
 from losslab.losses.pointwise import PointwiseLoss
 
 
@@ -15,38 +15,30 @@ class LDAMLoss(PointwiseLoss):
     """l(z, t) = -log softmax(s (z - m_t onehot(t)))_t, with m_c = max_margin (n_min / n_c)^(1/4).
 
     Label-distribution-aware margins (Cao et al. 2019, arXiv:1906.07413, equations 12 and 13): the label's logit must
-    lead by a margin that is largest for the rarest class, so that its few images are separated from more than
-    themselves.
+    lead by a margin that is largest for the rarest class, so that its decision boundary generalises beyond its few
+    images.
 
-    Gradient: dl/dz = s (q - onehot(t)), q = softmax(s (z - m_t onehot(t))): an image pulls until it leads by its
-    margin. Limits: max_margin = 0 and scale = 1 is cross-entropy; equal frequencies give all classes the same margin.
+    Gradient: dl/dz = s (q - onehot(t)), q = softmax(s (z - m_t onehot(t))): it is large until the label leads by
+    its margin. Limits: max_margin = 0 and scale = 1 is cross-entropy; equal frequencies give equal margins.
 
-    Precision and recall: it raises the recall of rare classes, at some cost of their precision.
+    Precision and recall: rare classes gain recall and lose some precision.
 
-    The paper's s = 30 belongs to a last layer with normalised weights and features, whose logits are cosines. losslab's
+    The paper's s = 30 is for a last layer with normalised weights and features, whose logits are cosines. losslab's
     networks have ordinary logits, hence the default of 1.
 
-    It needs the classes' frequencies (`set_class_counts`; losslab's models give them before training).
+    The loss needs the class frequencies (`set_class_counts`; losslab's models call it before training).
 
     Args:
         max_margin: the margin of the rarest class, >= 0.
         scale: s > 0.
-        reduction, class_weights, label_smoothing, ignore_index: see PointwiseLoss.
+        kwargs: the arguments of PointwiseLoss.
     """
 
     max_margin: Tensor
     scale: Tensor
 
-    def __init__(
-        self,
-        max_margin: float = 0.5,
-        scale: float = 1.0,
-        reduction: Reduction = "mean",
-        class_weights: ClassWeights = None,
-        label_smoothing: float = 0.0,
-        ignore_index: int | None = None,
-    ) -> None:
-        super().__init__(reduction, class_weights, label_smoothing, ignore_index)
+    def __init__(self, max_margin: float = 0.5, scale: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         if not 0 <= max_margin < math.inf:
             raise ValueError(f"max_margin must be >= 0 and finite, got {max_margin}")
         if not 0 < scale < math.inf:
@@ -66,7 +58,7 @@ class LDAMLoss(PointwiseLoss):
         return self._with_margin(*log_probabilities.per_class(self._scaled(logits)), self._margins(logits))
 
     def _scaled(self, logits: Tensor) -> Tensor:
-        # A masked class's -inf, times a gradient of 0, would put NaN into the derivative in scale.
+        # -inf, of a masked class, times a gradient of 0 would make the derivative in scale NaN.
         return self.scale * logits.clamp_min(log_probabilities.LOWEST_LOG)
 
     def _margins(self, logits: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""log p and log(1 - p) of softmax, exact where p is near 0 or 1: what the pointwise losses are made of.
+"""log p and log(1 - p) of softmax, exact where p is near 0 or 1: the pointwise losses are computed from them.
 
-With the margin d = z_k - log sum_{j != k} exp z_j one has p_k = sigmoid(d), hence log p_k = logsigmoid(d) and
-log(1 - p_k) = logsigmoid(-d): no difference 1 - p_k that rounds to zero, and no log_softmax that does for p_k near 1.
+With the margin d = z_k - log sum_{j != k} exp z_j, p_k = sigmoid(d), so log p_k = logsigmoid(d) and
+log(1 - p_k) = logsigmoid(-d). The difference 1 - p_k, and log_softmax where p_k is near 1, would round to zero.
 """
 
 import torch
@@ -13,22 +13,22 @@ LOWEST_LOG = -1e30
 
 
 def per_image(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Log p_t and log(1 - p_t) of each image's label.
+    """Return log p_t and log(1 - p_t) of each image's label.
 
     Args:
         logits: (N, C) float32 or float64; a logit of another class may be -inf.
         label: (N,) int64.
 
     Returns:
-        Two tensors (N,), finite for finite logits.
+        Two tensors (N,), finite if the logits are.
     """
-    margin = _margin(logits, label.unsqueeze(1)).squeeze(1)
+    margin = _margin(logits, label.unsqueeze(1)).squeeze(1)  # (N,)
     return F.logsigmoid(margin), F.logsigmoid(-margin)
 
 
 def per_class(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Log p_k and log(1 - p_k) of every class: two tensors (N, C), from logits (N, C), of which some may be -inf."""
-    top = logits.argmax(dim=1, keepdim=True)
+    """Return log p_k and log(1 - p_k) of every class, two tensors (N, C), of logits (N, C); some may be -inf."""
+    top = logits.argmax(dim=1, keepdim=True)  # (N, 1)
     margin = _margin(logits, top)
     is_top = _is_class(logits, top)
     # Only the largest class can have p > 1/2, where log_softmax and 1 - p lose digits.
@@ -38,8 +38,8 @@ def per_class(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _margin(logits: Tensor, index: Tensor) -> Tensor:
-    """z_k - log sum_{j != k} exp z_j for one class k an image: (N, 1), from the classes' indices (N, 1)."""
-    # The lowest finite number, not -inf: with all other logits at -inf the margin must not become inf - inf.
+    """Return z_k - log sum_{j != k} exp z_j, (N, 1), for one class k per image, whose index is (N, 1)."""
+    # The lowest finite number: with -inf, and all other logits at -inf too, the margin would be inf - inf.
     others = logits.masked_fill(_is_class(logits, index), torch.finfo(logits.dtype).min)
     return logits.gather(1, index) - others.logsumexp(dim=1, keepdim=True)
 

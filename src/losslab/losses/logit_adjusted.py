@@ -1,46 +1,39 @@
-"""Logit adjustment: cross-entropy that expects each class as often as it occurs."""
+"""Logit adjustment: cross-entropy with logits shifted by the class frequencies."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from losslab.losses import log_probabilities
-from losslab.losses.loss import ClassWeights, Reduction
 from losslab.losses.pointwise import PointwiseLoss
 
 
 class LogitAdjustedLoss(PointwiseLoss):
     """l(z, t) = -log softmax(z + tau log pi)_t, pi the classes' shares of the training images.
 
-    Menon et al. 2021 (arXiv:2007.07314, equation 10). In training a frequent class gets a head start, which the logits
-    themselves then need not hold: used without it, they rank classes as if all were equally frequent.
+    Menon et al. 2021 (arXiv:2007.07314, equation 10). In training the shift favours frequent classes, so that the
+    logits need not: without it, at prediction, they rank classes as if all were equally frequent.
 
     Gradient: dl/dz = q - onehot(t), q = softmax(z + tau log pi). Limits: tau = 0 is cross-entropy, and so is any tau on
     equally frequent classes; at tau = 1 the minimiser is that of the balanced error (the mean of the classes' error
     rates); tau > 1 favours rare classes beyond that.
 
-    Precision and recall: under imbalance it buys the recall of rare classes with their precision, and does so at the
-    optimum, where class weights act on the way there.
+    Precision and recall: under class imbalance rare classes gain recall and lose precision, also at the optimum;
+    class weights act mostly on the way there.
 
-    It needs the classes' frequencies (`set_class_counts`; losslab's models give them before training).
+    The loss needs the class frequencies (`set_class_counts`; losslab's models call it before training).
 
     Args:
         tau: >= 0.
-        reduction, class_weights, label_smoothing, ignore_index: see PointwiseLoss.
+        kwargs: the arguments of PointwiseLoss.
     """
 
     tau: Tensor
 
-    def __init__(
-        self,
-        tau: float = 1.0,
-        reduction: Reduction = "mean",
-        class_weights: ClassWeights = None,
-        label_smoothing: float = 0.0,
-        ignore_index: int | None = None,
-    ) -> None:
-        super().__init__(reduction, class_weights, label_smoothing, ignore_index)
+    def __init__(self, tau: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         if not 0 <= tau < math.inf:
             raise ValueError(f"tau must be >= 0 and finite, got {tau}")
         self.register_buffer("tau", torch.tensor(float(tau)), persistent=False)

@@ -1,4 +1,4 @@
-"""What all of losslab's losses share: the checks of a call, class weights, and the classes' frequencies."""
+"""The base of losslab's losses: checks of a call, class weights, class frequencies, ignored images."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,6 +12,8 @@ from losslab.losses.class_weighting import ClassWeighting
 Reduction = Literal["none", "mean", "sum"]
 ClassWeights = Sequence[float] | ClassWeighting | None
 
+HOW_TO_GIVE_COUNTS = "call set_class_counts first (losslab's models do so before training)"
+
 
 class Loss(nn.Module, ABC):
     """The base of losslab's losses. A subclass implements `compute`.
@@ -21,19 +23,19 @@ class Loss(nn.Module, ABC):
     (N, C, ...) with targets (N, ...) or (N, C, ...); each position then counts as an image. It computes in float32 or
     wider and returns that dtype.
 
-    Shapes and dtypes are checked in every call. Values of targets are checked in eager calls on CPU; elsewhere that
-    would wait for the device.
+    Every call checks shapes and dtypes. Only eager calls on CPU check the values of targets; elsewhere that would wait
+    for the device.
 
     Args:
-        reduction: "mean", "sum" or "none"; each subclass says of what.
-        class_weights: C weights >= 0; or a rule from the classes' frequencies, InverseFrequency or EffectiveNumber
-            (`set_class_counts`); or None for equal weights. A weight multiplies a loss; it never enters a probability.
-        ignore_index: images with this label are as if they were not there; None ignores none. A batch of nothing else
-            has the loss 0, and a gradient of 0 (torch's cross-entropy has NaN there).
+        reduction: "mean", "sum" or "none", over images or over classes, see the subclass.
+        class_weights: C weights >= 0; or InverseFrequency or EffectiveNumber, which compute them from class
+            frequencies (`set_class_counts`); None: equal weights. A weight multiplies a loss, never a probability.
+        ignore_index: images with this label are ignored; None ignores none. If all images of a batch are ignored, loss
+            and gradient are 0 (torch's cross-entropy returns NaN).
 
     Raises:
-        ValueError: an argument out of its range; in a call, logits or targets of a wrong shape, dtype or range, or
-            class weights of the wrong length or without frequencies.
+        ValueError: an argument is out of its range; in a call, logits or targets have a wrong shape, dtype or range,
+            or class weights have the wrong length or lack frequencies.
     """
 
     class_counts: Tensor | None
@@ -48,12 +50,12 @@ class Loss(nn.Module, ABC):
         self.reduction = reduction
         self.ignore_index = ignore_index
         self.weighting = class_weights if isinstance(class_weights, ClassWeighting) else None
-        # Both are None or (C,) tensors. Counts are kept in the checkpoint, weights follow from the arguments.
+        # None or (C,). A checkpoint holds the counts only: the weights follow from the arguments.
         self.register_buffer("class_counts", None)
         self.register_buffer("class_weights", _given_weights(class_weights), persistent=False)
 
     def set_class_counts(self, counts: Tensor) -> None:
-        """Tell the loss how many training images each class has: (C,) int64, all >= 1."""
+        """Set the number of training images of each class, (C,) int64, all >= 1."""
         if counts.ndim != 1 or not bool((counts >= 1).all()):
             raise ValueError(f"class counts must be (C,) numbers >= 1, got {counts.tolist()}")
         device = self.class_counts.device if self.class_counts is not None else counts.device
@@ -62,112 +64,87 @@ class Loss(nn.Module, ABC):
             self.class_weights = self.weighting(counts).to(device)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Before training a loss has no counts and so no such key: a checkpoint brings them, and weights follow.
+        # Before training the buffer is None, and torch would reject the checkpoint's key.
         counts = state_dict.get(f"{prefix}class_counts")
         if counts is not None:
             self.set_class_counts(counts)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def required_class_counts(self, num_classes: int) -> Tensor:
-        """The class counts, (C,) int64, for a loss that cannot do without.
+        """Return the class counts, (C,) int64.
 
         Raises:
-            ValueError: they are missing, or are not C.
+            ValueError: no counts are set, or their number is not C.
         """
         if self.class_counts is None:
-            raise ValueError(f"{type(self).__name__} needs the classes' frequencies: {_HOW_TO_GIVE_COUNTS}")
+            raise ValueError(f"{type(self).__name__} needs the classes' frequencies: {HOW_TO_GIVE_COUNTS}")
         if len(self.class_counts) != num_classes:
             raise ValueError(f"class counts must be {num_classes} numbers, one a class, got {len(self.class_counts)}")
         return self.class_counts
 
     @abstractmethod
     def compute(self, logits: Tensor, target: Tensor, kept: Tensor | None) -> Tensor:
-        """The loss itself.
+        """Return the loss, reduced as `reduction` says.
 
         Args:
             logits: (N, C) float32 or float64, N >= 1, C >= 2.
             target: (N,) int64 labels, or (N, C) probabilities in the dtype of the logits.
-            kept: (N,) bool, False for images to be ignored, whose logits are all 0 and whose label is 0; None keeps
-                all.
+            kept: (N,) bool, False for ignored images, whose logits and label are set to 0; None if all are kept.
         """
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Check, widen and compute: a scalar, or what the subclass says for reduction="none"."""
+        """Check the call and return the loss: a scalar, or one value per image or class for reduction="none"."""
         labels = check_call(logits, target)
         self.check_weights(logits.shape[1])
         kept = None
         if labels and self.ignore_index is not None:
             kept = target != self.ignore_index
             target = torch.where(kept, target, 0)
-            kept = kept.flatten()
+            kept = kept.flatten()  # (N,), as below (N, C) and (N,) or (N, C)
         check_values(logits, target)
         logits = _rows(logits).float() if logits.dtype in (torch.float16, torch.bfloat16) else _rows(logits)
         target = target.flatten() if labels else _rows(target).to(logits.dtype)
         if kept is not None:
-            logits = torch.where(kept.unsqueeze(1), logits, 0)  # NaN in an ignored image is ignored
-        # Under autocast, matrix products and the like would fall back to half precision inside the loss.
+            logits = torch.where(kept.unsqueeze(1), logits, 0)  # NaN in an ignored image is ignored, too
+        # Under autocast, matrix products inside the loss would run in half precision.
         with torch.autocast(logits.device.type, enabled=False):
             return self.compute(logits, target, kept)
 
     def check_weights(self, num_classes: int) -> None:
-        """Refuse a call without class weights for each class (ValueError)."""
+        """Raise ValueError unless there is a class weight for each class, or none at all."""
         if self.class_weights is None:
             if self.weighting is not None:
-                raise ValueError(
-                    f"class_weights={self.weighting} needs the classes' frequencies: {_HOW_TO_GIVE_COUNTS}"
-                )
+                raise ValueError(f"class_weights={self.weighting} needs the classes' frequencies: {HOW_TO_GIVE_COUNTS}")
         elif len(self.class_weights) != num_classes:
             raise ValueError(f"class_weights must be {num_classes} numbers, one a class, got {len(self.class_weights)}")
 
 
-_HOW_TO_GIVE_COUNTS = "call set_class_counts first (losslab's models do so before training)"
-
-
-def _given_weights(class_weights: ClassWeights) -> Tensor | None:
-    if class_weights is None or isinstance(class_weights, ClassWeighting):
-        return None
-    try:
-        weights = torch.tensor([float(weight) for weight in class_weights])
-    except (TypeError, ValueError) as error:  # a name, a number alone, a class not yet made an object
-        raise ValueError(
-            f"class_weights must be numbers, InverseFrequency(), EffectiveNumber(beta) or None, got {class_weights!r}"
-        ) from error
-    if not len(weights) or not bool((weights >= 0).all()) or not bool(weights.isfinite().all()):
-        raise ValueError(f"class_weights must be numbers >= 0, one for each class, got {class_weights}")
-    return weights
-
-
-def _rows(values: Tensor) -> Tensor:
-    """(N, C, ...) as rows of C: (N', C)."""
-    return values if values.ndim == 2 else values.movedim(1, -1).flatten(0, -2)
-
-
 def check_call(logits: Tensor, target: Tensor) -> bool:
-    """Whether targets are labels, (N, ...) int64, rather than probabilities, (N, C, ...) floating.
+    """Return True if targets are labels, (N, ...) int64, False if they are probabilities, (N, C, ...) floating.
 
     Raises:
-        ValueError: logits are not floating of shape (N, C, ...) with N >= 1 and C >= 2, or targets fit neither.
+        ValueError: logits are not floating of shape (N, C, ...) with N >= 1 and C >= 2, or targets are neither.
     """
     if not logits.is_floating_point() or logits.ndim < 2 or logits.shape[1] < 2 or logits.numel() < 1:
         raise ValueError(
             f"logits must be floating, of shape (N, C) or (N, C, ...) with N >= 1 and C >= 2, "
             f"got {logits.dtype} of shape {tuple(logits.shape)}"
         )
-    of_labels = logits.shape[:1] + logits.shape[2:]
-    labels = target.dtype == torch.int64 and target.shape == of_labels
+    label_shape = logits.shape[:1] + logits.shape[2:]
+    labels = target.dtype == torch.int64 and target.shape == label_shape
     if not labels and not (target.is_floating_point() and target.shape == logits.shape):
         raise ValueError(
-            f"target must be int64 labels of shape {tuple(of_labels)} or floating probabilities of shape "
+            f"target must be int64 labels of shape {tuple(label_shape)} or floating probabilities of shape "
             f"{tuple(logits.shape)}, got {target.dtype} of shape {tuple(target.shape)}"
         )
     return labels
 
 
 def check_values(logits: Tensor, target: Tensor) -> None:
-    """Labels are classes, probabilities are >= 0 and sum to 1. Looked at in eager calls on CPU only.
+    """Check that labels are classes, and that probabilities are >= 0 and sum to 1; in eager calls on CPU only.
 
     Raises:
-        ValueError: they are not.
+        ValueError: a target is out of its range.
     """
     if logits.device.type != "cpu" or torch.compiler.is_compiling() or _in_transform(logits, target):
         return
@@ -176,8 +153,8 @@ def check_values(logits: Tensor, target: Tensor) -> None:
     if target.dtype == torch.int64:
         if low < 0 or high >= num_classes:
             raise ValueError(
-                f"target must be in 0..{num_classes - 1}, got {low:.0f}..{high:.0f} (a label for images to leave out "
-                "is given as ignore_index)"
+                f"target must be in 0..{num_classes - 1}, got {low:.0f}..{high:.0f} (give a label of images to ignore "
+                "as ignore_index)"
             )
         return
     sums = target.sum(dim=1)
@@ -189,5 +166,24 @@ def check_values(logits: Tensor, target: Tensor) -> None:
 
 
 def _in_transform(*tensors: Tensor) -> bool:
-    """Whether torch.func (vmap, grad) is tracing: then values are not there to be looked at."""
+    """Return whether torch.func (vmap, grad) is tracing the tensors: their values cannot be read then."""
     return any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors)
+
+
+def _given_weights(class_weights: ClassWeights) -> Tensor | None:
+    if class_weights is None or isinstance(class_weights, ClassWeighting):
+        return None
+    try:
+        weights = torch.tensor([float(weight) for weight in class_weights])
+    except (TypeError, ValueError) as error:  # a string, a single number, a class instead of its object
+        raise ValueError(
+            f"class_weights must be numbers, InverseFrequency(), EffectiveNumber(beta) or None, got {class_weights!r}"
+        ) from error
+    if not len(weights) or not bool((weights >= 0).all()) or not bool(weights.isfinite().all()):
+        raise ValueError(f"class_weights must be numbers >= 0, one for each class, got {class_weights}")
+    return weights
+
+
+def _rows(values: Tensor) -> Tensor:
+    """Return (N, C, ...) as rows, (N', C)."""
+    return values if values.ndim == 2 else values.movedim(1, -1).flatten(0, -2)

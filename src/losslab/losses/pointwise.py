@@ -1,4 +1,4 @@
-"""Losses that are a mean over images: weights, smoothing, probability targets and reduction, once for all of them."""
+"""The base of losses that are a mean over images: weights, smoothing, probability targets and reduction."""
 
 from abc import abstractmethod
 
@@ -9,15 +9,15 @@ from losslab.losses.loss import ClassWeights, Loss, Reduction
 
 
 class PointwiseLoss(Loss):
-    """A loss l(z, t) of one image at a time. A subclass says what it is for a label and, if it can, for every class.
+    """A loss l(z, t) of one image. A subclass implements `per_image` and, for smoothing, `per_class_as_label`.
 
-    A probability target y is an expectation over labels, l(z, y) = sum_k y_k l(z, k), exactly: so label smoothing,
+    A probability target y is an expectation over labels, exactly: l(z, y) = sum_k y_k l(z, k). So label smoothing,
     soft labels and mixtures have the mean gradient of labels drawn from y.
 
     Args:
         reduction: "mean", the weighted mean sum_i l_i / sum_i w_i, as in torch, and 0 if the weights in the batch sum
             to 0; "sum", sum_i l_i; "none", l_i, in the shape of labels, (N,) or (N, ...). Here w_i = sum_k y_ik w_k,
-            and l_i already holds the class weights; ignored images have w_i = l_i = 0.
+            and l_i includes the class weights; ignored images have w_i = l_i = 0.
         class_weights: see Loss.
         label_smoothing: e in [0, 1): the label's share of the target is 1 - e + e/C, any other class's e/C
             (Szegedy et al. 2016, arXiv:1512.00567, section 7).
@@ -36,15 +36,15 @@ class PointwiseLoss(Loss):
         super().__init__(reduction, class_weights, ignore_index)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
-        self.smooths = label_smoothing > 0  # asked on the host: the buffer may be on a device, or stacked
+        self.smooths = label_smoothing > 0  # a Python bool: reading the buffer would wait for the device
         self.register_buffer("label_smoothing", torch.tensor(float(label_smoothing)), persistent=False)
 
     @abstractmethod
     def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
-        """l(z, t): from logits (N, C) and labels (N,), the loss of each image, (N,)."""
+        """Return l(z, t) of each image, (N,), of logits (N, C) and labels (N,)."""
 
     def per_class_as_label(self, logits: Tensor) -> Tensor:
-        """l(z, k) for every class k: (N, C). Without it a loss takes labels only, and no smoothing."""
+        """Return l(z, k) for every class k, (N, C). A loss without it takes labels only, and no smoothing."""
         raise ValueError(
             f"{type(self).__name__} takes integer labels only: probability targets and label_smoothing need "
             "its per_class_as_label(logits), the loss (N, C) that each class would have as the label"
@@ -55,6 +55,7 @@ class PointwiseLoss(Loss):
         return loss.reshape(logits.shape[:1] + logits.shape[2:]) if self.reduction == "none" else loss
 
     def compute(self, logits: Tensor, target: Tensor, kept: Tensor | None) -> Tensor:
+        # weights: (C,); every: (N, C); image_weight, loss: (N,)
         weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
         every = None
         if self.smooths or target.ndim == 2:

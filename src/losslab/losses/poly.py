@@ -1,12 +1,12 @@
-"""Poly-1: cross-entropy with another weight on the first term of its expansion."""
+"""Poly-1: cross-entropy with another weight for the first term of its expansion."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from losslab.losses import log_probabilities
-from losslab.losses.loss import ClassWeights, Reduction
 from losslab.losses.pointwise import PointwiseLoss
 
 
@@ -16,27 +16,21 @@ class PolyLoss(PointwiseLoss):
     Cross-entropy is sum_{j >= 1} (1 - p_t)^j / j; epsilon changes the weight of j = 1.
 
     Gradient: dl/dz = (1 + epsilon p_t) (p - onehot(t)). Limits: epsilon = 0 is cross-entropy; above 0, confident images
-    keep more gradient, below 0 less; at -1 the first term is gone, and l ~ (1 - p_t)^2 / 2 as p_t -> 1. As p_t -> 0
+    keep more gradient, below 0 less; at -1 the first term is zero, and l ~ (1 - p_t)^2 / 2 as p_t -> 1. As p_t -> 0
     the gradient is cross-entropy's.
 
-    Precision and recall move little at argmax; confidence rises with epsilon: the reverse of focal loss.
+    Precision and recall of the most probable class change little; confidence rises with epsilon, the reverse of focal
+    loss.
 
     Args:
-        epsilon: >= -1, so that the loss falls with p_t everywhere.
-        reduction, class_weights, label_smoothing, ignore_index: see PointwiseLoss.
+        epsilon: >= -1; then the loss falls with p_t everywhere.
+        kwargs: the arguments of PointwiseLoss.
     """
 
     epsilon: Tensor
 
-    def __init__(
-        self,
-        epsilon: float = 1.0,
-        reduction: Reduction = "mean",
-        class_weights: ClassWeights = None,
-        label_smoothing: float = 0.0,
-        ignore_index: int | None = None,
-    ) -> None:
-        super().__init__(reduction, class_weights, label_smoothing, ignore_index)
+    def __init__(self, epsilon: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         if not -1 <= epsilon < math.inf:
             raise ValueError(f"epsilon must be >= -1 and finite, got {epsilon}")
         self.register_buffer("epsilon", torch.tensor(float(epsilon)), persistent=False)
@@ -57,10 +51,10 @@ class PolyLoss(PointwiseLoss):
 
 
 def _higher_terms(x: Tensor) -> Tensor:
-    """-log(1 - x) - x = sum_{j >= 2} x^j / j, for 0 <= x <= 1/8, where the difference would lose its digits.
+    """Return -log(1 - x) - x = sum_{j >= 2} x^j / j for 0 <= x <= 1/8, where the difference would lose digits.
 
     With w = x / (2 - x), -log(1 - x) = 2 artanh(w) = 2 (w + w^3 / 3 + w^5 / 5 + ...), and x = 2 w / (1 + w).
     """
     w = x / (2 - x)
-    series = sum(w ** (2 * j) / (2 * j + 3) for j in range(7))  # w^2 <= 1/225: seven terms are float64's digits
+    series = sum(w ** (2 * j) / (2 * j + 3) for j in range(7))  # w^2 <= 1/225: seven terms are enough for float64
     return 2 * w.square() * (1 / (1 + w) + w * series)

@@ -17,7 +17,7 @@ ECE_BINS = 15
 
 
 def classification_metrics(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, Tensor]:
-    """Measure the most probable class against the labels, over a whole split.
+    """Compare the most probable class with the labels, over a whole split.
 
     A class that is never predicted has precision 0; a class without an example has recall 0; either has F1 0. The
     macro means are over the classes that occur among the labels or the predictions, as scikit-learn's are.
@@ -28,16 +28,15 @@ def classification_metrics(logits: Tensor, labels: Tensor, class_names: Sequence
         class_names: C names, in the order of the labels.
 
     Returns:
-        0-dim tensors in [0, 1], by the keys of `metric_keys`.
+        Tensors () in [0, 1], by the keys of `metric_keys`.
     """
     classes = len(class_names)
     probabilities = logits.softmax(dim=1)
-    # torchmetrics has a bin of its own for a confidence of exactly 1; it belongs to the last one.
+    # torchmetrics would put a confidence of exactly 1 into a bin of its own instead of the last one.
     probabilities = probabilities.clamp(max=1 - torch.finfo(probabilities.dtype).eps)
-    # argmax once: torchmetrics would take it again in every function
-    predicted = logits.argmax(dim=1)
-    precision = multiclass_precision(predicted, labels, classes, average="none", validate_args=False)
-    recall = multiclass_recall(predicted, labels, classes, average="none", validate_args=False)
+    predicted = logits.argmax(dim=1)  # (N,), once: torchmetrics would compute it in every function
+    precision = multiclass_precision(predicted, labels, classes, average="none", validate_args=False)  # (C,)
+    recall = multiclass_recall(predicted, labels, classes, average="none", validate_args=False)  # (C,)
     metrics = {
         "acc": multiclass_accuracy(predicted, labels, classes, average="micro", validate_args=False),
         "ece": multiclass_calibration_error(
@@ -53,6 +52,6 @@ def classification_metrics(logits: Tensor, labels: Tensor, class_names: Sequence
 
 
 def metric_keys(class_names: Sequence[str]) -> list[str]:
-    """The keys of `classification_metrics`, without the split's prefix ("val/" or "test/")."""
+    """Return the keys of `classification_metrics`, without the split's prefix ("val/" or "test/")."""
     per_class = [f"{metric}/{name}" for metric in ("precision", "recall") for name in class_names]
     return ["acc", "ece", "precision/macro", "recall/macro", "f1/macro", *per_class]

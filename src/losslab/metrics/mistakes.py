@@ -7,13 +7,13 @@ from scipy.special import softmax
 
 
 class Mistake(NamedTuple):
-    """One image and one wrong class that it was called.
+    """One image with one wrong class that was predicted for it.
 
     Args:
         image: index of the image in its split.
-        true, predicted: the label and the class that it was called, in 0..C-1.
-        confidence: softmax probability of the wrong class, mean over the seeds that called it so.
-        seeds: number of seeds that called it so.
+        true, predicted: the label and the predicted class, in 0..C-1.
+        confidence: softmax probability of the wrong class, mean over the seeds that predicted it.
+        seeds: number of seeds that predicted it.
     """
 
     image: int
@@ -24,20 +24,21 @@ class Mistake(NamedTuple):
 
 
 def find_mistakes(logits: np.ndarray, labels: np.ndarray) -> list[Mistake]:
-    """All mistakes, by falling confidence; at the same confidence in the order of the split.
+    """Return all mistakes, by falling confidence; at the same confidence in the order of the split.
 
     Args:
         logits: (S, N, C) floating, one prediction of the split for each of S seeds.
         labels: (N,) int64 in 0..C-1.
     """
     confidences: dict[tuple[int, int], list[float]] = {}
-    for of_seed in logits:
-        probabilities = softmax(of_seed.astype(float), axis=1)
-        called = of_seed.argmax(axis=1)  # (N,)
-        for index in np.flatnonzero(called != labels).tolist():
-            confidences.setdefault((index, int(called[index])), []).append(float(probabilities[index, called[index]]))
+    for seed_logits in logits:
+        probabilities = softmax(seed_logits.astype(float), axis=1)  # (N, C)
+        predicted = seed_logits.argmax(axis=1)  # (N,)
+        for image in np.flatnonzero(predicted != labels).tolist():
+            wrong = int(predicted[image])
+            confidences.setdefault((image, wrong), []).append(float(probabilities[image, wrong]))
     found = [
-        Mistake(index, int(labels[index]), predicted, sum(values) / len(values), len(values))
-        for (index, predicted), values in confidences.items()
+        Mistake(image, int(labels[image]), wrong, sum(values) / len(values), len(values))
+        for (image, wrong), values in confidences.items()
     ]
     return sorted(found, key=lambda mistake: (-mistake.confidence, mistake.image, mistake.predicted))
