@@ -1,77 +1,165 @@
-"""The repository is as its README and its design say."""
+"""The package is built as its rooms' `__init__`s say. A module of one's own breaks none of these tests."""
 
 import ast
+import io
 import re
-import shlex
 import subprocess
 import sys
+import tokenize
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from losslab.cli import main
-from losslab.report import read_confirmation
+from losslab.cli import COMMANDS
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "src" / "losslab"
-ROOMS = ("data", "losses", "metrics", "models", "run", "report", "sweep")
-README = (REPOSITORY / "README.md").read_text()
+ROOMS = ("data", "losses", "metrics", "models", "run", "study", "report", "sweep")
+LEAVES = ("data", "losses", "metrics")
+MODULES = sorted(str(file.relative_to(PACKAGE).with_suffix("")) for file in PACKAGE.rglob("*.py"))
+"""Such as "losses/focal"."""
 
 
-def imported_modules(file: Path) -> set[str]:
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse((PACKAGE / f"{module}.py").read_text())
+
+
+def phrases(room: str) -> dict[str, str]:
+    """The phrase of each module in the room's docstring, written as `name: phrase`."""
+    docstring = ast.get_docstring(tree(f"{room}/__init__")) or ""
+    return dict(re.findall(r"^([a-z_]+): (\S.*)$", docstring, re.MULTILINE))
+
+
+OWN = [f"{room}/{name}" for room in ROOMS for name in phrases(room)] + ["cli", "errors", "__main__"]
+"""losslab's modules; a user may have others beside them."""
+
+
+def imports(module: str) -> set[str]:
+    """The modules of losslab that this one imports, such as "losses/focal"; a room stands for its `__init__`."""
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")[1:] if name.split(".")[0] == "losslab" else []
+            for length in (2, 1):
+                path = "/".join(parts[:length])
+                if length <= len(parts) and path in MODULES:
+                    found.add(path)
+                    break
+                if length == 1 and parts and f"{path}/__init__" in MODULES:
+                    found.add(f"{path}/__init__")
     return found
 
 
+def uses(module: str) -> set[str]:
+    """`imports`, and the modules behind the names that this one takes from the faces of rooms."""
+    found = imports(module)
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.removeprefix("losslab.") in ROOMS:
+            face = tree(f"{node.module.removeprefix('losslab.')}/__init__")
+            taken = {alias.name for alias in node.names}
+            for line in ast.walk(face):
+                if isinstance(line, ast.ImportFrom) and line.module and taken & {alias.name for alias in line.names}:
+                    found.add(line.module.removeprefix("losslab.").replace(".", "/"))
+    return found
+
+
+def room_of(module: str) -> str:
+    return module.split("/")[0] if "/" in module else ""
+
+
 @pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_from_rooms_above_it(room: str) -> None:
-    leaves = ("data", "losses", "metrics")
-    above = (room,) if room in leaves else ROOMS[: ROOMS.index(room) + 1]
-    allowed = {"losslab.errors", *(f"losslab.{name}" for name in above)}
-    for file in (PACKAGE / room).glob("*.py"):
-        ours = {".".join(name.split(".")[:2]) for name in imported_modules(file) if name.startswith("losslab")}
-        assert ours - {"losslab"} <= allowed, file
+def test_a_room_imports_only_from_rooms_above_it_and_through_their_faces(room: str) -> None:
+    above = set() if room in LEAVES else set(ROOMS[: ROOMS.index(room)])
+    for module in [name for name in MODULES if room_of(name) == room]:
+        for other in imports(module):
+            if room_of(other) != room:
+                assert other == "errors" or (room_of(other) in above and other.endswith("/__init__")), (module, other)
+
+
+def test_no_imports_go_round_in_a_circle() -> None:
+    """A room's `__init__` imports its modules, which do not import it."""
+    arrows = {module: imports(module) - {module} for module in MODULES if not module.endswith("__init__")}
+    while arrows:
+        ends = {module for module, others in arrows.items() if not others & arrows.keys()}
+        assert ends, f"these import each other: {sorted(arrows)}"
+        arrows = {module: others for module, others in arrows.items() if module not in ends}
 
 
 @pytest.mark.parametrize("room", ["data", "losses", "metrics", "models"])
 def test_the_rooms_of_the_training_step_know_no_tracker_and_no_sweeper(room: str) -> None:
     for file in (PACKAGE / room).glob("*.py"):
-        assert not {name.split(".")[0] for name in imported_modules(file)} & {"wandb", "optuna"}, file
+        assert not re.findall(r"^\s*(?:import|from) (?:wandb|optuna)\b", file.read_text(), re.MULTILINE), file
 
 
-def test_losses_do_not_import_lightning_and_help_imports_neither_it_nor_torch() -> None:
-    for code in (
-        "import losslab.losses, sys; assert 'lightning' not in sys.modules",
-        "from losslab.cli import main; import sys; main(['--help']); assert 'torch' not in sys.modules",
-    ):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        ("import losslab.losses", "lightning"),
+        ("from losslab.cli import main; main(['--help'])", "torch"),
+        ("from losslab.cli import main; main(['runs'])", "torch"),
+    ],
+)
+def test_what_is_quick_to_start_imports_nothing_slow(code: str, unwanted: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; import sys; assert {unwanted!r} not in sys.modules"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
-def test_the_readme_has_a_phrase_for_every_file() -> None:
-    tree = README.split("```text\n")[1].split("```")[0]
-    listed: list[str] = []
-    room = ""
-    for line in tree.splitlines():
-        entry = re.match(r"^([├└│─ ]*)(\S+)(.*)$", line)
-        assert entry is not None
-        marks, name, phrase = entry.groups()
-        if name.endswith("/"):
-            room = name
-        elif name.endswith(".py"):
-            assert phrase.strip(), f"no phrase for {name}"
-            listed.append(f"{room}{name}" if len(marks) > 4 else name)
-    files = {str(file.relative_to(PACKAGE)) for file in PACKAGE.rglob("*.py") if file.name != "__init__.py"}
-    assert sorted(listed) == sorted(files)
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_rooms_docstring_has_a_phrase_for_each_of_its_modules(room: str) -> None:
+    """All that the room's other modules or its commands import; a file of one's own needs none."""
+    named = phrases(room)
+    assert named
+    assert {f"{room}/{name}" for name in named} <= set(MODULES)
+    used = {other for module in OWN for other in imports(module)}
+    exported = imports(f"{room}/__init__")
+    assert {m for m in used | exported if room_of(m) == room and not m.endswith("__init__")} <= {
+        f"{room}/{name}" for name in named
+    }
 
 
-def test_no_file_is_longer_than_250_lines() -> None:
-    assert {file.name for file in PACKAGE.rglob("*.py") if len(file.read_text().splitlines()) > 250} == set()
+def code_lines(module: str) -> int:
+    """Lines that hold code, not a comment or a docstring."""
+    source = (PACKAGE / f"{module}.py").read_text()
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT):
+            lines |= set(range(token.start[0], token.end[0] + 1)) if token.string else set()
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            lines -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return len(lines)
+
+
+def test_no_module_is_a_fragment() -> None:
+    """A module is a command, a plug-in, imported by two others, or long enough to be looked up by its name."""
+    commands = {module.replace(".", "/") for module, _ in COMMANDS.values()}
+    plugins = {m for room in ("data", "losses", "models") for m in imports(f"{room}/__init__") if "/" in m}
+    importers = {name: [module for module in OWN if name in uses(module)] for name in OWN}
+    fragments = [
+        name
+        for name in set(OWN) - commands - plugins - {"errors", "__main__"}
+        if len(importers[name]) < 2 and code_lines(name) < 40
+    ]
+    assert sorted(fragments) == []
+
+
+def test_no_module_is_longer_than_400_lines_and_a_long_class_says_why() -> None:
+    for module in OWN:
+        assert len((PACKAGE / f"{module}.py").read_text().splitlines()) <= 400, module
+        for node in ast.walk(tree(module)):
+            if isinstance(node, ast.ClassDef) and (node.end_lineno or 0) - node.lineno > 250:
+                assert "long because" in (ast.get_docstring(node) or ""), f"{module}: {node.name}"
 
 
 def test_the_test_folders_mirror_the_rooms() -> None:
@@ -83,50 +171,8 @@ def test_make_help_lists_every_target_with_its_meaning() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
     targets = next(line for line in makefile.splitlines() if line.startswith(".PHONY:")).split()[1:]
     assert all(re.search(rf"make {target} +\S", shown) for target in targets)
-    assert len(targets) <= 21
-
-
-def test_the_readmes_own_loss_network_and_data_work(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writes the files that the README shows and runs the commands below them, with fewer images and epochs."""
-    section = README.split("## Add a loss, a network, a data set")[1].split("\n## ")[0]
-    for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL):
-        (own_folder / re.match(r"# (\w+\.py)\n", block)[1]).write_text(block)  # type: ignore[index]
-    for folder in ("experiments", "sweeps"):
-        (own_folder / folder).symlink_to(REPOSITORY / folder)
-    commands = [line for block in re.findall(r"```bash\n(.*?)```", section, re.DOTALL) for line in block.splitlines()]
-    assert len(commands) == 5
-    for command in commands:
-        _, *words = command.split()
-        short = [] if words[0] == "test" else ["--trainer.max_epochs", "2"]
-        digits = ["--data", "tiny_digits.TinyDigits"]
-        if "--data" in words:
-            at = words.index("--data")
-            short += digits if words[at + 1] == "MNISTDataModule" else []
-        elif words[0] == "fit":
-            short += digits
-        assert main([*words, *short]) == 0, command
-    assert (own_folder / "runs" / "stripes-gamma" / "best.yaml").exists()
-    assert len(list((own_folder / "runs" / "stripes-gamma" / "results").glob("*/*.json"))) == 12
-
-
-@pytest.mark.slow
-def test_the_readmes_own_study_ends_with_a_page_of_both_stages(own_folder: Path) -> None:
-    """Writes the files of "Your own study" and runs its commands as they stand, on the embedded images."""
-    section = README.split("## Your own study")[1].split("\n## ")[0]
-    for block in re.findall(r"```(?:python|yaml)\n(.*?)```", section, re.DOTALL):
-        (own_folder / re.match(r"# ([\w.]+)\n", block)[1]).write_text(block)  # type: ignore[index]
-    (own_folder / "experiments").symlink_to(REPOSITORY / "experiments")
-    (commands,) = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
-    for command in commands.splitlines():
-        _, *words = shlex.split(command, comments=True)
-        assert main(words) == 0, command
-    study = own_folder / "runs" / "symmetric"
-    reads = (own_folder / "runs" / "test_reads.jsonl").read_text().splitlines()
-    assert len(reads) == len(list((study / "confirm" / "test" / "results").glob("*/*.json"))) == 20
-    page = (study / "report.html").read_text()
-    assert "test split of mnist-5k" in page[page.index('id="confirmation"') : page.index('id="verdicts"')]
-    confirmation = read_confirmation(study / "confirm")
-    assert confirmation is not None
-    assert confirmation.summary.family is not None
-    assert {verdict.setting.split()[0] for verdict in confirmation.summary.family.verdicts} == {"symmetric"}
-    assert confirmation.summary.family.seeds == 10
+    assert len(re.findall("^  make ", shown, re.MULTILINE)) <= 16
+    studies = (REPOSITORY / "experiments" / "results" / "Makefile").read_text()
+    (line,) = re.findall(r"make results-% .*", shown)
+    names = set(re.findall(r"^results-(\S+):", studies, re.MULTILINE))
+    assert names == set(re.findall(r"[\w-]+", line.partition("% is ")[2])) - {"or"}
