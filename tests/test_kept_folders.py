@@ -1,0 +1,77 @@
+"""Folders that losslab 0.1.0 wrote at commit 85f406f are read, and continued, by later versions.
+
+tests/kept holds a finished run with its test, and a finished study of two losses at two seeds without checkpoints.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from losslab.cli import main
+from losslab.run import find_run, read_checkpoint, read_predictions
+
+KEPT = Path(__file__).parent / "kept"
+STUDY = Path("runs/study")
+
+
+@pytest.fixture(autouse=True)
+def kept_folder(own_folder: Path) -> None:
+    shutil.copytree(KEPT, own_folder, dirs_exist_ok=True)
+
+
+def results() -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in sorted(STUDY.glob("results/*/*.json"))}
+
+
+def test_a_checkpoint_is_tested_with_the_numbers_of_then() -> None:
+    run = find_run("runs/mlp", finished=True)
+    before = json.loads((run.path / "test" / "metrics.json").read_text())["metrics"]
+    logits, labels = read_predictions(run.path / "test" / "predictions.npz")
+    assert main(["test", "--run", "runs/mlp"]) == 0
+    after = json.loads((run.path / "test" / "metrics.json").read_text())["metrics"]
+    assert after == pytest.approx(before, abs=1e-6)
+    again = read_predictions(run.path / "test" / "predictions.npz")
+    np.testing.assert_allclose(again[0], logits, atol=1e-5)
+    assert (again[1] == labels).all()
+
+
+def test_a_fit_of_the_same_experiment_has_the_same_identity_and_the_same_epochs() -> None:
+    run = find_run("runs/mlp", finished=True)
+    assert main(["fit", "--config", "tiny.yaml", "--name", "again"]) == 0
+    again = find_run("runs/again", finished=True)
+    assert again.config() == run.config()
+    assert again.path.name.split("-")[1] == run.path.name.split("-")[1]
+    assert [{key: float(value or "nan") for key, value in row.items()} for row in again.epochs()] == [
+        pytest.approx({key: float(value or "nan") for key, value in row.items()}, abs=1e-5, nan_ok=True)
+        for row in run.epochs()
+    ]
+    arguments = [read_checkpoint(each.checkpoint("last"))["hyper_parameters"] for each in (run, again)]
+    assert arguments[0] == arguments[1]
+
+
+def test_a_finished_study_is_reported_with_the_numbers_of_then_and_nothing_is_trained(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before, summary = results(), (STUDY / "summary.csv").read_bytes()
+    assert main(["sweep", "--config", "study.yaml"]) == 0
+    assert "4 trainings, 4 of them done" in capsys.readouterr().out
+    assert results() == before
+    assert (STUDY / "summary.csv").read_bytes() == summary
+    assert "cross-entropy" in (STUDY / "report.md").read_text()
+
+
+def test_a_missing_result_is_trained_again_to_the_same_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    before = results()
+    (missing, *_) = before
+    Path(missing).unlink()
+    (STUDY / "journal.log").unlink()  # as on another machine; with it, the trial counts as done
+    assert main(["sweep", "--config", "study.yaml"]) == 0
+    assert "4 trainings, 3 of them done" in capsys.readouterr().out
+    after = results()
+    assert {file: content for file, content in after.items() if file != missing} == {
+        file: content for file, content in before.items() if file != missing
+    }
+    assert json.loads(after[missing])["metrics"] == pytest.approx(json.loads(before[missing])["metrics"], abs=1e-5)
