@@ -48,6 +48,14 @@ def test_the_readmes_own_loss_network_and_data_work(folder: Path) -> None:
 
 
 @own_readme
+def test_the_readmes_commands_of_one_training_work(folder: Path) -> None:
+    found = commands(section(README, "## One training"))
+    assert len(found) >= 7
+    for words in found:
+        run(words)
+
+
+@own_readme
 def test_the_readme_follows_one_image_through_functions_that_are_there() -> None:
     shown = section(README, "## Follow one image")
     stations = re.findall(r"^\d+\. .*?`(\w+/\w+\.py)`, `([\w.]+)`", shown, re.MULTILINE)
