@@ -24,23 +24,23 @@ def shifted(study: Path, to: Path, points: float) -> Path:
 
 
 def verdicts(a: ComparedItem, b: ComparedItem) -> dict[str, set[str]]:
-    table = comparison_content(a, b).verdicts
+    table = comparison_content(a, b)["verdicts"]
     assert table is not None
-    words: dict[str, set[str]] = {name: set() for name in table.columns}
-    for row in table.rows:
-        for name, cell in zip(table.columns, row.cells, strict=True):
-            words[name].add(cell.word)
+    words: dict[str, set[str]] = {name: set() for name in table["columns"]}
+    for cells in table["rows"].values():
+        for name, cell in zip(table["columns"], cells, strict=True):
+            words[name].add(cell["word"])
     return words
 
 
 def test_a_study_against_itself_shows_nothing(gamma_study: Path) -> None:
     page = comparison_content(read_compared_item(gamma_study), read_compared_item(gamma_study))
-    assert page.configuration.rows == []
-    assert page.sources_marked == page.means_marked == []
-    assert page.answer[1] == "No difference is shown."
-    assert page.verdicts is not None
-    assert {cell.word for row in page.verdicts.rows for cell in row.cells} == {"not shown"}
-    assert page.verdicts.size == 3 * 3  # settings in common x metrics
+    assert page["configuration"].rows == []
+    assert page["sources"].marked == page["means"].marked == []
+    assert page["answer"][1] == "No difference is shown."
+    assert page["verdicts"] is not None
+    assert {cell["word"] for cells in page["verdicts"]["rows"].values() for cell in cells} == {"not shown"}
+    assert page["verdicts"]["size"] == 3 * 3  # settings in common x metrics
 
 
 def test_a_difference_that_all_seeds_have_is_shown_and_marked(gamma_study: Path, tmp_path: Path) -> None:
@@ -49,10 +49,10 @@ def test_a_difference_that_all_seeds_have_is_shown_and_marked(gamma_study: Path,
     assert words["macro recall"] == {"higher"}
     assert words["macro precision"] == {"not shown"}
     page = comparison_content(a, b)
-    marked = {tuple(page.means.rows[index][:2]) for index in page.means_marked}
+    marked = {tuple(page["means"].rows[index][:2]) for index in page["means"].marked}
     assert ("gamma=2", "3 recall") in marked
     assert ("gamma=2", "3 precision") not in marked
-    assert "macro recall of gamma=2 is higher" in page.answer[1]
+    assert "macro recall of gamma=2 is higher" in page["answer"][1]
 
 
 def test_other_images_are_not_compared(gamma_study: Path, tmp_path: Path) -> None:
@@ -62,9 +62,9 @@ def test_other_images_are_not_compared(gamma_study: Path, tmp_path: Path) -> Non
         result["hashes"]["split"] = "0" * 64
         file.write_text(json.dumps(result))
     page = comparison_content(read_compared_item(gamma_study), read_compared_item(other))
-    assert page.verdicts is None
-    assert "nothing is compared" in page.note
-    assert [page.sources.rows[index][0] for index in page.sources_marked] == ["split (SHA-256)"]
+    assert page["verdicts"] is None
+    assert "nothing is compared" in page["note"]
+    assert [page["sources"].rows[index][0] for index in page["sources"].marked] == ["split (SHA-256)"]
 
 
 def test_two_runs_and_their_page(tiny_mlp: list[str]) -> None:

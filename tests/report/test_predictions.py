@@ -42,7 +42,7 @@ def test_errors_diagonal_and_difference_are_drawn() -> None:
 
 def test_without_a_baseline_there_is_one_panel() -> None:
     figure = confusion({"a": draw(0)}, list("wxyz"), None)
-    assert figure.panels == 1
+    assert len(figure.panels) == 1
     assert len(figure.traces) == 2
 
 

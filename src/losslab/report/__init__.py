@@ -3,7 +3,7 @@
 command: `losslab report` and `losslab plot-loss`
 summary: a study or a confirmation as settings, verdicts and an answer in three sentences
 verdicts: each setting against the baseline: higher, lower or not shown
-statistics: max-|t| over sign flips, seeds needed, reliability
+statistics: max-|t| over sign flips, seeds needed, Student's interval, reliability
 tables: one summary as terminal tables, summary.csv, report.md and the page's tables
 page: what the page says, and its rendering as one HTML file
 compare: two studies or two runs side by side

@@ -12,7 +12,7 @@ import losslab.losses
 from losslab.errors import UserError, did_you_mean
 from losslab.report.compare import comparison_content, read_compared_item
 from losslab.report.curves import loss_curves
-from losslab.report.page import page_content, render, render_comparison, render_figure
+from losslab.report.page import page_content, render
 from losslab.report.summary import read_confirmations, summarise_folder
 from losslab.report.tables import markdown
 from losslab.report.wandb_report import save_wandb_report
@@ -65,7 +65,7 @@ def write_report(folder: Path) -> None:
     """
     summary, results = summarise_folder(folder)
     with writing(folder):
-        write_whole(folder / "report.html", render(page_content(folder, summary, results)))
+        write_whole(folder / "report.html", render("page", page=page_content(folder, summary, results)))
         write_whole(folder / "report.md", markdown(summary, read_confirmations(folder)))
     print(f"{folder}/report.html, {folder}/report.md")
 
@@ -81,7 +81,7 @@ def write_comparison(a: Path, b: Path, out: Path | None) -> None:
     Raises:
         UserError: `a` and `b` cannot be compared, or the page cannot be written.
     """
-    page = render_comparison(comparison_content(read_compared_item(a), read_compared_item(b)))
+    page = render("comparison", page=comparison_content(read_compared_item(a), read_compared_item(b)))
     _write_page(out or RUNS / "compare" / f"{a.name}-and-{b.name}.html", page)
 
 
@@ -121,7 +121,7 @@ def plot_loss_command(tokens: list[str]) -> None:
     except (ValueError, RuntimeError, IndexError, TypeError) as error:
         raise UserError(f"{name} cannot be drawn for a single image: {error}") from error
     path = Path(out[0]) if out else RUNS / "plot-loss" / f"{loss_class.__name__}.html"
-    _write_page(path, render_figure(figure, f"losslab plot-loss {shlex.join(tokens)}"))
+    _write_page(path, render("figure", figure=figure, command=f"losslab plot-loss {shlex.join(tokens)}"))
 
 
 def _parse_arguments(tokens: list[str]) -> dict[str, list[Any]]:

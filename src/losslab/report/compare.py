@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from losslab.errors import UserError
-from losslab.report.figure import Choice, Figure, Table, Trace, axes, categories, escape_tags, marker, panel_title
+from losslab.report.figure import Choice, Figure, Table, Trace, axes, categories, escape_tags, marker
 from losslab.report.predictions import confusion
 from losslab.report.records import setting_predictions
 from losslab.report.summary import metric_title, points, summarise_folder
-from losslab.report.tables import VerdictTable, verdict_table
+from losslab.report.tables import verdict_table
 from losslab.report.verdicts import Family, compare_pairs
 from losslab.run import SEED, Config, RunFolder, differences, find_run
 from losslab.study import SettingResults, group_by_setting, percent, with_group_metrics
@@ -73,15 +73,9 @@ def _read_run(run: RunFolder) -> ComparedItem:
     classes = [key.removeprefix("val/recall/") for key in measured if key.startswith("val/recall/")]
     name = "/".join(run.path.parts[-2:])
     setting = SettingResults(
-        label=name,
-        arm="",
-        varied={},
-        setting_hash="",
-        seeds=[config[SEED]],
-        values={key: [value] for key, value in metrics.items()},
-        classes=[name for name in classes if name != "macro"],
-        runs=["."],
-    )
+        label=name, arm="", varied={}, setting_hash="", seeds=[config[SEED]], runs=["."],
+        values={key: [value] for key, value in metrics.items()}, classes=[c for c in classes if c != "macro"],
+    )  # fmt: skip
     endpoints = [key for key in metrics if key.endswith("/macro")]
     return ComparedItem(name, run.path, [setting], endpoints, config, [manifest], False)
 
@@ -89,25 +83,8 @@ def _read_run(run: RunFolder) -> ComparedItem:
 Pair = tuple[SettingResults, SettingResults]
 
 
-@dataclass
-class ComparisonContent:
-    """Fields of the comparison's template; `*_marked` are the indices of the rows to mark in a table."""
-
-    names: tuple[str, str]
-    answer: list[str]
-    configuration: Table
-    sources: Table
-    sources_marked: list[int]
-    means: Table
-    means_marked: list[int]
-    note: str
-    verdicts: VerdictTable | None
-    figures: list[Figure]
-    command: str
-
-
-def comparison_content(a: ComparedItem, b: ComparedItem) -> ComparisonContent:
-    """Compare `b` with `a`.
+def comparison_content(a: ComparedItem, b: ComparedItem) -> dict[str, Any]:
+    """Compare `b` with `a`, and return the fields of the comparison's template.
 
     Raises:
         UserError: one is a study and the other a run, they have no setting in common, or their classes differ.
@@ -124,23 +101,19 @@ def comparison_content(a: ComparedItem, b: ComparedItem) -> ComparisonContent:
         raise UserError(f"{a.name} and {b.name} have different classes: nothing can be set side by side.")
     same_images = all(a.hashes(part) == b.hashes(part) for part in ("train", "split"))
     family = _family(a, pairs) if same_images else None
-    means, means_marked = _means(a, b, pairs)
-    sources = _sources(a, b)
     changed = [line.partition(": ") for line in differences(a.config, b.config)]
     confused = _confusion(a, b, pairs[0]) if same_images else None
-    return ComparisonContent(
-        names=(a.name, b.name),
-        answer=_answer(a, b, len(pairs), family, len(changed)),
-        configuration=Table(["setting of", a.name, b.name], [[path, *v.split(" -> ", 1)] for path, _, v in changed]),
-        sources=sources,
-        sources_marked=[index for index, row in enumerate(sources.rows) if row[1] != row[2]],
-        means=means,
-        means_marked=means_marked,
-        note="" if same_images else "Images or split differ: the means stand side by side, and nothing is compared.",
-        verdicts=verdict_table(family),
-        figures=[_by_class(a, b, pairs), *([confused] if confused else [])],
-        command=f"losslab report --compare {shlex.quote(str(a.folder))} {shlex.quote(str(b.folder))}",
-    )
+    return {
+        "names": (a.name, b.name),
+        "answer": _answer(a, b, len(pairs), family, len(changed)),
+        "configuration": Table(["setting of", a.name, b.name], [[path, *v.split(" -> ", 1)] for path, _, v in changed]),
+        "sources": _sources(a, b),
+        "means": _means(a, b, pairs),
+        "note": "" if same_images else "Images or split differ: the means stand side by side, and nothing is compared.",
+        "verdicts": verdict_table(family),
+        "figures": [_by_class(a, b, pairs), *([confused] if confused else [])],
+        "command": f"losslab report --compare {shlex.quote(str(a.folder))} {shlex.quote(str(b.folder))}",
+    }
 
 
 def _pairs(a: ComparedItem, b: ComparedItem) -> list[Pair]:
@@ -193,10 +166,11 @@ def _sources(a: ComparedItem, b: ComparedItem) -> Table:
         row(f"{part} (SHA-256)", *({h[:12] for h in item.hashes(part)} for item in both)) for part in ("train", "split")
     ]
     seeds = [", ".join(map(str, sorted({seed for s in item.settings for seed in s.seeds}))) for item in both]
-    return Table(["what", a.name, b.name], [*rows, ["seeds", *seeds]])
+    rows.append(["seeds", *seeds])
+    return Table(["what", a.name, b.name], rows, [i for i, (_, in_a, in_b) in enumerate(rows) if in_a != in_b])
 
 
-def _means(a: ComparedItem, b: ComparedItem, pairs: list[Pair]) -> tuple[Table, list[int]]:
+def _means(a: ComparedItem, b: ComparedItem, pairs: list[Pair]) -> Table:
     rows: list[list[str]] = []
     marked = []
     for in_a, in_b in pairs:
@@ -207,7 +181,7 @@ def _means(a: ComparedItem, b: ComparedItem, pairs: list[Pair]) -> tuple[Table, 
                 if abs(difference) >= MARKED_FROM:
                     marked.append(len(rows))
                 rows.append([in_a.label, metric_title(key), percent(*means[0]), percent(*means[1]), points(difference)])
-    return Table(["setting", "metric", f"{a.name}, %", f"{b.name}, %", "difference, points"], rows), marked
+    return Table(["setting", "metric", f"{a.name}, %", f"{b.name}, %", "difference, points"], rows, marked)
 
 
 def _by_class(a: ComparedItem, b: ComparedItem, pairs: list[Pair]) -> Figure:
@@ -233,11 +207,10 @@ def _by_class(a: ComparedItem, b: ComparedItem, pairs: list[Pair]) -> Figure:
     return Figure(
         "by-class", "Each class, side by side", "Means over the seeds; bars are one standard deviation.",
         traces,
-        {"annotations": [panel_title("precision", 0), panel_title("recall", 1)], "scattermode": "group",
-         "xaxis": categories(classes), "xaxis2": categories(classes)},
+        {"scattermode": "group", "xaxis": categories(classes), "xaxis2": categories(classes)},
         Table(["setting", "of", "metric", *classes], rows),
         [Choice("setting", "Setting", labels)] if len(labels) > 1 else [],
-        panels=2, panel_width=320, panel_height=300,
+        panels=["precision", "recall"], panel_width=320, panel_height=300,
     )  # fmt: skip
 
 

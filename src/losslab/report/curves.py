@@ -5,19 +5,7 @@ from pathlib import Path
 
 import torch
 
-from losslab.report.figure import (
-    SYMBOLS,
-    Choice,
-    Figure,
-    Table,
-    Trace,
-    axes,
-    colour,
-    escape_tags,
-    marker,
-    numbers,
-    panel_title,
-)
+from losslab.report.figure import SYMBOLS, Choice, Figure, Table, Trace, axes, colour, escape_tags, marker, number
 from losslab.report.records import read_epochs
 from losslab.report.summary import metric_title
 from losslab.study import SettingResults
@@ -55,15 +43,13 @@ def learning_curves(study: Path, settings: Sequence[SettingResults]) -> Figure |
     epochs = max(map(len, first.values()))
     rows = [[label, *(f"{v:.4f}" for v in values), *["–"] * (epochs - len(values))] for label, values in first.items()]
     return Figure(
-        "learning",
-        "Learning curves",
+        "learning", "Learning curves",
         "Mean over the seeds after each epoch. The number of epochs is fixed in advance, and all results use the "
         "weights after the last one. Losses of different settings are on different scales: compare each with itself.",
-        traces,
-        {"xaxis": {"title": {"text": "epoch"}, "dtick": max(1, epochs // 10)}, "yaxis": {"hoverformat": ".4f"}},
+        traces, {"xaxis": {"title": {"text": "epoch"}, "dtick": max(1, epochs // 10)}, "yaxis": {"hoverformat": ".4f"}},
         Table([names[metrics[0]], *(f"epoch {epoch}" for epoch in range(1, epochs + 1))], rows),
         [Choice("metric", "Metric", list(names.values()))],
-    )
+    )  # fmt: skip
 
 
 def curve(loss: Loss) -> tuple[list[float], list[float]]:
@@ -116,28 +102,19 @@ def loss_curves(title: str, labels: Sequence[str], losses: Sequence[Loss], slide
     parts = ("loss", "gradient")
     if slider is None:
         columns = ["p_t", *(f"{part} {label}" for label in labels for part in parts)]
-        rows = [[f"{p_t[i]:.2f}", *numbers([values[i] for pair in curves for values in pair])] for i in at]
+        rows = [[f"{p_t[i]:.2f}", *(number(values[i]) for pair in curves for values in pair)] for i in at]
     else:
         columns = [slider, *(f"{part} at {p:g}" for p in IN_TABLE for part in parts)]
         listed = range(0, len(labels), max(1, len(labels) // 6))
-        rows = [[labels[k], *numbers([values[i] for i in at for values in curves[k]])] for k in listed]
+        rows = [[labels[k], *(number(values[i]) for i in at for values in curves[k])] for k in listed]
+    axis = {"title": {"text": "p_t"}, "range": [0, 1]}
     start = labels.index("2") if "2" in labels else len(labels) - 1
     return Figure(
-        "loss",
-        title,
+        "loss", title,
         "p_t is the probability that the network gives to the label. Left: the loss of one image. Right: the size of "
         "its gradient in the label's logit. An image far left is hopeless, far right is easy.",
         traces,
-        {
-            "xaxis": {"title": {"text": "p_t"}, "range": [0, 1]},
-            "xaxis2": {"title": {"text": "p_t"}, "range": [0, 1]},
-            "yaxis": {"range": [0, 5]},
-            "yaxis2": {"rangemode": "tozero"},
-            "annotations": [panel_title("loss", 0), panel_title("|gradient| in the label's logit", 1)],
-        },
-        Table(columns, rows),
-        [Choice(slider, slider, list(labels), start, slider=True)] if slider else [],
-        panels=2,
-        panel_width=300,
-        panel_height=320,
-    )
+        {"xaxis": axis, "yaxis": {"range": [0, 5]}, "xaxis2": axis, "yaxis2": {"rangemode": "tozero"}},
+        Table(columns, rows), [Choice(slider, slider, list(labels), start, slider=True)] if slider else [],
+        panels=["loss", "|gradient| in the label's logit"], panel_width=300, panel_height=320,
+    )  # fmt: skip

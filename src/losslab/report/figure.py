@@ -1,5 +1,6 @@
 """A figure of the page: Plotly's traces and layout, the reader's choices, and the same numbers as a table."""
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -21,10 +22,11 @@ LONGEST_TICK = 18
 
 @dataclass
 class Table:
-    """Columns and rows of text; the first cell of a row is its heading."""
+    """Columns and rows of text; the first cell of a row is its heading. `marked` are indices of rows to highlight."""
 
     columns: list[str]
     rows: list[list[str]]
+    marked: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Figure:
         traces, layout: Plotly's.
         table: the numbers, for readers who cannot see the figure.
         choices: the reader's controls.
-        panels: number of panels of equal size, on axes x, x2, ...; 0 for a figure without panels.
+        panels: titles of panels of equal size, on axes x, x2, ...; [] for a figure without panels.
         panel_width: minimum width of a panel in pixels.
         panel_height: height of a panel, or of the figure, in pixels.
     """
@@ -61,18 +63,28 @@ class Figure:
     layout: dict[str, Any]
     table: Table
     choices: list[Choice] = field(default_factory=list)
-    panels: int = 0
+    panels: list[str] = field(default_factory=list)
     panel_width: int = 190
     panel_height: int = 380
 
     def json(self) -> str:
         """Return the input of the page's script; safe inside a script element."""
-        choices = [vars(choice) for choice in self.choices]
+        titles = {"annotations": list(map(_panel_title, self.panels, itertools.count()))} if self.panels else {}
         content = {
-            "traces": self.traces, "layout": self.layout, "choices": choices, "panels": self.panels,
-            "panelWidth": self.panel_width, "panelHeight": self.panel_height, "title": self.title,
+            "traces": self.traces, "layout": self.layout | titles, "choices": list(map(vars, self.choices)),
+            "panels": len(self.panels), "panelWidth": self.panel_width, "panelHeight": self.panel_height,
+            "title": self.title,
         }  # fmt: skip
         return script_json(content)
+
+
+def _panel_title(text: str, panel: int) -> dict[str, Any]:
+    """Return the annotation above a panel, counted from 0."""
+    axis = axis_number(panel)
+    return {
+        "text": escape_tags(text), "showarrow": False, "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom",
+        "xref": f"x{axis} domain", "yref": f"y{axis} domain", "font": {"size": 13},
+    }  # fmt: skip
 
 
 def script_json(content: Any) -> str:
@@ -96,14 +108,9 @@ def escape_tags(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def numbers(values: Sequence[float]) -> list[str]:
-    """Format numbers for a table: four decimals, a dash for NaN."""
-    return ["–" if math.isnan(value) else f"{value:.4f}" for value in values]
-
-
-def mean_and_spread(mean: float, spread: float) -> str:
-    """Format as "0.9123 ± 0.0045"; without the spread if it is NaN, as for one seed."""
-    return numbers([mean])[0] + ("" if math.isnan(spread) else f" ± {spread:.4f}")
+def number(value: float) -> str:
+    """Format a number for a table: four decimals, a dash for NaN."""
+    return "–" if math.isnan(value) else f"{value:.4f}"
 
 
 def colour(index: int) -> str:
@@ -140,12 +147,3 @@ def categories(names: Sequence[str]) -> dict[str, Any]:
     escaped = [escape_tags(name) for name in names]
     ticks = [escape_tags(name if len(name) <= LONGEST_TICK else f"{name[: LONGEST_TICK - 1]}…") for name in names]
     return {"type": "category", "categoryarray": escaped, "tickvals": escaped, "ticktext": ticks}
-
-
-def panel_title(text: str, panel: int) -> dict[str, Any]:
-    """Return the annotation above a panel, counted from 0."""
-    number = axis_number(panel)
-    return {
-        "text": escape_tags(text), "showarrow": False, "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom",
-        "xref": f"x{number} domain", "yref": f"y{number} domain", "font": {"size": 13},
-    }  # fmt: skip

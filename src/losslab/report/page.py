@@ -11,22 +11,12 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 
 from losslab import __version__
-from losslab.errors import UserError
 from losslab.losses import FocalLoss
-from losslab.report.compare import ComparisonContent
 from losslab.report.curves import learning_curves, loss_curves
 from losslab.report.figure import Figure, script_json
 from losslab.report.precision_recall import precision_recall_by_class, precision_recall_plane, varied_number
-from losslab.report.predictions import calibration, confusion, gallery
-from losslab.report.records import (
-    Predictions,
-    focal_gamma,
-    provenance_table,
-    read_config,
-    reproduce_commands,
-    setting_predictions,
-    validation_images,
-)
+from losslab.report.predictions import calibration, confusion, read_gallery
+from losslab.report.records import focal_gamma, provenance_table, read_config, reproduce_commands, setting_predictions
 from losslab.report.summary import Confirmation, Summary, metric_title, read_confirmations
 from losslab.report.tables import class_differences, means_table, verdict_table
 from losslab.report.trials import read_trials, trial_figures, unfinished_table
@@ -47,8 +37,6 @@ CONTENTS = (
 """Id and title of each section."""
 GAMMAS = [0.25 * step for step in range(21)]
 """Values of the gamma slider, besides the study's own."""
-
-
 NO_PREDICTIONS = "The runs' predictions are not there, or are of different images."
 
 
@@ -69,7 +57,7 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> dict[
     labels = [given.labels for given in predictions.values()]
     same_images = bool(labels) and all(np.array_equal(part, labels[0]) for part in labels)
     first_run = next((folder / s.runs[0] for s in settings if s.label in predictions), folder)
-    images, no_gallery = _gallery(first_run, predictions, classes) if same_images else ("", NO_PREDICTIONS)
+    images, no_gallery = read_gallery(first_run, predictions, classes) if same_images else ({}, NO_PREDICTIONS)
     trials = read_trials(folder, study.storage)
     confirmations = read_confirmations(folder)
     listed = summary.ranked[:MOST_LISTED] if len(summary.settings) > MOST_LISTED else summary.settings
@@ -94,14 +82,12 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> dict[
         "loss": _loss({gamma for gamma in gammas.values() if gamma is not None}),
         "selection": _selection(summary, len(settings)),
         "confusion": confusion(predictions, classes, baseline.label if baseline else None) if same_images else None,
-        "gallery": images,
+        "gallery": script_json(images) if images else "",
         "no_gallery": no_gallery,
         "calibration": calibration(predictions, gammas) if predictions else None,
         "learning": learning_curves(folder, settings),
         "trials": trial_figures(trials, study.monitor, study.direction == "maximize"),
-        "trials_note": f"Optuna's record of the trials cannot be read: {trials.unreadable}"
-        if trials.unreadable
-        else "",
+        "unreadable": trials.unreadable,
         "unfinished": unfinished_table(trials.trials),
         "provenance": provenance_table(folder, results),
         "commands": reproduce_commands(folder),
@@ -138,18 +124,6 @@ def _selection(summary: Summary, selected: int) -> str:
         return ""
     best = f"{'the baseline and ' if summary.baseline else ''}the best by {metric_title(summary.study.monitor)}"
     return f"Sections 6 to 9 show {selected} of {len(summary.settings)} settings: {best}."
-
-
-def _gallery(run: Path, predictions: dict[str, Predictions], classes: list[str]) -> tuple[str, str]:
-    """Return the gallery's JSON, or "" and the reason why there is none; `run` has the images of all predictions."""
-    try:
-        images = validation_images(run)
-    except (UserError, OSError, IndexError) as error:
-        return "", f"The images are not shown: {error}"
-    labels = list(predictions)
-    if len(images) != len(predictions[labels[0]].labels):
-        return "", "The images are not shown: the predictions are of another number of images."
-    return script_json(gallery(predictions, images) | {"classes": classes, "order": labels, "start": labels[-1]}), ""
 
 
 def _facts(summary: Summary, results: list[Result]) -> list[tuple[str, str]]:
@@ -191,39 +165,24 @@ def _loss(used: set[float]) -> Figure | None:
     return loss_curves("Focal loss against p_t", labels, losses, "γ")
 
 
-def render(page: dict[str, Any]) -> str:
-    """Return a study's page; the same contents give the same bytes."""
-    return _render("page.html.jinja", page=page, contents=CONTENTS)
-
-
-def render_comparison(page: ComparisonContent) -> str:
-    """Return the page of a comparison."""
-    return _render("comparison.html.jinja", page=page)
-
-
-def render_figure(figure: Figure, command: str) -> str:
-    """Return a page of one figure, with the command that made it."""
-    return _render("figure.html.jinja", figure=figure, command=command)
-
-
-def _render(template: str, **content: Any) -> str:
-    """Fill a template.
+def render(kind: str, **content: Any) -> str:
+    """Return a page as HTML; the same contents give the same bytes.
 
     Names come from configurations, so everything but the page's own files is escaped, and the page's
     Content-Security-Policy allows only the two scripts whose hashes it holds.
+
+    Args:
+        kind: "page" for a study, "comparison", or "figure" for one figure and the command that made it.
+        content: the template's variables: `page` (of a study or a comparison), or `figure` and `command`.
     """
     plotly, script = get_plotlyjs(), (FILES / "page.js").read_text()
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("losslab.report", "page_files"), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    return environment.get_template(template).render(
-        content,
-        version=__version__,
-        css=(FILES / "page.css").read_text(),
-        plotly=plotly,
-        script=script,
-        script_hashes=" ".join(map(_hash, (plotly, script))),
-    )
+    return environment.get_template(f"{kind}.html.jinja").render(
+        content, contents=CONTENTS, version=__version__, css=(FILES / "page.css").read_text(),
+        plotly=plotly, script=script, script_hashes=" ".join(map(_hash, (plotly, script))),
+    )  # fmt: skip
 
 
 def _hash(script: str) -> str:

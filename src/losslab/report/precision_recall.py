@@ -1,25 +1,12 @@
 """Figures of each class's precision and recall: against the varied number, and as a path in their plane."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from losslab.report.figure import (
-    Choice,
-    Figure,
-    Table,
-    Trace,
-    axes,
-    axis_layout,
-    colour,
-    escape_tags,
-    marker,
-    mean_and_spread,
-    panel_title,
-)
+from losslab.report.figure import Choice, Figure, Table, Trace, axes, axis_layout, colour, escape_tags, marker
+from losslab.report.statistics import half_width, mean_and_spread
 from losslab.study import GROUPS, SettingResults
 
 DASHES = {"precision": "solid", "recall": "dash"}
@@ -38,17 +25,6 @@ def varied_number(settings: Sequence[SettingResults]) -> str | None:
     return None
 
 
-def half_width(values: Sequence[float]) -> float:
-    """Return half of Student's 95 % interval for the mean over the seeds; NaN for one seed."""
-    n = len(values)
-    return float(_quantile(n - 1) * np.std(values, ddof=1) / n**0.5) if n > 1 else float("nan")
-
-
-@functools.cache
-def _quantile(degrees: int) -> float:
-    return float(stats.t.ppf(0.975, degrees))
-
-
 def precision_recall_by_class(settings: Sequence[SettingResults]) -> Figure:
     """Draw a panel for the macro mean, each group of classes and each class; bands are the mean's 95 % interval."""
     path = varied_number(settings)
@@ -64,9 +40,6 @@ def precision_recall_by_class(settings: Sequence[SettingResults]) -> Figure:
                 traces += _line(arms, arm, path, metric, name, panel)
     layout = axis_layout(len(names), {} if path else {"type": "category"}, {"hoverformat": ".4f"}, linked=True)
     layout["scattermode"] = "overlay" if path else "group"
-    layout["annotations"] = [
-        panel_title(name if name in ("macro", *GROUPS) else f"class {name}", panel) for panel, name in enumerate(names)
-    ]
     marks = (
         "Solid with circles: precision. Dashed with squares: recall. Bands (or bars)"
         if path
@@ -75,20 +48,18 @@ def precision_recall_by_class(settings: Sequence[SettingResults]) -> Figure:
     columns = [(metric, name) for name in names for metric in COLOURS]
 
     def cell(values: list[float]) -> str:
-        return mean_and_spread(float(np.mean(values)), half_width(values))
+        return mean_and_spread(values, half_width(values))
 
     rows = [[s.label, str(len(s.seeds)), *(cell(s.values[f"val/{m}/{name}"]) for m, name in columns)] for s in settings]
+    titles = [name if name in ("macro", *GROUPS) else f"class {name}" for name in names]
     return Figure(
         "precision-recall",
         f"Precision and recall against {path.rsplit('.', 1)[-1]}" if path else "Precision and recall of each setting",
         f"One panel per class. {marks} are 95 % intervals of the mean over seeds, each for itself; they show where a "
         "mean lies, and not whether two settings differ: the verdicts do that.",
-        traces,
-        layout,
-        Table(["setting", "n", *(f"{metric} {name}" for metric, name in columns)], rows),
-        panels=len(names),
-        panel_height=200,
-    )
+        traces, layout, Table(["setting", "n", *(f"{metric} {name}" for metric, name in columns)], rows),
+        panels=titles, panel_height=200,
+    )  # fmt: skip
 
 
 def precision_recall_plane(settings: Sequence[SettingResults]) -> Figure:
@@ -125,17 +96,13 @@ def precision_recall_plane(settings: Sequence[SettingResults]) -> Figure:
         for setting in settings
     ]
     return Figure(
-        "plane",
-        "The precision–recall plane",
+        "plane", "The precision–recall plane",
         "Each grey path is a class; its points are the settings in order. The class that you choose is highlighted, "
         "with the settings' numbers. A path to the right and down buys recall with precision; up and to the right is "
         "better in both.",
-        traces,
-        {"xaxis": {"title": {"text": "recall"}}, "yaxis": {"title": {"text": "precision"}}},
-        Table(["class", "setting", *COLOURS], rows),
-        [Choice("class", "Class", names)],
-        panel_height=460,
-    )
+        traces, {"xaxis": {"title": {"text": "recall"}}, "yaxis": {"title": {"text": "precision"}}},
+        Table(["class", "setting", *COLOURS], rows), [Choice("class", "Class", names)], panel_height=460,
+    )  # fmt: skip
 
 
 def _panel_names(setting: SettingResults) -> list[str]:

@@ -4,6 +4,7 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,23 +13,12 @@ from PIL import Image
 from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 
+from losslab.errors import UserError
 from losslab.losses import focal_to_probability
 from losslab.metrics import find_mistakes
-from losslab.report.figure import (
-    Choice,
-    Figure,
-    Table,
-    Trace,
-    axes,
-    axis_layout,
-    categories,
-    escape_tags,
-    marker,
-    mean_and_spread,
-    panel_title,
-)
-from losslab.report.records import Predictions
-from losslab.report.statistics import Reliability, reliability
+from losslab.report.figure import Choice, Figure, Table, Trace, axes, axis_layout, categories, escape_tags, marker
+from losslab.report.records import Predictions, validation_images
+from losslab.report.statistics import Reliability, mean_and_spread, reliability
 
 IN_TABLE = 12
 """Confusions of a setting in the table, the most frequent first."""
@@ -86,22 +76,15 @@ def confusion(predictions: Mapping[str, Predictions], classes: Sequence[str], ba
     titles = ["images, mean over seeds", *([f"minus {baseline}"] if differences else [])]
     axis = categories(classes) | {"showgrid": False, "zeroline": False}
     x, y = axis | {"title": {"text": "called"}}, axis | {"title": {"text": "is"}, "autorange": "reversed"}
-    layout = axis_layout(len(titles), x, y)
-    layout["annotations"] = [panel_title(title, panel) for panel, title in enumerate(titles)]
     return Figure(
-        "confusion",
-        "Which class is taken for which",
+        "confusion", "Which class is taken for which",
         "The row is the class of the image, the column the class that it was called; the diagonal, in grey, is "
         "correct. In the difference, plus (orange) on the diagonal means more images recognised, and beside it more "
         "mistakes.",
-        traces,
-        layout,
-        Table(["setting", "is", "called", "images", "minus baseline"], rows),
+        traces, axis_layout(len(titles), x, y), Table(["setting", "is", "called", "images", "minus baseline"], rows),
         [Choice("setting", "Setting", list(predictions), len(predictions) - 1)],
-        panels=len(titles),
-        panel_width=330,
-        panel_height=400,
-    )
+        panels=titles, panel_width=330, panel_height=400,
+    )  # fmt: skip
 
 
 def _heatmap(
@@ -151,26 +134,18 @@ def calibration(predictions: Mapping[str, Predictions], gammas: Mapping[str, flo
         rows.append([*row, *["–"] * (5 - len(row))])
     axis = {"range": [0, 1], "title": {"text": "confidence"}}
     return Figure(
-        "calibration",
-        "Can confidence be believed?",
+        "calibration", "Can confidence be believed?",
         "Left: of the images predicted with this confidence, the share that is correct. On the dotted line the two "
         "agree; above it the network is under-confident, as focal loss makes it. A larger mark stands for more images. "
         "Right: share of images by confidence. psi maps focal's confidence back to probabilities without changing any "
         "prediction; it has no effect for γ = 0.",
         traces,
-        {
-            "xaxis": axis,
-            "yaxis": {"range": [0, 1.02]},
-            "xaxis2": axis,
-            "yaxis2": {"tickformat": ".0%", "rangemode": "tozero"},
-            "annotations": [panel_title("accuracy", 0), panel_title("share of images", 1)],
-        },
+        {"xaxis": axis, "yaxis": {"range": [0, 1.02]},
+         "xaxis2": axis, "yaxis2": {"tickformat": ".0%", "rangemode": "tozero"}},
         Table(["setting", "ECE", "Brier", "ECE after psi", "Brier after psi"], rows),
         [Choice("setting", "Setting", list(predictions), len(predictions) - 1)],
-        panels=2,
-        panel_width=300,
-        panel_height=320,
-    )
+        panels=["accuracy", "share of images"], panel_width=300, panel_height=320,
+    )  # fmt: skip
 
 
 def _reliability_traces(label: str, version: str, measured: Reliability, index: int) -> list[Trace]:
@@ -192,7 +167,25 @@ def _reliability_traces(label: str, version: str, measured: Reliability, index: 
 
 
 def _mean_sd(values: Sequence[float]) -> str:
-    return mean_and_spread(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan)
+    return mean_and_spread(values, float(np.std(values, ddof=1)) if len(values) > 1 else math.nan)
+
+
+def read_gallery(run: Path, predictions: Mapping[str, Predictions], classes: list[str]) -> tuple[dict[str, Any], str]:
+    """Return `gallery` with the names and the order of its choices, or {} and the reason why there is none.
+
+    Args:
+        run: the folder of a run on the images of all predictions.
+        predictions: by the settings' labels, at least one.
+        classes: C names.
+    """
+    try:
+        images = validation_images(run)
+    except (UserError, OSError, IndexError) as error:
+        return {}, f"The images are not shown: {error}"
+    labels = list(predictions)
+    if len(images) != len(predictions[labels[0]].labels):
+        return {}, "The images are not shown: the predictions are of another number of images."
+    return gallery(predictions, images) | {"classes": classes, "order": labels, "start": labels[-1]}, ""
 
 
 def gallery(predictions: Mapping[str, Predictions], images: np.ndarray) -> dict[str, Any]:

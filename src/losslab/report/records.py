@@ -1,6 +1,5 @@
 """Predictions, epochs, configurations, images and origins of a study's runs."""
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ import numpy as np
 
 from losslab.errors import UserError
 from losslab.report.figure import Table
-from losslab.run import CommandLine, RunFolder, read_predictions, require_same_data
+from losslab.run import CommandLine, RunFolder, read_predictions, read_record, require_same_data
 from losslab.study import Result, SettingResults
 
 
@@ -117,10 +116,7 @@ def provenance_table(folder: Path, results: list[Result]) -> Table:
 
 def reproduce_commands(folder: Path) -> list[str]:
     """Return the commands that reproduce the study and its page."""
-    try:
-        command = json.loads((folder / "study.json").read_text()).get("command")
-    except (OSError, ValueError):
-        command = None
+    command = (read_record(folder / "study.json") or {}).get("command")
     study = shlex.quote(str(folder))
     best = shlex.quote(f"{folder}/best.yaml")
     return [*([command] if command else []), f"losslab report {study}", f"losslab fit --config {best}"]

@@ -1,13 +1,17 @@
-"""Max-|t| over sign flips, seeds needed to show a difference, reliability of probabilities."""
+"""Max-|t| over sign flips, seeds needed to show a difference, Student's interval, reliability of probabilities."""
 
+import bisect
+import functools
 import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from losslab.metrics import ECE_BINS
+from losslab.report.figure import number
 
 ALL_PATTERNS_UP_TO = 12
 """Up to this number of seeds all sign patterns are used; above, RANDOM_PATTERNS random ones."""
@@ -117,13 +121,25 @@ def seeds_needed(mean: float, sd: float, comparisons: int, power: float = 0.8, l
     def reached(n: int) -> bool:
         return bool(stats.nct.sf(stats.t.isf(tail, n - 1), n - 1, effect * math.sqrt(n)) >= power)
 
-    low, high = FEWEST_SEEDS, MOST_SEEDS
-    if not reached(high):
+    if not reached(MOST_SEEDS):
         return None
-    while low < high:  # power grows with n
-        middle = (low + high) // 2
-        low, high = (low, middle) if reached(middle) else (middle + 1, high)
-    return low
+    return FEWEST_SEEDS + bisect.bisect_left(range(FEWEST_SEEDS, MOST_SEEDS), True, key=reached)  # power grows with n
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Return half of Student's 95 % interval for the mean over the seeds; NaN for one seed."""
+    n = len(values)
+    return float(_quantile(n - 1) * np.std(values, ddof=1) / n**0.5) if n > 1 else float("nan")
+
+
+@functools.cache
+def _quantile(degrees: int) -> float:
+    return float(stats.t.ppf(0.975, degrees))
+
+
+def mean_and_spread(values: Sequence[float], spread: float) -> str:
+    """Format as "0.9123 ± 0.0045"; without the spread if it is NaN, as for one seed."""
+    return number(float(np.mean(values))) + ("" if math.isnan(spread) else f" ± {spread:.4f}")
 
 
 class Reliability(NamedTuple):

@@ -5,12 +5,12 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from losslab.report.figure import Table
-from losslab.report.precision_recall import half_width
+from losslab.report.statistics import half_width
 from losslab.report.summary import Confirmation, Summary, format_interval, metric_title, points
 from losslab.report.verdicts import Family, Verdict
 from losslab.run import console, dense_table, write_whole
@@ -159,67 +159,39 @@ def _markdown_table(table: Table) -> str:
     return "\n".join([lines[0], f"|{'|'.join(['---', *['---:'] * (len(table.columns) - 1)])}|", *lines[1:]])
 
 
-class VerdictCell(NamedTuple):
-    """A cell of the page's verdict table; `bar` holds low, mean and high in pixels, or is None."""
+def verdict_table(family: Family | None) -> dict[str, Any] | None:
+    """Return the fields of the page's verdict table, or None without a comparison.
 
-    word: str
-    css: str
-    interval: str
-    hint: str
-    bar: tuple[float, float, float] | None
-
-
-class VerdictRow(NamedTuple):
-    """A setting and its cells, one for each metric of the family."""
-
-    setting: str
-    cells: list[VerdictCell]
-
-
-class VerdictTable(NamedTuple):
-    """The verdicts of a family, as the page draws them.
-
-    Args:
-        baseline: the label of the baseline.
-        size: number of comparisons.
-        method: the method of the verdicts, in a sentence.
-        columns: titles of the metrics.
-        rows: one row per setting.
+    Returns:
+        `columns`: titles of the metrics; `rows`: label of the setting -> a cell for each metric, whose `bar` holds low,
+        mean and high in pixels, or is None. The intervals of a metric share a scale. The rest is the family's.
     """
-
-    baseline: str
-    size: int
-    method: str
-    columns: list[str]
-    rows: list[VerdictRow]
-
-
-def verdict_table(family: Family | None) -> VerdictTable | None:
-    """Return the page's verdict table, or None without a comparison. The intervals of a metric share a scale."""
     if family is None or not family.verdicts:
         return None
     widest = {
         key: max((abs(end) for v in family.verdicts if v.metric == key for end in _finite_ends(v)), default=0.0)
         for key in family.metrics
     }
-    rows = [
-        VerdictRow(label, [_verdict_cell(v, widest[v.metric]) for v in family.verdicts if v.setting == label])
-        for label in dict.fromkeys(verdict.setting for verdict in family.verdicts)
-    ]
-    return VerdictTable(family.baseline, family.size, family.method, list(map(metric_title, family.metrics)), rows)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for verdict in family.verdicts:
+        rows.setdefault(verdict.setting, []).append(_verdict_cell(verdict, widest[verdict.metric]))
+    columns = list(map(metric_title, family.metrics))
+    return {
+        "baseline": family.baseline, "size": family.size, "method": family.method, "columns": columns, "rows": rows,
+    }  # fmt: skip
 
 
 def _finite_ends(verdict: Verdict) -> list[float]:
     return [end for end in (verdict.low, verdict.high) if math.isfinite(end)]
 
 
-def _verdict_cell(verdict: Verdict, widest: float) -> VerdictCell:
-    css = "none" if verdict.word == "not shown" else verdict.word
+def _verdict_cell(verdict: Verdict, widest: float) -> dict[str, Any]:
     bar = None
     if len(_finite_ends(verdict)) == 2 and widest > 0:
-        low, mean, high = (
-            round(HALF_WIDTH + (HALF_WIDTH - 5) * end / widest, 1) for end in (verdict.low, verdict.mean, verdict.high)
-        )
-        bar = (low, mean, high)
-    word = verdict.word if verdict.decidable else "no verdict"
-    return VerdictCell(word, css, format_interval(verdict), verdict.hint, bar)
+        ends = (verdict.low, verdict.mean, verdict.high)
+        bar = [round(HALF_WIDTH + (HALF_WIDTH - 5) * end / widest, 1) for end in ends]
+    return {
+        "word": verdict.word if verdict.decidable else "no verdict",
+        "css": "none" if verdict.word == "not shown" else verdict.word,
+        "interval": format_interval(verdict), "hint": verdict.hint, "bar": bar,
+    }  # fmt: skip

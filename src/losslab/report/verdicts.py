@@ -1,7 +1,7 @@
 """Verdicts on each setting against the baseline, for every metric of the family: higher, lower, or not shown."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -117,11 +117,10 @@ def compare_pairs(
         return Family(baseline, list(metrics), [], seeds)
     differences = np.array([np.subtract(setting.values[key], other.values[key]) for setting, other, key in columns]).T
     # (n, m): seeds, comparisons
-    tested: Iterable[tuple[float, ...]]
     if seeds >= FEWEST_SEEDS:
-        tested = zip(*(numbers.tolist() for numbers in max_t(differences)), strict=True)
+        tested = np.column_stack(max_t(differences)).tolist()  # (m, 4)
     else:
-        tested = ((float(mean), -math.inf, math.inf, 1.0) for mean in differences.mean(axis=0))
+        tested = [(mean, -math.inf, math.inf, 1.0) for mean in differences.mean(axis=0).tolist()]
     sds = differences.std(axis=0, ddof=1).tolist() if seeds > 1 else [math.nan] * len(columns)
     verdicts = [
         Verdict(setting.label, key, mean, sd, low, high, p, seeds, seeds_needed(mean, sd, len(columns)))
