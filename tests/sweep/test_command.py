@@ -19,6 +19,6 @@ def test_the_disk_space_is_that_of_all_predictions(
         data_name="mnist", num_classes=10, split=images.__getitem__, load_test=lambda: images["test"]
     )
     file: Any = SimpleNamespace(is_search=False, seeds=[0], keep="best", stage=stage)
-    study: Any = SimpleNamespace(total_trainings=lambda: 100)
-    _announce(study, file, Path("runs/gamma"), 0, 0, data)
+    study: Any = SimpleNamespace(total_trainings=lambda: 100, file=file, folder=Path("runs/gamma"))
+    _announce(study, 0, 0, data)
     assert f"100 trainings, 0 of them done; up to {megabytes} MB" in capsys.readouterr().out

@@ -19,6 +19,9 @@ Result = dict[str, Any]
 NEEDED = {"label", "order", "seed", "metrics"}
 """Keys without which a file does not count as a result."""
 
+NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""Errors of a file system without hard links."""
+
 GROUPS = ("head", "middle", "tail")
 """Groups of classes by frequency; see `class_groups`."""
 
@@ -49,25 +52,17 @@ def write_result(path: Path, result: Result) -> bool:
             json.dump(result, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        os.link(staging, path)
+        try:
+            os.link(staging, path)
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            with path.open("x") as file:  # created, then filled; a half-written result counts as none
+                file.write(staging.read_text())
     except FileExistsError:
         return False
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
-            raise
-        return _write_without_links(path, staging)
     finally:
         staging.unlink(missing_ok=True)
-    return True
-
-
-def _write_without_links(path: Path, staging: Path) -> bool:
-    """Write on a file system without hard links: create the file, then fill it; a half-written one counts as none."""
-    try:
-        with path.open("x") as file:
-            file.write(staging.read_text())
-    except FileExistsError:
-        return False
     return True
 
 

@@ -28,6 +28,10 @@ class Setting:
     arm: str
     values: dict[str, Any]
 
+    def parameters(self) -> dict[str, Any]:
+        """Return the setting as Optuna's parameters."""
+        return {"arm": self.arm, **self.values}
+
     def label(self, several_arms: bool) -> str:
         """Return a name such as "gamma=2", with the arm in front if the study has several."""
         names = short_names(self.values)
@@ -63,22 +67,18 @@ def corner_settings(study: StudyFile) -> list[Setting]:
     """Return the lowest and the highest values of each arm of a search, to be checked before the first trial."""
     corners = []
     for arm in study.arms:
-        space = {**study.space, **study.arm_space.get(arm, {})}
-        for end in (0, 1):
-            corners.append(Setting(arm, {path: _end(distribution, end) for path, distribution in space.items()}))
+        ends = {
+            path: _ends(distribution) for path, distribution in (study.space | study.arm_space.get(arm, {})).items()
+        }
+        corners += [Setting(arm, {path: pair[end] for path, pair in ends.items()}) for end in (0, 1)]
     return corners
 
 
-def _end(distribution: BaseDistribution, end: int) -> Any:
+def _ends(distribution: BaseDistribution) -> tuple[Any, Any]:
     if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[-end]
+        return distribution.choices[0], distribution.choices[-1]
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    return (distribution.low, distribution.high)[end]
-
-
-def optuna_parameters(setting: Setting) -> dict[str, Any]:
-    """Return the setting as Optuna's parameters."""
-    return {"arm": setting.arm, **setting.values}
+    return distribution.low, distribution.high
 
 
 def setting_from_parameters(params: dict[str, Any]) -> Setting:
@@ -98,11 +98,10 @@ def tuning_extensions(study: StudyFile, finished: Sequence[FrozenTrial], known: 
         known: all trials.
     """
     ((path, values),) = study.tune.items()
-    sign = 1 if study.direction == "maximize" else -1
     best: dict[str, FrozenTrial] = {}
     for trial in finished:
         candidate = _untuned(trial, path)
-        if candidate not in best or sign * (trial.value or 0.0) > sign * (best[candidate].value or 0.0):
+        if candidate not in best or study.sign * (trial.value or 0.0) > study.sign * (best[candidate].value or 0.0):
             best[candidate] = trial
     found = []
     for candidate, trial in best.items():
@@ -129,21 +128,17 @@ def suggest_setting(study: StudyFile, trial: Trial) -> Setting:
             values[path] = trial.suggest_float(path, low, high, log=True)
         return Setting(arm, values)
     values = {path: _suggest(trial, path, distribution) for path, distribution in study.space.items()}
-    for path, distribution in study.arm_space.get(arm, {}).items():
-        # The name holds the arm, since another arm may search the same path in another range.
-        values[path] = _suggest(trial, f"{arm}: {path}", distribution)
-    return Setting(arm, values)
+    # The name holds the arm, since another arm may search the same path in another range.
+    own = {path: _suggest(trial, f"{arm}: {path}", space) for path, space in study.arm_space.get(arm, {}).items()}
+    return Setting(arm, values | own)
 
 
 def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         return trial.suggest_categorical(name, distribution.choices)
-    if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(
-            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-        )
-    assert isinstance(distribution, FloatDistribution)
-    return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    suggest: Any = trial.suggest_int if isinstance(distribution, IntDistribution) else trial.suggest_float
+    return suggest(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
 def configure(command_line: CommandLine, study: StudyFile, base: Config, setting: Setting, seed: int) -> str:

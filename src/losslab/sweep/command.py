@@ -14,16 +14,7 @@ from losslab.errors import UserError, did_you_mean
 from losslab.metrics import metric_keys
 from losslab.report import Summary, show_summary, summarise_folder, write_report
 from losslab.run import RUNS, SEED, CommandLine, Config, OptionParser, differences, read_yaml, study_name, write_whole
-from losslab.study import (
-    Setting,
-    StudyFile,
-    configure,
-    corner_settings,
-    grid_settings,
-    group_keys,
-    read_results,
-    read_study,
-)
+from losslab.study import Setting, corner_settings, grid_settings, group_keys, read_results, read_study
 from losslab.sweep.display import Display
 from losslab.sweep.storage import hide_password
 from losslab.sweep.study import Study
@@ -61,29 +52,21 @@ def sweep_command(tokens: list[str]) -> None:
     given = {key: value for key, value in given.items() if value is not None}
     study_file = read_study(options.config, given)
     command_line = CommandLine(["--config", study_file.experiment, *changes], "losslab sweep")
-    folder = RUNS / (options.name or options.config.stem)
+    study = Study(study_file, RUNS / (options.name or options.config.stem), command_line)
     if is_worker:  # its parent has checked everything, and shows the results
         with Display(0, 0) as display:
-            worker = Study(study_file, folder, command_line, command_line.resolved(), wait=True)
-            worker.run(display, parent_is_gone)
+            study.open(wait=True)
+            study.run(display, parent_is_gone)
         return
     # study.json must not hold a database's password.
     storage = [] if options.storage is None else ["--storage", hide_password(study_file.storage)]
     command = f"losslab sweep {shlex.join([*without_options(tokens, '--storage'), *storage])}"
-    study = run_study(
-        study_file,
-        read_yaml(options.config) | given,
-        folder,
-        command_line,
-        command_line.resolved(),
-        command,
-        options.workers,
-        without_options(tokens, "--workers", "--storage"),
-    )
-    summary, _ = summarise_folder(folder)
-    show_summary(summary, folder)
-    write_best(folder, study, summary)
-    write_report(folder)
+    worker_tokens = without_options(tokens, "--workers", "--storage")
+    run_study(study, read_yaml(options.config) | given, command, options.workers, worker_tokens)
+    summary, _ = summarise_folder(study.folder)
+    show_summary(summary, study.folder)
+    write_best(study, summary)
+    write_report(study.folder)
 
 
 def add_running_options(parser: argparse.ArgumentParser) -> None:
@@ -117,87 +100,73 @@ def without_options(tokens: list[str], *names: str) -> list[str]:
     return kept
 
 
-def run_study(
-    study_file: StudyFile,
-    content: Config,
-    folder: Path,
-    command_line: CommandLine,
-    base: Config,
-    command: str,
-    workers: int,
-    worker_tokens: list[str],
-) -> Study:
+def run_study(study: Study, content: Config, command: str, workers: int, worker_tokens: list[str]) -> None:
     """Check a study, train what is left of it, and print its failures.
 
     Args:
-        study_file: the study.
+        study: the study, not opened yet; afterwards it has one result or more.
         content: the content of the study file, for study.json.
-        folder: runs/<study>.
-        command_line: parses and builds the settings.
-        base: the resolved experiment that the study starts from.
         command: the user's command, for study.json.
         workers: number of processes.
         worker_tokens: arguments of `losslab sweep` for each process, if there are several.
-
-    Returns:
-        The finished study, with one result or more.
 
     Raises:
         UserError: before any training, if a setting, the data or the folder cannot be used, or the folder holds another
             study; afterwards, if no training succeeded.
     """
-    data, parameters = _check_settings(study_file, command_line, base)
+    data, parameters = _check_settings(study)
+    storage = {"storage": hide_password(study.file.storage)}
     record = {
-        "study": content | {"storage": hide_password(study_file.storage)},
-        "experiment": base,
+        "study": content | storage,
+        "experiment": study.base,
         "data": {"name": data.data_name, **data.hashes},
-        "declared": study_file.declared() | {"storage": hide_password(study_file.storage)},
+        "declared": study.file.declared() | storage,
         "command": command,
     }
-    _write_record(folder, record)
-    study = Study(study_file, folder, command_line, base)
-    done = len(read_results(folder))
-    _announce(study, study_file, folder, done, parameters, data)
+    _write_record(study.folder, record)
+    study.open()
+    done = len(read_results(study.folder))
+    _announce(study, done, parameters, data)
     with Display(study.total_trainings(), done) as display:
         if workers == 1:
             study.run(display)
         else:
-            Workers(workers, worker_tokens, study, folder).run(display)
+            Workers(workers, worker_tokens, study).run(display)
     for label, failure in study.failures():
         print(f"{label} failed: {failure}")
-    if not read_results(folder):
-        raise UserError(f"no training of {folder} succeeded; the errors are above.")
-    return study
+    if not read_results(study.folder):
+        raise UserError(f"no training of {study.folder} succeeded; the errors are above.")
 
 
-def _check_settings(study: StudyFile, command_line: CommandLine, base: Config) -> tuple[ImageDataModule, int]:
+def _check_settings(study: Study) -> tuple[ImageDataModule, int]:
     """Parse and build every setting of a grid, or the corners of a search; read and check the data once.
 
     Returns:
         The experiment's data, and the number of parameters of the largest model.
     """
-    command_line.parse_config({**base, SEED: study.seeds[0]})
+    file, command_line = study.file, study.command_line
+    command_line.parse_config({**study.base, SEED: file.seeds[0]})
     data = command_line.build().data
     largest, dropped = 0, dict[str, list[str]]()
-    for setting in corner_settings(study) if study.is_search else grid_settings(study):
+    for setting in corner_settings(file) if file.is_search else grid_settings(file):
         try:
-            configure(command_line, study, base, setting, study.seeds[0])
+            study.configure(setting, file.seeds[0])
             model = command_line.build().model
         except UserError as error:
-            raise UserError(f"setting {setting.label(len(study.arms) > 1)}: {error}") from error
+            raise UserError(f"setting {study.label(setting)}: {error}") from error
         largest = max(largest, sum(parameter.numel() for parameter in model.parameters()))
-        if "model" in study.arms[setting.arm]:
-            dropped[setting.arm] = _dropped_arguments(base, command_line.resolved())
+        if "model" in file.arms[setting.arm]:
+            dropped[setting.arm] = _dropped_arguments(study.base, command_line.resolved())
     for arm, arguments in dropped.items():
         if arguments:
             _log.warning("NOTICE: arm %s replaces the model: it drops the experiment's %s.", arm, ", ".join(arguments))
     data.prepare_data()
     data.setup("fit")
-    if study.stage == "confirm":
+    if file.stage == "confirm":
         data.load_test()  # a missing file is found now, not after hours of training
     groups = group_keys(dict(zip(data.class_names, data.class_counts.tolist(), strict=True)))
     known = [f"val/{key}" for key in ("loss", *metric_keys(data.class_names), *groups)]
-    for key in (study.monitor, *study.family):
+    for key in (file.monitor, *file.family):
         if key not in known:
             raise UserError(f"there is no metric {key!r}{did_you_mean(key, known)}")
     return data, largest
@@ -227,14 +196,14 @@ def _write_record(folder: Path, record: Config) -> None:
         for line in differences(former[part], record[part])
         if part != "study" or not line.startswith(MAY_CHANGE)
     ]
-    if not changed and record != former:
-        write_whole(file, json.dumps(record, indent=1) + "\n")
     if changed:
         raise UserError(f"{folder} holds a study that differs: {'; '.join(changed)}. Give this one another --name.")
+    if record != former:
+        write_whole(file, json.dumps(record, indent=1) + "\n")
 
 
-def _announce(study: Study, file: StudyFile, folder: Path, done: int, parameters: int, data: ImageDataModule) -> None:
-    total = study.total_trainings()
+def _announce(study: Study, done: int, parameters: int, data: ImageDataModule) -> None:
+    file, total = study.file, study.total_trainings()
     kind = f"{file.trials} trials" if file.is_search else f"{total // len(file.seeds)} settings"
     # Per training: logits, labels, and about 60 kB of other files. Per checkpoint, best and last: weights, two moments.
     kept = total if file.keep == "all" else 2 * len(file.seeds)
@@ -242,16 +211,15 @@ def _announce(study: Study, file: StudyFile, folder: Path, done: int, parameters
     predictions = images * (4 * data.num_classes + 8)
     megabytes = (total * (predictions + 60_000) + kept * 2 * 12 * parameters) / 1e6
     print(
-        f"Study {study_name(folder)} on {data.data_name}: {kind} x {len(file.seeds)} seeds = {total} trainings, "
-        f"{done} of them done; up to {megabytes:.0f} MB in {folder}. Ctrl-C stops; the same command continues."
+        f"Study {study_name(study.folder)} on {data.data_name}: {kind} x {len(file.seeds)} seeds = {total} trainings, "
+        f"{done} of them done; up to {megabytes:.0f} MB in {study.folder}. Ctrl-C stops; the same command continues."
     )
 
 
-def write_best(folder: Path, study: Study, summary: Summary) -> None:
+def write_best(study: Study, summary: Summary) -> None:
     """Write the chosen setting's whole configuration to best.yaml; comments in front say how it was chosen."""
-    chosen = summary.chosen
-    setting = Setting(chosen.arm, chosen.varied)
-    configure(study.command_line, study.file, study.base, setting, study.file.seeds[0])
+    chosen, folder = summary.chosen, study.folder
+    study.configure(Setting(chosen.arm, chosen.varied), study.file.seeds[0])
     config = yaml.safe_dump(study.command_line.resolved(), sort_keys=False)
     header = f"# {chosen.label}, chosen by the study {folder.name} on validation.\n# {' '.join(summary.answer)}\n"
     if chosen is not summary.best:

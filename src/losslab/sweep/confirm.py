@@ -7,7 +7,6 @@ own, runs/<study>/confirm, whose settings and seeds are fixed before it begins.
 import json
 import shlex
 from pathlib import Path
-from typing import Any
 
 import yaml
 from filelock import FileLock
@@ -44,7 +43,6 @@ from losslab.run import (
 from losslab.study import (
     Setting,
     SettingResults,
-    configure,
     read_declared,
     read_result,
     read_results,
@@ -54,6 +52,7 @@ from losslab.study import (
 )
 from losslab.sweep.command import add_running_options, require_positive, run_study, without_options
 from losslab.sweep.ownership import count_spent
+from losslab.sweep.study import Study
 from losslab.sweep.training import checkpoint_folders, drop_checkpoints
 
 KEPT_KEYS = ("monitor", "direction", "family", "population", "max_retry", "time_limit")
@@ -81,22 +80,23 @@ def confirm_command(tokens: list[str]) -> None:
     require_positive(options, "seeds", "workers")
     top = _parse_top(options.top)
     folder = _study_folder(options.study)
-    record = _read_record(folder)
+    read_declared(folder)  # raises a UserError if study.json is not whole
+    record = json.loads((folder / "study.json").read_text())
     summary = _finished_summary(folder, record)
     chosen, baseline = _choose(summary, top)
     given = {} if options.population is None else {"population": options.population}
     confirm = _write_files(folder, record, summary, chosen, baseline, options.seeds, options.again)
     study_file = read_study(confirm / "study.yaml", given)
     command_line = CommandLine(["--config", study_file.experiment, *changes], "losslab confirm")
-    base = command_line.resolved()
+    study = Study(study_file, confirm, command_line)
     configs: dict[str, Config] = {}
     for setting in chosen:
-        setting_hash = configure(command_line, study_file, base, Setting(setting.label, {}), study_file.seeds[0])
+        setting_hash = study.configure(Setting(setting.label, {}), study_file.seeds[0])
         if setting_hash != setting.setting_hash:
             advice = f"Leave out {' '.join(changes)}" if changes else "The code has changed since: sweep again"
             raise UserError(f"{setting.label} is not configured as the sweep had it. {advice}.")
         configs[setting_hash] = command_line.resolved()
-    reads = earlier_reads(unread_hashes(confirm, configs, study_file.seeds), record["data"]["name"])
+    reads = earlier_reads(_unread_hashes(confirm, configs, study_file.seeds), record["data"]["name"])
     if reads and not options.again:
         raise UserError(
             f"the test images have answered for {len(reads)} of these configurations and seeds already, last at "
@@ -107,8 +107,8 @@ def confirm_command(tokens: list[str]) -> None:
         worker_tokens += ["--population", str(options.population)]
     content = read_yaml(confirm / "study.yaml") | given
     command = f"losslab confirm {shlex.join(without_options(tokens, '--workers'))}"
-    run_study(study_file, content, confirm, command_line, base, command, options.workers, worker_tokens)
-    read_test_images(confirm, command_line, configs)
+    run_study(study, content, command, options.workers, worker_tokens)
+    _read_test_images(confirm, command_line, configs)
     summary, _ = summarise_folder(confirm)
     drop_checkpoints(checkpoint_folders(confirm), {summary.best.setting_hash})
     confirmation = read_confirmation(confirm)
@@ -137,13 +137,7 @@ def _study_folder(given: Path) -> Path:
     return folder
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
-    read_declared(folder)  # raises a UserError if the file is not whole
-    record: dict[str, Any] = json.loads((folder / "study.json").read_text())
-    return record
-
-
-def _finished_summary(folder: Path, record: dict[str, Any]) -> Summary:
+def _finished_summary(folder: Path, record: Config) -> Summary:
     """Return the study's summary; raise UserError if the study is not finished."""
     summary, _ = summarise_folder(folder)
     known = read_trials(folder, summary.study.storage)
@@ -169,8 +163,8 @@ def _finished_summary(folder: Path, record: dict[str, Any]) -> Summary:
     return summary
 
 
-def _choose(summary: Summary, top: int | None) -> tuple[list[SettingResults], SettingResults]:
-    """Return the settings to confirm, in the study's order, and the baseline.
+def _choose(summary: Summary, top: int | None) -> tuple[list[SettingResults], str]:
+    """Return the settings to confirm, in the study's order, and the baseline's label.
 
     The declared baseline does not count as one of the best. A search has none; its best setting is the baseline.
     """
@@ -179,17 +173,11 @@ def _choose(summary: Summary, top: int | None) -> tuple[list[SettingResults], Se
     kept = [baseline, *[setting for setting in ranked if setting is not baseline][:top]]
     if len(kept) == 1:
         raise UserError(f"{summary.name} has one setting only: there is nothing to compare it with.")
-    return [setting for setting in summary.complete if setting in kept], baseline
+    return [setting for setting in summary.complete if setting in kept], baseline.label
 
 
 def _write_files(
-    folder: Path,
-    record: dict[str, Any],
-    summary: Summary,
-    chosen: list[SettingResults],
-    baseline: SettingResults,
-    seeds: int,
-    again: bool,
+    folder: Path, record: Config, summary: Summary, chosen: list[SettingResults], baseline: str, seeds: int, again: bool
 ) -> Path:
     """Write the confirmation's study and experiment files, unless a confirmation that began has the same.
 
@@ -220,7 +208,7 @@ def _write_files(
         "experiment": "experiment.yaml",
         "arms": arms,
         "seeds": list(range(first, first + seeds)),
-        "baseline": {"arm": baseline.label},
+        "baseline": {"arm": baseline},
         "keep": "all",
         "stage": "confirm",
     }
@@ -230,13 +218,10 @@ def _write_files(
     return confirm
 
 
-def unread_hashes(confirm: Path, configs: dict[str, Config], seeds: list[int]) -> set[str]:
+def _unread_hashes(confirm: Path, configs: dict[str, Config], seeds: list[int]) -> set[str]:
     """Return hashes of the configurations, seed included, for which the test images are still to be read.
 
-    Args:
-        confirm: runs/<study>/confirm.
-        configs: each setting's resolved configuration, by the setting's hash.
-        seeds: the confirmation's seeds.
+    `configs` holds each setting's resolved configuration, by the setting's hash.
     """
     return {
         config_hash({**config, SEED: seed})
@@ -246,15 +231,10 @@ def unread_hashes(confirm: Path, configs: dict[str, Config], seeds: list[int]) -
     }
 
 
-def read_test_images(confirm: Path, command_line: CommandLine, configs: dict[str, Config]) -> None:
-    """Evaluate the runs of a confirmation that have no test result yet, and write their results.
+def _read_test_images(confirm: Path, command_line: CommandLine, configs: dict[str, Config]) -> None:
+    """Evaluate the runs of a confirmation that have no test result yet, and write their results; all runs have ended.
 
     A read is recorded before it happens. After a kill between a read and its result, the confirmation needs `--again`.
-
-    Args:
-        confirm: runs/<study>/confirm, all of whose runs have ended.
-        command_line: parses and builds the runs.
-        configs: each setting's resolved configuration, by the setting's hash.
     """
     with FileLock(confirm / "test.lock"):  # another call of the same command waits, and finds the results
         unread = [

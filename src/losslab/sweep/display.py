@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 class Display:
@@ -20,7 +20,7 @@ class Display:
     def __init__(self, total: int, done: int) -> None:
         self.total, self.done = total, done
         self.best = ""
-        self._console = Console(soft_wrap=True)
+        console = Console(soft_wrap=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -28,17 +28,16 @@ class Display:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
-            console=self._console,
+            console=console,
             # Where output is not a terminal, the lines are enough.
-            disable=not self._console.is_terminal,
+            disable=not console.is_terminal,
         )
-        self._task: TaskID | None = None
+        # Earlier results do not count for the speed, hence not for the time left.
+        self._task = self._bar.add_task("", total=total - done, count="", best="")
         self._finished = 0
 
     def __enter__(self) -> "Display":
         self._bar.start()
-        # Earlier results do not count for the speed, hence not for the time left.
-        self._task = self._bar.add_task("", total=self.total - self.done, count="", best="")
         self.update("", 0.0)
         return self
 
@@ -48,10 +47,6 @@ class Display:
     def print(self, line: str) -> None:
         """Print a line above the bar."""
         self._bar.console.print(line, highlight=False, markup=False)
-
-    def progress(self, name: str, trainings: int = 1) -> "TrainingProgress":
-        """Return a callback that moves the bar with one training, or with several that are trained as one."""
-        return TrainingProgress(self, name, trainings)
 
     def finish_training(self, line: str) -> None:
         """Count one more training as done, and print a line about it."""
@@ -66,7 +61,6 @@ class Display:
 
     def update(self, description: str, fraction: float) -> None:
         """Redraw the bar, `fraction` of the current training (or trainings) being done."""
-        assert self._task is not None
         self._bar.update(
             self._task,
             total=self.total - self.done,  # tuning adds some
@@ -78,9 +72,9 @@ class Display:
 
 
 class TrainingProgress(Callback):
-    """Moves the study's bar with the epochs and batches of one training, at most four times a second."""
+    """Moves the study's bar with one training, or with several trained as one, at most four times a second."""
 
-    def __init__(self, display: Display, name: str, trainings: int) -> None:
+    def __init__(self, display: Display, name: str, trainings: int = 1) -> None:
         self._display, self._name, self._trainings = display, name, trainings
         self._updated_at = 0.0
 

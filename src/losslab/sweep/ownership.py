@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 import psutil
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -89,9 +89,8 @@ class Lease:
         self._thread.join(5.0)
         for number, trial in self._held.items():
             if number not in self._lost and not self._storage.is_away:
-                with contextlib.suppress(
-                    Exception
-                ):  # the error that ends the run is raised; the lease runs out by itself
+                # The error that ends the run is raised; the lease runs out by itself.
+                with contextlib.suppress(Exception):
                     trial.set_user_attr("stopped", True)
         self._held.clear()
 
@@ -145,9 +144,7 @@ class LeaseCheck(Callback):
     def __init__(self, lease: Lease, trials: list[Trial]) -> None:
         self._lease, self._trials = lease, trials
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
         for trial in self._trials:
             self._lease.check(trial)
 

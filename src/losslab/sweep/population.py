@@ -1,6 +1,7 @@
 """Many classifiers as one vectorised model: each is trained as if it were alone."""
 
 import copy
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -109,28 +110,18 @@ class Population(LightningModule):
         """Return logits (K, B, C) of each member's images (K, B, *image_shape), or of common ones (B, *image_shape)."""
         skeleton = self.members[0].train(self.training)
         own = images.ndim > len(skeleton.image_shape) + 1
-
-        def member_logits(parameters: dict[str, Tensor], buffers: dict[str, Tensor], images: Tensor) -> Tensor:
-            return functional_call(skeleton, (parameters, buffers), (images,))  # (B, C)
-
-        return vmap(member_logits, (0, 0, 0 if own else None), randomness="different")(*self._state(), images)
+        member_logits = functools.partial(functional_call, skeleton)  # (B, C)
+        return vmap(member_logits, (0, 0 if own else None), randomness="different")(self._state(), images)
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return each member's loss, (K,), of logits (K, B, C) and labels (K, B)."""
         loss = self.members[0].loss
         if not isinstance(loss, nn.Module):
             return vmap(loss)(logits, labels)
-        parameters, buffers = (
-            {name.removeprefix("loss."): stack for name, stack in part.items() if name.startswith("loss.")}
-            for part in self._state()
-        )
-
-        def member_loss(
-            parameters: dict[str, Tensor], buffers: dict[str, Tensor], logits: Tensor, labels: Tensor
-        ) -> Tensor:
-            return functional_call(loss, (parameters, buffers), (logits, labels))
-
-        return vmap(member_loss)(parameters, buffers, logits, labels)
+        parameters, buffers = self._state()
+        stacks = (parameters | buffers).items()
+        own = {name.removeprefix("loss."): stack for name, stack in stacks if name.startswith("loss.")}
+        return vmap(functools.partial(functional_call, loss))(own, (logits, labels))
 
     def on_train_epoch_start(self) -> None:
         self._tally = EpochTally()

@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import optuna
 import torch
@@ -27,8 +27,8 @@ from losslab.run import (
     write_epochs,
     write_predictions,
 )
-from losslab.study import Result, Setting, read_result
-from losslab.sweep.display import Display
+from losslab.study import Result, Setting, StudyFile, read_result
+from losslab.sweep.display import Display, TrainingProgress
 from losslab.sweep.ownership import LeaseLostError
 from losslab.sweep.population import Population, PopulationData, shared_model_key
 from losslab.sweep.training import TimeLimitError, Training, describe_error
@@ -39,11 +39,8 @@ WARM_UP, MEASURED = 5, 20
 AUTO_SIZE = 16
 """Members of a population with size "auto"."""
 
-Outcome = Result | Exception
-"""A training's result, or its error: NonFiniteLossError, TrialPruned."""
-
 Failures = dict[tuple[str, int], Exception]
-"""Errors of trainings, by the setting's hash and the seed."""
+"""Errors of trainings, by `Training.key`."""
 
 _QUIET: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
 
@@ -78,28 +75,26 @@ class Stopwatch(Callback):
 
 
 class Member(NamedTuple):
-    """A training that joins a population, its configuration, and the parts built from it."""
+    """A training that joins a population, its trial, its configuration, and the parts built from it."""
 
+    trial: Trial
     training: Training
     parts: Parts
     config: Config
 
 
-class PrunableTrial(NamedTuple):
-    """A trial with the places of its members; the first one's metric is reported, and all stop together."""
-
-    trial: optuna.Trial
-    members: list[int]
-
-
 class MemberRecords(Checkpoint):
     """Writes each member's metrics.csv, reports to Optuna, and stops the members of pruned trials.
 
-    It is a Checkpoint because Lightning calls those after the module's own on_train_epoch_end.
+    It is a Checkpoint because Lightning calls those after the module's own on_train_epoch_end. Of a trial's members the
+    first one's metric is reported, and all stop together.
     """
 
-    def __init__(self, folders: Sequence[RunFolder], prunable: Sequence[PrunableTrial], monitor: str) -> None:
-        self._folders, self._prunable, self._monitor = folders, prunable, monitor
+    def __init__(self, folders: Sequence[RunFolder], members: Sequence[Member], study: StudyFile) -> None:
+        self._folders, self._monitor = folders, study.monitor
+        self._prunable: dict[Trial, list[int]] = {}
+        for place, member in enumerate(members if study.pruner is not None else []):
+            self._prunable.setdefault(member.trial, []).append(place)
         self.rows: list[list[dict[str, Any]]] = [[] for _ in folders]
         self.pruned: dict[int, optuna.TrialPruned] = {}
 
@@ -109,7 +104,7 @@ class MemberRecords(Checkpoint):
             if k not in pl_module.stopped:
                 self.rows[k].append(epoch_row(trainer, pl_module.metrics[k]))
                 write_epochs(folder.metrics_file, self.rows[k])
-        for trial, members in self._prunable:
+        for trial, members in self._prunable.items():
             if members[0] in pl_module.stopped:
                 continue
             trial.report(pl_module.metrics[members[0]][self._monitor], trainer.current_epoch)
@@ -118,64 +113,6 @@ class MemberRecords(Checkpoint):
                 self.pruned |= dict.fromkeys(members, pruned)
                 pl_module.stopped.update(members)
         trainer.should_stop = len(pl_module.stopped) == len(self._folders)
-
-
-def train_population(
-    members: Sequence[Member],
-    build_trainer: Callable[[Sequence[Callback]], Trainer],
-    prunable: Sequence[PrunableTrial],
-    monitor: str,
-) -> list[Outcome]:
-    """Train several trainings as one population.
-
-    Args:
-        members: two or more with the same shared_model_key.
-        build_trainer: builds the members' common Trainer with the callbacks that it is given, without loggers and
-            checkpoints; each member has its own.
-        prunable: the trials that a pruner may stop.
-        monitor: the metric that is reported to the pruner.
-
-    Returns:
-        An outcome for each member. Any other error, such as too little memory, is raised.
-    """
-    data = members[0].parts.data
-    data.prepare_data()
-    data.setup("fit")
-    folders = []
-    for place, (training, parts, config) in enumerate(members):
-        training.remove_remains()
-        folder = RunFolder.create(training.run_path, config)
-        device = {"device": str(parts.trainer.strategy.root_device), "status": "running"}
-        population_place = {"population": {"size": len(members), "place": place}}
-        folder.write_manifest(new_manifest(config, data) | device | population_place)
-        folders.append(folder)
-    population = Population([member.parts.model for member in members])  # type: ignore[misc]
-    records, interruption = MemberRecords(folders, prunable, monitor), Interruption(None)
-    trainer = build_trainer([interruption, records])
-    started = time.monotonic()
-    with interruption, warnings.catch_warnings():
-        # Global average pooling sets a stride; vmap falls back to a loop over members that computes nothing.
-        warnings.filterwarnings("ignore", "There is a performance drop .* aten::as_strided_")
-        trainer.fit(population, datamodule=PopulationData(data, [member.training.seed for member in members]))
-    seconds = (time.monotonic() - started) / len(members)
-    outcomes: list[Outcome] = []
-    for k, (folder, (training, parts, _)) in enumerate(zip(folders, members, strict=True)):
-        failure = population.failures.get(k) or records.pruned.get(k)
-        end = {"ended_at": utc_now(), "seconds": round(seconds, 3), "status": "failed" if failure else "finished"}
-        if failure is not None:
-            folder.write_manifest(folder.manifest() | end | {"failure": f"{type(failure).__name__}: {failure}"})
-            outcomes.append(failure)
-            continue
-        _write_member(parts, folder)
-        folder.write_manifest(folder.manifest() | end)
-        outcomes.append(training.write_result(population.metrics[k]))
-        for row in records.rows[k]:
-            for logger in parts.trainer.loggers:
-                logger.log_metrics({key: float(value) for key, value in row.items()}, int(row["step"]))
-        finish_trackers(parts.trainer, TrackerSummary(folder, folder.predictions_file, data, "val"))
-    if interruption.received is not None:
-        raise Interrupted(interruption.received)
-    return outcomes
 
 
 def _write_member(parts: Parts, folder: RunFolder) -> None:
@@ -188,20 +125,14 @@ def _write_member(parts: Parts, folder: RunFolder) -> None:
     parts.trainer.save_checkpoint(folder.checkpoints / "last.ckpt", weights_only=True)
 
 
-class _Candidate(NamedTuple):
-    trial: Trial
-    member: Member
-
-
 class Populations:
     """Trains compatible trainings together; the caller trains the rest one by one.
 
     Args:
         command_line: parses and builds the trainings.
         configure: parses the configuration of a setting and a seed into `command_line`.
-        size: the most members of a population; "auto": populations of 16, if a few steps show that they are faster.
-        monitor: the study's metric.
-        prunes: whether the study has a pruner.
+        study: the study file. Its population "auto" stands for populations of 16, if a few steps show that they are
+            faster.
         display: the study's display.
     """
 
@@ -209,15 +140,12 @@ class Populations:
         self,
         command_line: CommandLine,
         configure: Callable[[Setting, int], object],
-        size: int | Literal["auto"],
-        monitor: str,
-        prunes: bool,
+        study: StudyFile,
         display: Display,
     ) -> None:
-        self.size = AUTO_SIZE if size == "auto" else size
-        self._command_line, self._configure, self._display = command_line, configure, display
-        self._monitor, self._prunes = monitor, prunes
-        self._is_faster: dict[str, bool] | None = {} if size == "auto" else None
+        self.size = AUTO_SIZE if study.population == "auto" else study.population
+        self._command_line, self._configure, self._study, self._display = command_line, configure, study, display
+        self._is_faster: dict[str, bool] = {}
 
     def train(self, trials: Sequence[tuple[Trial, Sequence[Training]]], callbacks: Sequence[Callback] = ()) -> Failures:
         """Train the trainings that can be trained together, and write their results.
@@ -229,69 +157,99 @@ class Populations:
         Returns:
             The errors of trainings that failed.
         """
-        groups: dict[str, dict[tuple[str, int], _Candidate]] = {}
+        groups: dict[str, dict[tuple[str, int], Member]] = {}
         for trial, trainings in trials:
             for training in trainings:
                 if read_result(training.result_path) is None:
                     self._configure(training.setting, training.seed)
                     parts = self._command_line.build(logger_arguments=training.tracker_arguments())
-                    member = Member(training, parts, self._command_line.resolved())
-                    key = shared_model_key(member.config, parts)
+                    config = self._command_line.resolved()
+                    key = shared_model_key(config, parts)
                     if key is not None:
-                        groups.setdefault(key, {})[training.setting_hash, training.seed] = _Candidate(trial, member)
+                        groups.setdefault(key, {})[training.key] = Member(trial, training, parts, config)
         failures: Failures = {}
         for key, group in groups.items():
-            candidates = list(group.values())
-            for start in range(0, len(candidates), self.size):
-                chunk = candidates[start : start + self.size]
-                if len(chunk) > 1 and self._should_train_together(key, [c.member.training for c in chunk]):
+            members = list(group.values())
+            for start in range(0, len(members), self.size):
+                chunk = members[start : start + self.size]
+                if len(chunk) > 1 and self._should_train_together(key, [member.training for member in chunk]):
                     failures |= self._train(chunk, callbacks)
         return failures
 
-    def _train(self, candidates: list[_Candidate], callbacks: Sequence[Callback]) -> Failures:
-        members = [candidate.member for candidate in candidates]
-        keys = [(member.training.setting_hash, member.training.seed) for member in members]
+    def _train(self, members: list[Member], callbacks: Sequence[Callback]) -> Failures:
         label = f"{len(members)} trainings as one"
-        progress = self._display.progress(label, len(members))
         try:
-            self._configure(members[0].training.setting, members[0].training.seed)
-            outcomes = train_population(
-                members,
-                lambda further: self._command_line.build([progress, *callbacks, *further], **_QUIET).trainer,
-                self._prunable(candidates),
-                self._monitor,
-            )
+            outcomes = self._train_as_one(members, [TrainingProgress(self._display, label, len(members)), *callbacks])
         except (OSError, LeaseLostError, UpdateFinishedTrialError):
             raise
         except TimeLimitError as error:
             self._display.print(f"{label}: {error}.")
-            return dict.fromkeys(keys, error)
+            return {member.training.key: error for member in members}
         except Exception as error:  # too little memory, or a network that cannot be vectorised
             self._display.print(f"{label}: {describe_error(error)}. Each is trained alone.")
             return {}
         failures: Failures = {}
-        for key, member, outcome in zip(keys, members, outcomes, strict=True):
+        for (_, training, _, _), outcome in zip(members, outcomes, strict=True):
             if isinstance(outcome, Exception):
-                failures[key] = outcome
+                failures[training.key] = outcome
             else:
-                self._display.finish_training(member.training.result_line(outcome, self._monitor))
+                self._display.finish_training(training.result_line(outcome, self._study.monitor))
         return failures
 
-    def _prunable(self, candidates: list[_Candidate]) -> list[PrunableTrial]:
-        if not self._prunes:
-            return []
-        trials: dict[int, PrunableTrial] = {}
-        for place, (trial, _) in enumerate(candidates):
-            trials.setdefault(trial.number, PrunableTrial(trial, [])).members.append(place)
-        return list(trials.values())
+    def _train_as_one(self, members: Sequence[Member], callbacks: Sequence[Callback]) -> list[Result | Exception]:
+        """Train members with the same shared_model_key by one Trainer, without its loggers and checkpoints.
+
+        Returns:
+            Each member's result, or its error (NonFiniteLossError, TrialPruned). Any other error, such as too little
+            memory, is raised.
+        """
+        data = members[0].parts.data
+        data.prepare_data()
+        data.setup("fit")
+        folders = []
+        for place, (_, training, parts, config) in enumerate(members):
+            training.remove_remains()
+            folder = RunFolder.create(training.run_path, config)
+            device = {"device": str(parts.trainer.strategy.root_device), "status": "running"}
+            population_place = {"population": {"size": len(members), "place": place}}
+            folder.write_manifest(new_manifest(config, data) | device | population_place)
+            folders.append(folder)
+        population = Population([member.parts.model for member in members])  # type: ignore[misc]
+        records, interruption = MemberRecords(folders, members, self._study), Interruption(None)
+        self._configure(members[0].training.setting, members[0].training.seed)
+        trainer = self._command_line.build([*callbacks, interruption, records], **_QUIET).trainer
+        started = time.monotonic()
+        with interruption, warnings.catch_warnings():
+            # Global average pooling sets a stride; vmap falls back to a loop over members that computes nothing.
+            warnings.filterwarnings("ignore", "There is a performance drop .* aten::as_strided_")
+            trainer.fit(population, datamodule=PopulationData(data, [member.training.seed for member in members]))
+        seconds = (time.monotonic() - started) / len(members)
+        outcomes: list[Result | Exception] = []
+        for k, (folder, (_, training, parts, _)) in enumerate(zip(folders, members, strict=True)):
+            failure = population.failures.get(k) or records.pruned.get(k)
+            end = {"ended_at": utc_now(), "seconds": round(seconds, 3), "status": "failed" if failure else "finished"}
+            if failure is not None:
+                folder.write_manifest(folder.manifest() | end | {"failure": f"{type(failure).__name__}: {failure}"})
+                outcomes.append(failure)
+                continue
+            _write_member(parts, folder)
+            folder.write_manifest(folder.manifest() | end)
+            outcomes.append(training.write_result(population.metrics[k]))
+            for row in records.rows[k]:
+                for logger in parts.trainer.loggers:
+                    logger.log_metrics({key: float(value) for key, value in row.items()}, int(row["step"]))
+            finish_trackers(parts.trainer, TrackerSummary(folder, folder.predictions_file, data, "val"))
+        if interruption.received is not None:
+            raise Interrupted(interruption.received)
+        return outcomes
 
     def _should_train_together(self, key: str, trainings: Sequence[Training]) -> bool:
         """Return True for a given size; for "auto", measure a few steps, once for each `shared_model_key`."""
-        if self._is_faster is None:
+        if self._study.population != "auto":
             return True
         if key not in self._is_faster:
             try:
-                ratio = self._solo_seconds(trainings[0]) * len(trainings) / self._population_seconds(trainings)
+                ratio = self._step_seconds(trainings[:1]) * len(trainings) / self._step_seconds(trainings)
             except Exception as error:
                 ratio = 0.0
                 self._display.print(f"{len(trainings)} trainings as one: {describe_error(error)}")
@@ -302,18 +260,14 @@ class Populations:
             )
         return self._is_faster[key]
 
-    def _solo_seconds(self, training: Training) -> float:
-        (trainer, model, data), clock = self._build_to_measure(training)
-        return clock.measure(trainer, model, data)
-
-    def _population_seconds(self, trainings: Sequence[Training]) -> float:
-        members: list[Any] = []
+    def _step_seconds(self, trainings: Sequence[Training]) -> float:
+        """Measure a step of several trainings as one population, or of one training alone."""
+        models: list[Any] = []
         for training in trainings:
-            (trainer, model, data), clock = self._build_to_measure(training)
-            members.append(model)
-        return clock.measure(trainer, Population(members), PopulationData(data, [t.seed for t in trainings]))
-
-    def _build_to_measure(self, training: Training) -> tuple[Parts, Stopwatch]:
-        self._configure(training.setting, training.seed)
-        clock = Stopwatch()
-        return self._command_line.build([clock], enable_checkpointing=False, **_QUIET), clock
+            self._configure(training.setting, training.seed)
+            clock = Stopwatch()
+            trainer, model, data = self._command_line.build([clock], enable_checkpointing=False, **_QUIET)
+            models.append(model)
+        if len(models) == 1:
+            return clock.measure(trainer, models[0], data)
+        return clock.measure(trainer, Population(models), PopulationData(data, [t.seed for t in trainings]))

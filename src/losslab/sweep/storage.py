@@ -21,13 +21,7 @@ from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 
 from losslab.errors import UserError
 from losslab.run import stopping_at_once, study_name
-from losslab.study import (
-    Setting,
-    StudyFile,
-    grid_settings,
-    optuna_parameters,
-    setting_from_parameters,
-)
+from losslab.study import Setting, StudyFile, grid_settings, setting_from_parameters
 
 PATIENCE_SECONDS = 600.0
 """How long a database may be away."""
@@ -281,7 +275,7 @@ def enqueue_settings(study: optuna.Study, settings: Iterable[Setting]) -> None:
     known = queued_settings(study)
     for setting in settings:
         if setting not in known:
-            study.enqueue_trial(optuna_parameters(setting), {"queued": optuna_parameters(setting)})
+            study.enqueue_trial(setting.parameters(), {"queued": setting.parameters()})
 
 
 def queued_settings(study: optuna.Study) -> list[Setting]:

@@ -12,7 +12,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from losslab.errors import UserError
-from losslab.run import CommandLine, Config
+from losslab.run import CommandLine
 from losslab.study import (
     Setting,
     StudyFile,
@@ -23,7 +23,7 @@ from losslab.study import (
     suggest_setting,
     tuning_extensions,
 )
-from losslab.sweep.display import Display
+from losslab.sweep.display import Display, TrainingProgress
 from losslab.sweep.ownership import (
     LEASE_SECONDS,
     Lease,
@@ -55,19 +55,23 @@ class Study:
 
     Args:
         study: the study file.
-        folder: runs/<study>.
-        command_line: parses and builds the settings.
-        base: the resolved experiment that the settings start from.
-        wait: retry a database that does not answer (it has answered before).
+        folder: runs/<study>; `open` needs it.
+        command_line: holds the experiment that the settings start from; parses and builds the settings.
     """
 
-    def __init__(
-        self, study: StudyFile, folder: Path, command_line: CommandLine, base: Config, wait: bool = False
-    ) -> None:
-        self.file, self.folder, self.command_line, self.base = study, folder, command_line, base
+    def __init__(self, study: StudyFile, folder: Path, command_line: CommandLine) -> None:
+        self.file, self.folder, self.command_line = study, folder, command_line
+        self.base = command_line.resolved()
         self._lock = FileLock(folder / "lock")
+
+    def open(self, wait: bool = False) -> None:
+        """Open or create the Optuna study; `wait`: retry a database that does not answer (it has answered before).
+
+        Raises:
+            UserError: the storage cannot be opened.
+        """
         with self._lock:
-            self.optuna, storage = open_study(study, folder, wait)
+            self.optuna, storage = open_study(self.file, self.folder, wait)
         self._lease = Lease(storage)
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
@@ -80,10 +84,7 @@ class Study:
 
     def run(self, display: Display, stop: Callable[[], bool] = lambda: False) -> None:
         """Run trials until the study is done or `stop` returns True; wait for the trials of other processes."""
-        prunes = self.file.pruner is not None
-        populations = Populations(
-            self.command_line, self._configure, self.file.population, self.file.monitor, prunes, display
-        )
+        populations = Populations(self.command_line, self.configure, self.file, display)
         at_once = max(1, populations.size // len(self.file.seeds))
         if self.file.time_limit is not None:
             # Twice: as a population that fails and then one by one. A trial that takes longer hangs, and is given away.
@@ -154,20 +155,21 @@ class Study:
 
     def _training(self, trial: Trial, seed: int) -> Training:
         setting = suggest_setting(self.file, trial)
-        setting_hash = self._configure(setting, seed)
+        setting_hash = self.configure(setting, seed)
         if trial.user_attrs.get("setting_hash") != setting_hash:
             trial.set_user_attr("setting_hash", setting_hash)
         # A process that lost this setting and is still alive must not write into the same folder.
         attempt = f"-trial-{trial.number}" if may_meet_another(self._trials(), trial) else ""
-        order, label = self._order(trial.number, setting), self._label(setting)
+        order, label = self._order(trial.number, setting), self.label(setting)
         return Training(self.folder, setting, setting_hash, seed, order, label, attempt, self.file.stage)
 
-    def _configure(self, setting: Setting, seed: int) -> str:
+    def configure(self, setting: Setting, seed: int) -> str:
+        """Parse the setting's configuration into the command line; see `losslab.study.configure`."""
         return configure(self.command_line, self.file, self.base, setting, seed)
 
     def _run_trial(self, trial: Trial, failures: Failures, display: Display) -> None:
         """Train one setting at every seed, and tell Optuna the mean, or the failure."""
-        label = self._label(suggest_setting(self.file, trial))
+        label = self.label(suggest_setting(self.file, trial))
         try:
             self._train_and_tell(trial, label, failures, display)
         except (LeaseLostError, UpdateFinishedTrialError):
@@ -221,14 +223,15 @@ class Study:
         known = read_result(training.result_path)
         if known is not None:
             return known["metrics"][self.file.monitor]
-        if (training.setting_hash, seed) in failures:
-            raise failures[training.setting_hash, seed]
+        if training.key in failures:
+            raise failures[training.key]
         pruning = [Pruning(trial, self.file.monitor)] if first and self.file.pruner is not None else []
-        result = train(self.command_line, training, [display.progress(training.name), *callbacks, *pruning])
+        result = train(self.command_line, training, [TrainingProgress(display, training.name), *callbacks, *pruning])
         display.finish_training(training.result_line(result, self.file.monitor))
         return result["metrics"][self.file.monitor]
 
-    def _label(self, setting: Setting) -> str:
+    def label(self, setting: Setting) -> str:
+        """Return the setting's name, with its arm if the study has several."""
         return setting.label(several_arms=len(self.file.arms) > 1)
 
     def _order(self, number: int, setting: Setting) -> int:
@@ -241,14 +244,14 @@ class Study:
         finished = self._trials(TrialState.COMPLETE)
         best = max(finished, key=lambda trial: self.file.sign * float(trial.value), default=None)  # type: ignore[arg-type]
         if best is not None:
-            display.best = f"{best.value:.4f} ({self._label(setting_from_parameters(best.params))})"
+            display.best = f"{best.value:.4f} ({self.label(setting_from_parameters(best.params))})"
         display.total = self.total_trainings()
         return best
 
     def failures(self) -> list[tuple[str, str]]:
         """Return label and error of each failed setting."""
         failed = [trial for trial in self._trials(TrialState.FAIL) if "failure" in trial.user_attrs]
-        return [(self._label(setting_from_parameters(trial.params)), trial.user_attrs["failure"]) for trial in failed]
+        return [(self.label(setting_from_parameters(trial.params)), trial.user_attrs["failure"]) for trial in failed]
 
     def _keep_best(self, display: Display) -> None:
         # Listed first, so that a folder that another process makes meanwhile is not among them.

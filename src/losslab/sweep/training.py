@@ -51,6 +51,11 @@ class Training(NamedTuple):
         return f"{self.label} seed={self.seed}"
 
     @property
+    def key(self) -> tuple[str, int]:
+        """The setting's hash and the seed."""
+        return self.setting_hash, self.seed
+
+    @property
     def result_path(self) -> Path:
         """The file of its result."""
         return result_path(self.study_folder, self.setting_hash, self.seed)
@@ -159,8 +164,6 @@ class TimeLimit(Callback):
         self._seconds = float("inf") if seconds is None else seconds * trials
         self._deadline = time.monotonic() + self._seconds
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
         if time.monotonic() > self._deadline:
             raise TimeLimitError(f"it took longer than the {self._seconds:g} seconds that time_limit allows")

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -42,21 +41,22 @@ class Workers:
     Args:
         number: number of workers.
         tokens: arguments of each worker's command.
-        study: the study.
-        folder: runs/<study>. Output goes to workers/<n>.log in it, or <n>-<process>.log if another call uses that.
+        study: the study, opened. Output goes to workers/<n>.log in its folder, or to <n>-<process>.log if another call
+            uses that.
     """
 
-    def __init__(self, number: int, tokens: list[str], study: Study, folder: Path) -> None:
+    def __init__(self, number: int, tokens: list[str], study: Study) -> None:
         self._command = [sys.executable, "-m", "losslab", "sweep", *tokens]
-        self._study, self._folder = study, folder
-        folder.joinpath("workers").mkdir(exist_ok=True)
-        self._names = FileLock(folder / "workers" / "lock", blocking=False)
+        self._study = study
+        folder = study.folder / "workers"
+        folder.mkdir(exist_ok=True)
+        self._names = FileLock(folder / "lock", blocking=False)
         ending = ".log"
         try:
             self._names.acquire()
         except Timeout:
             ending = f"-{os.getpid()}.log"
-        self._logs = [folder / "workers" / f"{place}{ending}" for place in range(number)]
+        self._logs = [folder / f"{place}{ending}" for place in range(number)]
         self._environments = [
             os.environ
             | worker_environment(place, number, torch.cuda.device_count())
@@ -144,7 +144,7 @@ class Workers:
             for line in new.decode(errors="replace").splitlines():
                 display.print(f"[{place}] {line}")
         running = sum(process is not None for process in self._processes)
-        display.count_results(len(read_results(self._folder)), f"{running} workers")
+        display.count_results(len(read_results(self._study.folder)), f"{running} workers")
 
     def _signal(self, number: int) -> None:
         for process in self._processes:
