@@ -156,21 +156,14 @@ class Classifier(LightningModule, ABC):
         if self.trainer.state.fn == "fit" and self._tally.losses:
             self._require_finite_steps()  # a bad step spoils the weights and so the validation: name the step
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._collect(batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._collect(batch)
-
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._collect(batch)
-
-    def _collect(self, batch: Batch) -> Tensor:
         images, labels = batch
         logits = self(images)
         self._logits.append(evaluation_logits(logits))
         self._labels.append(labels)
         return self._logits[-1]
+
+    validation_step = test_step = predict_step
 
     def on_validation_epoch_end(self) -> None:
         self._evaluate("val")

@@ -1,6 +1,5 @@
 """What acts during a fit: metrics.csv and predictions, checkpoints, and Ctrl-C."""
 
-import csv
 import io
 import math
 import pickle
@@ -21,7 +20,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from losslab.errors import UserError
 from losslab.models import Classifier
 from losslab.run.config import Config, differences
-from losslab.run.folder import RunFolder, write_predictions, write_whole
+from losslab.run.folder import RunFolder, csv_text, write_predictions, write_whole
 
 FIRST_COLUMNS = ("epoch", "step", "train/loss", "train/acc_running", "train/acc")
 """Columns of metrics.csv from the first row on, so that no row is rewritten when `train/acc` comes, at the end."""
@@ -44,7 +43,7 @@ class Records(Checkpoint):
         self.rows = [row for row in self.folder.epochs() if int(row["epoch"]) < trainer.current_epoch]
         if self._random_state is not None:
             torch.set_rng_state(self._random_state["cpu"])
-            if torch.cuda.is_available() and self._random_state["cuda"]:
+            if torch.cuda.is_available():
                 torch.cuda.set_rng_state_all(self._random_state["cuda"])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,8 +57,7 @@ class Records(Checkpoint):
             write_predictions(self.folder.predictions_file, pl_module.evaluated)
 
     def state_dict(self) -> dict[str, Any]:
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        return {"cpu": torch.get_rng_state(), "cuda": cuda}
+        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}  # [] without CUDA
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._random_state = state_dict
@@ -74,11 +72,7 @@ def epoch_row(trainer: Trainer, metrics: Mapping[str, Any]) -> dict[str, Any]:
 def write_epochs(path: Path, rows: list[dict[str, Any]]) -> None:
     """Replace metrics.csv atomically."""
     columns = list(dict.fromkeys([*FIRST_COLUMNS, *(key for row in rows for key in row)]))
-    table = io.StringIO()
-    writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, table.getvalue())
+    write_whole(path, csv_text([columns, *([row.get(column, "") for column in columns] for row in rows)]))
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -149,11 +143,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is truncated or damaged ({type(error).__name__}): use another checkpoint, or fit again."
         ) from None
-    if not isinstance(checkpoint, dict) or not all(
-        isinstance(checkpoint.get(part), dict) for part in ("state_dict", "config")
-    ):
-        raise UserError(f"{path} is no checkpoint of a losslab run: use one from the run's folder.")
-    return checkpoint
+    match checkpoint:
+        case {"state_dict": dict(), "config": dict()}:
+            return checkpoint
+    raise UserError(f"{path} is no checkpoint of a losslab run: use one from the run's folder.")
 
 
 def require_same_config(path: Path, config: Config) -> None:
@@ -205,7 +198,7 @@ class Interruption(Callback):
 
     def __enter__(self) -> "Interruption":
         self._former = _signal_handlers()
-        self._register()
+        _set_signal_handlers(dict.fromkeys(self._former, self._note))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -213,9 +206,6 @@ class Interruption(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning has installed its own handlers since; theirs would call a collective in the middle of a step.
-        self._register()
-
-    def _register(self) -> None:
         _set_signal_handlers(dict.fromkeys(self._former, self._note))
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -33,13 +33,7 @@ from losslab.run.tracking import complete_loggers, guard_loggers
 
 _log = logging.getLogger("losslab")
 
-TRAINER_DEFAULTS = {
-    "devices": 1,
-    "max_epochs": 3,
-    "logger": False,
-    "num_sanity_val_steps": 0,
-    "log_every_n_steps": 1,
-}
+TRAINER_DEFAULTS = {"devices": 1, "max_epochs": 3, "logger": False, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
 
 PARSED_KEPT = 256
 """Parsed configurations kept in memory: a study parses each of them again, and parsing takes a tenth of a second."""
@@ -101,9 +95,7 @@ class CommandLine(LightningCLI):
         )
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--seed_everything", type=int, default=0, help="Seed of the run: weights, order of images, dropout."
-        )
+        parser.add_argument("--seed_everything", type=int, default=0, help="Seed of weights, order of images, dropout.")
         for name, text in self._options:
             parser.add_argument(f"--{name}", type=str | None, help=text)
 
@@ -276,9 +268,7 @@ def explain_parse_error(message: str, options: Iterable[str]) -> str:
     if found := re.search(r"module '([^']+)' has no attribute '([^']+)'", message):
         return f"unknown class '{found[1]}.{found[2]}'{did_you_mean(found[2], _public_names(found[1]))}"
     if found := re.search(r"No module named '([^']+)'", message):
-        return (
-            f"there is no module '{found[1]}'; modules are searched in the current folder and among installed packages"
-        )
+        return f"there is no module '{found[1]}'; modules are searched in the current folder and installed packages"
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
         hint = did_you_mean(found[1], _class_names(), "; write your own class as my_module.MyClass")
         return f"unknown class '{found[1]}'{hint}"

@@ -36,7 +36,8 @@ def config_hash(config: Config, with_seed: bool = True) -> str:
 
 def values_with_effect(config: Config) -> dict[str, Any]:
     """Return all values that affect a run's result, by dotted path."""
-    return {path: value for path, value in _leaves(config) if _has_effect(path)}
+    ignored = tuple(f"{path}." for path in WITHOUT_EFFECT)
+    return {path: value for path, value in _leaves(config) if not f"{path}.".startswith(ignored)}
 
 
 def differences(ours: Config, theirs: Config, with_trainer: bool = True) -> list[str]:
@@ -119,33 +120,25 @@ def merge_files(tokens: list[str]) -> tuple[list[str], list[str]]:
     Returns:
         The command line, and a notice for each object whose arguments were dropped.
     """
-    files, rest, at = [], [], 0
-    while at < len(tokens):
-        option, equals, value = tokens[at].partition("=")
-        if option in ("--config", "-c"):
-            at += 1
-            if not equals and at == len(tokens):
-                raise UserError(f"{option} needs a file, such as experiments/cnn.yaml.")
-            files.append(Path(value if equals else tokens[at]))
+    files, rest, unread = [], [], iter(tokens)
+    for token in unread:
+        option, equals, value = token.partition("=")
+        if option not in ("--config", "-c"):
+            rest.append(token)
+        elif file := value if equals else next(unread, ""):
+            files.append(file)
         else:
-            rest.append(tokens[at])
-        at += 1
+            raise UserError(f"{option} needs a file, such as experiments/cnn.yaml.")
     merged: dict[str, Any] = {}
     notices: list[str] = []
     for file in files:
-        _overlay(merged, read_yaml(file), str(file), notices)
+        _overlay(merged, read_yaml(Path(file)), file, notices)
     for number, token in enumerate(rest):
         option, equals, value = token.partition("=")
         if option.startswith("--"):
-            following = rest[number + 1] if number + 1 < len(rest) else ""
-            _drop_replaced(
-                merged, option[2:].removesuffix(".class_path"), value if equals else following, option, notices
-            )
+            given = value if equals else "".join(rest[number + 1 : number + 2])
+            _drop_replaced(merged, option[2:].removesuffix(".class_path"), given, option, notices)
     return [*(["--config", json.dumps(merged)] if files else []), *rest], notices
-
-
-def _has_effect(path: str) -> bool:
-    return not any(path == without or path.startswith(f"{without}.") for without in WITHOUT_EFFECT)
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -178,21 +171,17 @@ def _is_other_class(former: Any, new: Any) -> bool:
 
 def _drop_replaced(merged: dict[str, Any], path: str, value: str, source: str, notices: list[str]) -> None:
     """Delete the object at `path` if the command line gives it another class, or a whole object."""
-    parent: Any = merged
-    *way, last = path.split(".")
-    for key in way:
-        if isinstance(parent, dict) and key not in parent and "init_args" in parent:
-            parent = parent["init_args"]
-        parent = parent.get(key) if isinstance(parent, dict) else None
-    if isinstance(parent, dict) and last not in parent and "init_args" in parent:
-        parent = parent["init_args"]
-    former = parent.get(last) if isinstance(parent, dict) else None
+    parent: Any = None
+    former: Any = merged
+    for key in path.split("."):
+        parent = former.get("init_args", former) if isinstance(former, dict) and key not in former else former
+        former = parent.get(key) if isinstance(parent, dict) else None
     if not isinstance(former, dict) or "class_path" not in former:
         return
     new = as_object(value)
     if isinstance(new, dict) or _is_other_class(former, new):
-        _note_dropped(former, last, new, source, notices)
-        del parent[last]
+        _note_dropped(former, key, new, source, notices)
+        del parent[key]
 
 
 def _note_dropped(former: Config, key: str, new: Config | str, source: str, notices: list[str]) -> None:

@@ -1,5 +1,6 @@
 """`losslab validate` and `test`: evaluate a finished run, from its folder alone."""
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,8 @@ from rich.table import Table
 
 from losslab.errors import UserError
 from losslab.run.callbacks import loading, require_same_config
-from losslab.run.command_line import CommandLine, option_value
-from losslab.run.config import differences
+from losslab.run.command_line import CommandLine, Parts, option_value
+from losslab.run.config import Config, differences
 from losslab.run.folder import RunFolder, find_run, study_name, write_predictions, write_whole, writing
 from losslab.run.provenance import git_state, note_test_read, require_same_data, utc_now
 from losslab.run.terminal import console, say
@@ -39,15 +40,14 @@ class FinishedRun(NamedTuple):
         """Return RUN/command, or RUN/command-best for the best checkpoint."""
         return self.folder.path / (command if self.checkpoint.stem == "last" else f"{command}-{self.checkpoint.stem}")
 
+    def build(self, trackers: Config | None = None, **trainer_arguments: Any) -> Parts:
+        """Build the run's parts, with a silent Trainer; see `CommandLine.build`."""
+        trainer_arguments |= {"enable_progress_bar": False, "enable_model_summary": False}
+        return self.command_line.build((), trackers, default_root_dir=str(self.folder.path), **trainer_arguments)
 
-def validate_command(tokens: list[str]) -> None:
-    """Evaluate a run on the validation split."""
-    evaluate_command("validate", tokens)
-
-
-def test_command(tokens: list[str]) -> None:
-    """Evaluate a run on the test split."""
-    evaluate_command("test", tokens)
+    def build_in_one_process(self, **trainer_arguments: Any) -> Parts:
+        """Build the run's parts for one process without trackers, however many processes trained it."""
+        return self.build(devices=1, num_nodes=1, strategy="auto", logger=False, **trainer_arguments)
 
 
 def evaluate_command(stage: Stage, tokens: list[str], options: Options = ()) -> None:
@@ -55,6 +55,10 @@ def evaluate_command(stage: Stage, tokens: list[str], options: Options = ()) -> 
     folder, metrics = evaluate_run(stage, find_finished_run(stage, tokens, options))
     rank_zero_only(print_metrics)(metrics)
     say(f"Written to {folder}")
+
+
+validate_command = functools.partial(evaluate_command, "validate")
+test_command = functools.partial(evaluate_command, "test")
 
 
 def find_finished_run(command: str, tokens: Sequence[str], options: Options = ()) -> FinishedRun:
@@ -99,15 +103,12 @@ def evaluate_run(stage: Stage, run: FinishedRun) -> tuple[Path, dict[str, float]
     Raises:
         UserError: the data differ from the run's, or the folder cannot be written.
     """
-    folder, checkpoint, command_line = run
+    folder, checkpoint = run.folder, run.checkpoint
     out = run.output_folder(stage)
     study = folder.path.parent.parent.parent  # of a study's run, runs/STUDY/runs/SETTING/SEED
     group = study_name(study) if (study / "study.json").is_file() else folder.path.parent.name
     trackers = tracker_arguments(out, group, f"{folder.path.name} {stage}", stage)
-    trainer, model, data = command_line.build(
-        (), trackers, default_root_dir=str(folder.path), enable_progress_bar=False, enable_model_summary=False,
-        **({} if stage == "test" else {"logger": False}),
-    )  # fmt: skip
+    trainer, model, data = run.build(trackers, **({} if stage == "test" else {"logger": False}))
     data.prepare_data()
     data.setup(stage)
     require_same_data(folder.manifest(), data, folder.path)

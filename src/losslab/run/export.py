@@ -1,7 +1,6 @@
 """`losslab export`: a run's network as an ONNX file, checked against PyTorch."""
 
 import importlib.util
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,8 @@ from losslab.data import ImageDataModule
 from losslab.errors import UserError
 from losslab.models import Classifier
 from losslab.run.callbacks import loading, read_checkpoint
-from losslab.run.evaluate import find_finished_run
-from losslab.run.folder import RunFolder, write_whole, writing
+from losslab.run.evaluate import FinishedRun, find_finished_run
+from losslab.run.folder import write_whole, writing
 from losslab.run.provenance import require_same_data, utc_now
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -35,6 +34,8 @@ Softmax over the last axis gives the network's confidence in each class.
   difference of a logit is {difference:.1e}, and the most probable class differs for {changed} of them.
 """
 
+COMPARED = "{images:,} validation images: largest difference of a logit to PyTorch {difference:.1e}, classes {changed}"
+
 
 def export_command(tokens: list[str]) -> None:
     """Write RUN/export/model.onnx and its README.md.
@@ -48,10 +49,7 @@ def export_command(tokens: list[str]) -> None:
     if missing:
         raise UserError(f"export needs {', '.join(missing)}: pip install {' '.join(missing)}")
     # On CPU in float32, whatever the device and the precision of the training.
-    trainer_arguments: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
-    _, model, data = trained.command_line.build(
-        enable_progress_bar=False, enable_model_summary=False, logger=False, **trainer_arguments
-    )
+    _, model, data = trained.build_in_one_process(accelerator="cpu")
     assert isinstance(model, Classifier)
     data.prepare_data()
     data.setup("validate")
@@ -60,16 +58,13 @@ def export_command(tokens: list[str]) -> None:
         model.load_state_dict(read_checkpoint(trained.checkpoint)["state_dict"])
     model.float().eval()
     content = _onnx(model, data)
-    difference, changed, images = _compare(content, model, data)
+    compared = _compare(content, model, data)
     out = trained.output_folder("export")
     with writing(out):
         out.mkdir(exist_ok=True)
         write_whole(out / "model.onnx", content)
-        write_whole(
-            out / "README.md",
-            _readme(model, data, trained.folder, trained.checkpoint, difference, changed, images),
-        )
-    print(f"{images:,} validation images: largest difference of a logit to PyTorch {difference:.1e}, classes {changed}")
+        write_whole(out / "README.md", _readme(model, data, trained, compared))
+    print(COMPARED.format(**compared))
     print(f"Written to {out}/model.onnx, with a README.md")
 
 
@@ -88,8 +83,8 @@ def _onnx(model: Classifier, data: ImageDataModule) -> bytes:
     return program.model_proto.SerializeToString()
 
 
-def _compare(content: bytes, model: Classifier, data: ImageDataModule) -> tuple[float, int, int]:
-    """Return the largest difference of a logit, the number of different predictions, and the number of images."""
+def _compare(content: bytes, model: Classifier, data: ImageDataModule) -> dict[str, Any]:
+    """Return the numbers of the comparison with PyTorch, under the names that README and COMPARED give them."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -107,23 +102,15 @@ def _compare(content: bytes, model: Classifier, data: ImageDataModule) -> tuple[
             "the exporter does not support this network. Nothing was written."
         )
     changed = int((torch_logits.argmax(1) != onnx_logits.argmax(1)).sum())
-    return difference, changed, len(torch_logits)
+    return {
+        "images": len(torch_logits), "difference": difference, "changed": changed, "version": onnxruntime.__version__
+    }  # fmt: skip
 
 
-def _readme(
-    model: Classifier,
-    data: ImageDataModule,
-    folder: RunFolder,
-    checkpoint: Path,
-    difference: float,
-    changed: int,
-    images: int,
-) -> str:
-    import onnxruntime
-
+def _readme(model: Classifier, data: ImageDataModule, trained: FinishedRun, compared: dict[str, Any]) -> str:
     return README.format(
         model=type(model).__name__,
-        run=folder.path,
+        run=trained.folder.path,
         shape=", ".join(map(str, data.image_shape)),
         classes=data.num_classes,
         subtract=255 * data.pixel_mean,
@@ -133,10 +120,7 @@ def _readme(
         pictures=" ".join((data.from_picture.__doc__ or "").split("\n\n")[0].split()),
         labels=", ".join(f"{index} = {name}" for index, name in enumerate(data.class_names)),
         data_name=data.data_name,
-        checkpoint=checkpoint.name,
+        checkpoint=trained.checkpoint.name,
         at=utc_now(),
-        images=images,
-        version=onnxruntime.__version__,
-        difference=difference,
-        changed=changed,
+        **compared,
     )

@@ -118,15 +118,14 @@ def fit_run(
     path = where.path if isinstance(where, RunFolder) else where
     folder = RunFolder(path)
     records, interruption = Records(folder), Interruption(folder)
-    bar = (
-        [RichProgressBar(refresh_rate=10)] if progress and config["trainer"]["enable_progress_bar"] is not False else []
-    )
+    visible = progress and config["trainer"]["enable_progress_bar"] is not False
+    bar = [RichProgressBar(refresh_rate=10)] if visible else []
     trainer, _, data = built = command_line.build(
         [*callbacks, *bar, interruption, records, EpochCheckpoints(folder)],
         trackers,
         default_root_dir=str(path),
-        enable_progress_bar=bool(bar),
-        enable_model_summary=bool(bar),
+        enable_progress_bar=visible,
+        enable_model_summary=visible,
     )
     data.prepare_data()
     data.setup("fit")
@@ -153,6 +152,7 @@ def _fit_recorded(built: Parts, folder: RunFolder, manifest: dict[str, Any], las
     """Run the Trainer, and record in the manifest how it ended."""
     trainer, model, data = built
     started, before = time.monotonic(), manifest.get("seconds", 0.0)
+    manifest["status"] = "interrupted"  # a signal raises no Exception
     try:
         with loading(last):
             trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
@@ -162,12 +162,8 @@ def _fit_recorded(built: Parts, folder: RunFolder, manifest: dict[str, Any], las
                     write_predictions(folder.predictions_file, model.evaluated)  # type: ignore[arg-type]
         manifest["status"] = "finished"
     except SIGTERMException:  # Lightning's own, at the end of an epoch; its exit status would be 0
-        manifest["status"] = "interrupted"
         raise Interrupted(signal.SIGTERM) from None
-    except (Interrupted, KeyboardInterrupt, SystemExit):
-        manifest["status"] = "interrupted"
-        raise
-    except BaseException as error:
+    except Exception as error:
         manifest |= {"status": "failed", "failure": f"{type(error).__name__}: {error}"}
         if out_of_memory := as_out_of_memory(error, trainer, data.batch_size):
             raise out_of_memory from error

@@ -1,7 +1,5 @@
 """`losslab predict`: logits of the validation split, or predictions for any pictures."""
 
-import csv
-import io
 import json
 import sys
 import warnings
@@ -17,7 +15,7 @@ from losslab.data import EvaluationBatches, ImageDataModule, LabelledImages
 from losslab.errors import UserError
 from losslab.run.callbacks import loading
 from losslab.run.evaluate import evaluate_command, find_finished_run
-from losslab.run.folder import write_whole, writing
+from losslab.run.folder import csv_text, write_whole, writing
 from losslab.run.provenance import utc_now
 from losslab.run.terminal import OptionParser
 
@@ -37,12 +35,10 @@ def predict_command(tokens: list[str]) -> None:
     if known.images is None:
         evaluate_command("predict", rest, OPTIONS)
         return
-    out, count, unreadable = predict_pictures(known.images, rest)
-    print(f"{count} picture(s) classified" + (f", {unreadable} could not be read" if unreadable else ""))
-    print(f"Written to {out}/pictures.csv and {out}/pictures.json")
+    predict_pictures(known.images, rest)
 
 
-def predict_pictures(where: Sequence[Path], tokens: Sequence[str]) -> tuple[Path, int, int]:
+def predict_pictures(where: Sequence[Path], tokens: Sequence[str]) -> None:
     """Classify pictures, and write each one's class and all probabilities to pictures.csv and pictures.json.
 
     No data set is read. Files that are no readable pictures are named on the terminal and in pictures.json; the others
@@ -52,17 +48,11 @@ def predict_pictures(where: Sequence[Path], tokens: Sequence[str]) -> tuple[Path
         where: files, and folders whose PNG and JPEG files are classified, with those in their subfolders.
         tokens: the command line, as for `find_finished_run`.
 
-    Returns:
-        The folder written to, the number of classified pictures, and the number of unreadable files.
-
     Raises:
         UserError: no picture could be read, or `find_finished_run` fails.
     """
     trained = find_finished_run("predict", tokens, OPTIONS)
-    trainer, model, data = trained.command_line.build(
-        default_root_dir=str(trained.folder.path), enable_progress_bar=False, enable_model_summary=False, logger=False,
-        devices=1, num_nodes=1, strategy="auto",
-    )  # fmt: skip
+    trainer, model, data = trained.build_in_one_process()
     files: list[Path] = []
     images: list[Tensor] = []
     unreadable: dict[str, str] = {}
@@ -83,7 +73,7 @@ def predict_pictures(where: Sequence[Path], tokens: Sequence[str]) -> tuple[Path
     logits, _ = model.evaluated  # type: ignore[misc]
     probabilities = logits.double().softmax(dim=1)  # (N, C)
     names = data.class_names
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "file": _name(file),
             "predicted": names[int(row.argmax())],
@@ -95,10 +85,12 @@ def predict_pictures(where: Sequence[Path], tokens: Sequence[str]) -> tuple[Path
     out = trained.output_folder("predict")
     with writing(out):
         out.mkdir(exist_ok=True)
-        write_whole(out / "pictures.csv", _table(rows))
+        cells = [[row["file"], row["predicted"], *row["probabilities"].values()] for row in rows]
+        write_whole(out / "pictures.csv", csv_text([["file", "predicted", *names], *cells]))
         content = {**record, "pictures": rows, "unreadable": unreadable}
         write_whole(out / "pictures.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    return out, len(files), len(unreadable)
+    print(f"{len(files)} picture(s) classified" + (f", {len(unreadable)} could not be read" if unreadable else ""))
+    print(f"Written to {out}/pictures.csv and {out}/pictures.json")
 
 
 def _files(where: Sequence[Path]) -> Iterator[Path]:
@@ -130,11 +122,3 @@ def _read(file: Path, data: ImageDataModule) -> Tensor:
 def _name(file: Path) -> str:
     """Return a file's name in a form that UTF-8 can encode."""
     return str(file).encode(errors="backslashreplace").decode()
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["file", "predicted", *rows[0]["probabilities"]])
-    writer.writerows([row["file"], row["predicted"], *row["probabilities"].values()] for row in rows)
-    return table.getvalue()

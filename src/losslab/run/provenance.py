@@ -1,5 +1,6 @@
 """The origin of a run: code, versions, data, configuration; and the count of test reads."""
 
+import contextlib
 import datetime
 import functools
 import importlib.metadata
@@ -80,10 +81,8 @@ def _git(*arguments: str) -> str | None:
 def _versions() -> dict[str, str]:
     installed = {}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             installed[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return installed
 
 
@@ -104,16 +103,12 @@ def note_test_read(config: Config, data_name: str, run: Path) -> None:
 
 def earlier_reads(config_hashes: set[str], data_name: str) -> list[dict[str, Any]]:
     """Return the noted reads of these configurations (with seed) on this data set; incomplete lines are ignored."""
-    try:
-        lines = TEST_READS.read_text().splitlines()
-    except FileNotFoundError:
-        return []
     reads = []
-    for line in lines:
-        try:
-            read = json.loads(line)
-        except ValueError:
-            continue
-        if read.get("config_hash") in config_hashes and read.get("data_name", data_name) == data_name:
-            reads.append(read)
-    return reads
+    for line in TEST_READS.read_text().splitlines() if TEST_READS.exists() else ():
+        with contextlib.suppress(ValueError):
+            reads.append(json.loads(line))
+    return [
+        read
+        for read in reads
+        if read.get("config_hash") in config_hashes and read.get("data_name", data_name) == data_name
+    ]

@@ -45,6 +45,7 @@ def _row(folder: RunFolder) -> list[str]:
 
 def _cells(folder: RunFolder) -> list[str]:
     config, manifest, last = folder.config(), folder.manifest(), (folder.epochs() or [{}])[-1]
+    tested = (read_record(folder.path / "test" / "metrics.json") or {}).get("metrics") or {}
     return [
         str(folder.path),
         str(manifest.get("status", "unreadable manifest")),
@@ -54,17 +55,10 @@ def _cells(folder: RunFolder) -> list[str]:
         str(int(last["epoch"]) + 1) if last else "0",
         _number(last.get("val/acc")),
         _number(last.get("val/f1/macro")),
-        _number(_test_accuracy(folder)),
+        _number(tested.get("test/acc")),
         f"{manifest['seconds']:.0f}" if "seconds" in manifest else "",
     ]
 
 
 def _number(value: Any) -> str:
     return f"{float(value):.4f}" if value not in (None, "") else ""
-
-
-def _test_accuracy(folder: RunFolder) -> float | None:
-    try:
-        return (read_record(folder.path / "test" / "metrics.json") or {})["metrics"]["test/acc"]
-    except (KeyError, TypeError):
-        return None

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -63,9 +63,7 @@ def summary_command(tokens: list[str]) -> None:
     """
     command_line = CommandLine(_with_data(tokens), "losslab summary")
     config = command_line.resolved()
-    config["trainer"] = {
-        "accelerator": "cpu"
-    }  # nothing is trained: no tracker, and no device of the experiment is needed
+    config["trainer"] = {"accelerator": "cpu"}  # nothing is trained: neither trackers nor the experiment's device
     command_line.parse_config(config)
     _, model, data = command_line.build()
     kind, shape = type(model).__name__, _product(data.image_shape)
@@ -102,17 +100,9 @@ def layer_table(network: nn.Module, image: Tensor) -> LayerTable:
         new = [parameter for parameter in parameters if id(parameter) not in counted]
         new_buffers = [buffer for buffer in buffers if id(buffer) not in counted]
         counted.update(id(tensor) for tensor in (*new, *new_buffers))
-        rows.append(
-            LayerRow(
-                name,
-                type(module).__name__,
-                shapes.get(name, []),
-                "counted above" if parameters and not new else parameter_formula(module, new),
-                sum(parameter.numel() for parameter in new),
-                sum(parameter.numel() for parameter in new if not parameter.requires_grad),
-                sum(buffer.numel() for buffer in new_buffers),
-            )
-        )
+        formula = "counted above" if parameters and not new else parameter_formula(module, new)
+        sizes = _size(new), _size(p for p in new if not p.requires_grad), _size(new_buffers)
+        rows.append(LayerRow(name, type(module).__name__, shapes.get(name, []), formula, *sizes))
     return LayerTable(rows)
 
 
@@ -124,7 +114,6 @@ def parameter_formula(layer: nn.Module, parameters: Sequence[Tensor]) -> str:
         parameters: the parameters to count. If the textbook formula does not give their number, and for any other
             layer, the formula is the sum of the products of their shapes.
     """
-    count = sum(parameter.numel() for parameter in parameters)
     text, value = "", 0
     if isinstance(layer, nn.Linear):
         inputs, outputs, bias = layer.in_features, layer.out_features, int(layer.bias is not None)
@@ -138,7 +127,7 @@ def parameter_formula(layer: nn.Module, parameters: Sequence[Tensor]) -> str:
             text, value = f"{text} + {outputs}", value + outputs
     elif isinstance(layer, BATCH_NORMS):
         text, value = f"2·{layer.num_features}", 2 * layer.num_features
-    if value == count:
+    if value == _size(parameters):
         return text
     return " + ".join("·".join(map(str, parameter.shape)) or "1" for parameter in parameters)
 
@@ -164,6 +153,10 @@ def print_layer_table(table: LayerTable, title: str) -> None:
         print(f"Buffers: {table.buffers:,} values, which no optimiser trains")
     if any(row.kind in kinds and row.parameters and row.buffers for row in table.rows):
         print("Batch norm has 2 parameters a channel; its running mean and variance, and its counter, are buffers.")
+
+
+def _size(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)
 
 
 def _with_data(tokens: list[str]) -> list[str]:

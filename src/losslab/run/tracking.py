@@ -4,7 +4,7 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from queue import SimpleQueue
@@ -30,6 +30,14 @@ MOST_IMAGES = 50
 PER_CLASS = "per_class"
 CONFUSION = "confusion"
 MISCLASSIFIED = "misclassified"
+
+
+def _guarded_property(name: str) -> Any:
+    return property(lambda self: self.call(lambda: getattr(self.guarded, name)))
+
+
+def _guarded_method(name: str) -> Any:
+    return lambda self, *args, **kwargs: self.call(lambda: getattr(self.guarded, name)(*args, **kwargs))
 
 
 class GuardedLogger(Logger):
@@ -67,39 +75,19 @@ class GuardedLogger(Logger):
             return otherwise
 
     @property
-    def name(self) -> str | None:
-        return self.call(lambda: self.guarded.name)
-
-    @property
-    def version(self) -> int | str | None:
-        return self.call(lambda: self.guarded.version)
-
-    @property
-    def save_dir(self) -> str | None:
-        return self.call(lambda: self.guarded.save_dir)
-
-    @property
     def experiment(self) -> Any:
         """The tracker's own object; after a failure, one that accepts every call and does nothing."""
         return self.call(lambda: self.guarded.experiment, _DummyExperiment())  # type: ignore[attr-defined]
 
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.call(lambda: self.guarded.log_metrics(metrics, step))
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        self.call(lambda: self.guarded.log_hyperparams(params, *args, **kwargs))
-
-    def log_graph(self, model: Any, input_array: Any = None) -> None:
-        self.call(lambda: self.guarded.log_graph(model, input_array))
-
-    def save(self) -> None:
-        self.call(self.guarded.save)
-
-    def finalize(self, status: str) -> None:
-        self.call(lambda: self.guarded.finalize(status))
-
-    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        self.call(lambda: self.guarded.after_save_checkpoint(checkpoint_callback))
+    name = _guarded_property("name")
+    version = _guarded_property("version")
+    save_dir = _guarded_property("save_dir")
+    log_metrics = _guarded_method("log_metrics")
+    log_hyperparams = _guarded_method("log_hyperparams")
+    log_graph = _guarded_method("log_graph")
+    save = _guarded_method("save")
+    finalize = _guarded_method("finalize")
+    after_save_checkpoint = _guarded_method("after_save_checkpoint")
 
 
 def _serve(calls: "SimpleQueue[tuple[Callable[[], Any], Future[Any]]]") -> None:
@@ -131,17 +119,15 @@ def tracker_arguments(folder: Path, group: str, name: str, job_type: str) -> dic
     Each run is a separate W&B run, also within one process. Without a key W&B works offline and asks no question;
     `wandb sync` uploads later.
     """
-    arguments: dict[str, Any] = {
+    return {
         "save_dir": str(folder.absolute()),  # W&B's own process stays in the folder in which it was started
         "name": name,
         "group": group,
         "job_type": job_type,
         "project": "losslab",
         "reinit": "create_new",
+        **({} if wandb_has_key() else {"offline": True}),
     }
-    if not wandb_has_key():
-        arguments["offline"] = True
-    return arguments
 
 
 def wandb_has_key() -> bool:
@@ -189,6 +175,7 @@ def _finish(logger: WandbLogger, summary: TrackerSummary | None) -> None:
 def _log_summary(run: Any, summary: TrackerSummary) -> None:
     """Log a run's configuration, per-class table, confusion matrix and most confident mistakes to W&B's `run`."""
     import wandb
+    from sklearn.metrics import precision_recall_fscore_support
 
     folder, predictions, data, split = summary
     manifest, images = folder.manifest(), data.split(split).images.cpu()
@@ -196,14 +183,12 @@ def _log_summary(run: Any, summary: TrackerSummary) -> None:
     logits, labels = read_predictions(predictions)
     names = list(manifest["class_counts"])
     predicted = logits.argmax(axis=1)  # (N,)
-    per_class = wandb.Table(
-        ["class", "precision", "recall", "f1", "support"], list(_per_class(predicted, labels, names))
-    )
+    scores = precision_recall_fscore_support(labels, predicted, labels=range(len(names)), zero_division=0)
+    rows = [list(row) for row in zip(names, *(score.tolist() for score in scores), strict=True)]
+    per_class = wandb.Table(["class", "precision", "recall", "f1", "support"], rows)
+    title = "validation" if split == "val" else split
     confusion = wandb.plot.confusion_matrix(
-        y_true=labels.tolist(),
-        preds=predicted.tolist(),
-        class_names=names,
-        title="validation" if split == "val" else split,
+        y_true=labels.tolist(), preds=predicted.tolist(), class_names=names, title=title
     )
     mistakes = [
         wandb.Image(
@@ -213,15 +198,6 @@ def _log_summary(run: Any, summary: TrackerSummary) -> None:
         for mistake in find_mistakes(logits[None], labels)[:MOST_IMAGES]  # logits of one run: (1, N, C)
     ]
     run.log({PER_CLASS: per_class, CONFUSION: confusion, MISCLASSIFIED: mistakes})
-
-
-def _per_class(predicted: np.ndarray, labels: np.ndarray, names: list[str]) -> Iterator[list[Any]]:
-    """Yield [name, precision, recall, F1, number of images] of each class."""
-    from sklearn.metrics import precision_recall_fscore_support
-
-    scores = precision_recall_fscore_support(labels, predicted, labels=range(len(names)), zero_division=0)
-    for name, precision, recall, f1, support in zip(names, *scores, strict=True):
-        yield [name, float(precision), float(recall), float(f1), int(support)]
 
 
 def run_config(config: Config, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -237,7 +213,6 @@ def run_config(config: Config, manifest: dict[str, Any]) -> dict[str, Any]:
         the result under its dotted path.
     """
     model = config["model"]["init_args"]
-    flat = values_with_effect(config)
     short: dict[str, Any] = {}
     for part in ("optimizer", "loss"):
         arguments = (model.get(part) or {}).get("init_args") or {}
@@ -250,4 +225,4 @@ def run_config(config: Config, manifest: dict[str, Any]) -> dict[str, Any]:
         "setting_hash": config_hash(config, with_seed=False)[:12],
     }
     hashes = {f"{name}_hash": value for name, value in manifest.get("hashes", {}).items()}
-    return flat | short | hashes
+    return values_with_effect(config) | short | hashes
