@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from losslab.data import Augmentation
 from losslab.losses import AdaptiveFocalLoss, CrossEntropyLoss, DiceLoss, FocalLoss, LDAMLoss, LogitAdjustedLoss, Loss
 from losslab.models import CNN, MLP, Classifier, ResNet, SeparableCNN
-from losslab.sweep.population import Population, PopulationData
+from losslab.sweep import Population, PopulationData
 
 DEVICES = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
 

@@ -20,7 +20,7 @@ from losslab.losses import focal_to_probability
 from losslab.report import CONFIRM_FOLDER, TEST_FOLDER, focal_gamma, reliability
 from losslab.run import CommandLine, RunFolder, config_hash, read_predictions, write_whole
 from losslab.study import Result, read_results, result_path, write_result
-from losslab.sweep.command import MAY_CHANGE
+from losslab.sweep import MAY_CHANGE
 
 COMMAND = "python -m experiments.results"
 
@@ -59,7 +59,7 @@ class Kept(NamedTuple):
         return sorted(self.header["confirmations"], key=lambda name: (len(name), name))
 
     def stage_results(self, stage: str) -> list[Result]:
-        """Returns the results of a stage, ordered by setting and seed."""
+        """Return the results of a stage, ordered by setting and seed."""
         return [result for result in self.results if result["stage"] == stage]
 
 
@@ -69,7 +69,7 @@ def kept_file(folder: Path, name: str) -> Path:
 
 
 def read_kept(file: Path) -> Kept | None:
-    """Returns the content of a kept file, or None if there is no file.
+    """Return the content of a kept file, or None if there is no file.
 
     Raises:
         UserError: the file is damaged.
@@ -149,7 +149,7 @@ def restore(file: Path, study: Path) -> int:
 
 
 def describe_difference(former: Kept | None, kept: Kept) -> str:
-    """Returns in words how many kept trainings were run again, and the metric that then differs most."""
+    """Return in words how many kept trainings were run again, and the metric that then differs most."""
     before = {training_key(line): line for line in former.results} if former else {}
     again = [
         (before[training_key(line)]["metrics"], line["metrics"])
@@ -168,12 +168,12 @@ def describe_difference(former: Kept | None, kept: Kept) -> str:
 
 
 def training_key(line: Result) -> tuple[str, str, int]:
-    """Returns stage, setting and seed, which identify the training of a kept result."""
+    """Return stage, setting and seed, which identify the training of a kept result."""
     return line["stage"], line["setting_hash"], line["seed"]
 
 
 def confidence_metrics(run: RunFolder) -> dict[str, float]:
-    """Returns the mean confidence on the test images and, for plain focal loss with gamma > 0, the ECE after psi.
+    """Return the mean confidence on the test images and, for plain focal loss with gamma > 0, the ECE after psi.
 
     Args:
         run: a finished run.
@@ -194,7 +194,7 @@ def confidence_metrics(run: RunFolder) -> dict[str, float]:
 
 
 def ensemble_accuracy(runs: Sequence[RunFolder]) -> float | None:
-    """Returns the accuracy of the runs' mean probabilities on the test images, in [0, 1].
+    """Return the accuracy of the runs' mean probabilities on the test images, in [0, 1].
 
     None if the test predictions of any run are gone.
     """
@@ -210,13 +210,13 @@ def ensemble_accuracy(runs: Sequence[RunFolder]) -> float | None:
 
 
 def parameter_count(config_file: Path) -> int:
-    """Returns the number of parameters of the network in a run's config.yaml."""
+    """Return the number of parameters of the network in a run's config.yaml."""
     model = CommandLine(["--config", str(config_file)], "results").build().model
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _test_predictions(run: RunFolder) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns logits (N, C) and labels (N,), or None if they are gone."""
+    """Return logits (N, C) and labels (N,), or None if they are gone."""
     file = run.path / "test" / "predictions.npz"
     return read_predictions(file) if file.exists() else None
 
@@ -254,7 +254,7 @@ def _confirmation_header(confirm: Path) -> dict[str, Any]:
 
 
 def _ensembles(confirm: Path) -> dict[str, float]:
-    """Returns the accuracy of all runs of a setting together, by its hash, where no run's predictions are gone."""
+    """Return the accuracy of all runs of a setting together, by its hash, where no run's predictions are gone."""
     runs: dict[str, list[RunFolder]] = {}
     for result in read_results(confirm / TEST_FOLDER):
         runs.setdefault(result["setting_hash"], []).append(RunFolder(confirm / result.get("run", "gone")))
@@ -280,7 +280,7 @@ def _search_lines(study: Path) -> list[Result]:
 
 
 def _confirmation_lines(confirm: Path, stage: str, parameters: dict[str, int]) -> list[Result]:
-    """Returns the lines of a confirmation's tested runs.
+    """Return the lines of a confirmation's tested runs.
 
     Args:
         confirm: the confirmation's folder.
@@ -316,7 +316,7 @@ def _line(stage: str, result: Result, metrics: dict[str, float]) -> Result:
 
 
 def _merge(former: list[Result], new: list[Result]) -> list[Result]:
-    """Returns the lines of both lists, one for each training: the new one, if there is one.
+    """Return the lines of both lists, one for each training: the new one, if there is one.
 
     A new line whose metrics are the former's takes over the measures whose predictions may be gone by now.
     """
@@ -330,7 +330,7 @@ def _merge(former: list[Result], new: list[Result]) -> list[Result]:
 
 
 def _result_metrics(line: Result) -> dict[str, float]:
-    """Returns the metrics that come from the result itself, not from predictions."""
+    """Return the metrics that come from the result itself, not from predictions."""
     return {key: value for key, value in line["metrics"].items() if key not in (CONFIDENCE, ECE_PSI)}
 
 

@@ -91,12 +91,11 @@ STYLE: Any = {"font.size": 9, "svg.hashsalt": "losslab", "svg.fonttype": "path",
 
 
 def render_files() -> dict[Path, str]:
-    """Returns the text of each written file."""
+    """Return the text of each written file."""
     studies = read_kept_studies(KEPT)
-    files = {
-        PAGE: render_page(studies, FINDINGS.read_text(), ROOT),
-        README: replace_block(README.read_text(), render_readme_block(studies)),
-    }
+    files = {PAGE: render_page(studies, FINDINGS.read_text(), ROOT)}
+    if BEGIN in README.read_text():  # a README of one's own is left alone
+        files[README] = replace_block(README.read_text(), render_readme_block(studies))
     for name in EXPECTED:
         file = ROOT / name
         files[file] = replace_expected(file.read_text(), name, studies)
@@ -107,7 +106,7 @@ def render_files() -> dict[Path, str]:
 
 
 def read_kept_studies(folder: Path) -> dict[str, KeptStudy]:
-    """Returns the kept studies in the page's order.
+    """Return the kept studies in the page's order.
 
     Raises:
         UserError: a file is of a study that the page does not list.
@@ -120,7 +119,7 @@ def read_kept_studies(folder: Path) -> dict[str, KeptStudy]:
 
 
 def render_page(studies: Mapping[str, KeptStudy], findings: str, root: Path) -> str:
-    """Returns the text of RESULTS.md.
+    """Return the text of RESULTS.md.
 
     Args:
         studies: the kept studies by name, all of them in `STUDIES`.
@@ -148,7 +147,7 @@ def render_page(studies: Mapping[str, KeptStudy], findings: str, root: Path) -> 
 
 
 def render_readme_block(studies: Mapping[str, KeptStudy]) -> str:
-    """Returns the README's table and picture, or a sentence that its study has not been run yet."""
+    """Return the README's table and picture, or a sentence that its study has not been run yet."""
     study = studies.get(HEADLINE)
     if study is None or study.newest is None:
         return f"The study {HEADLINE} has not been run yet."
@@ -166,7 +165,7 @@ def render_readme_block(studies: Mapping[str, KeptStudy]) -> str:
 
 
 def replace_block(readme: str, block: str) -> str:
-    """Returns the README with its block between the two marks replaced.
+    """Return the README with its block between the two marks replaced.
 
     Raises:
         UserError: the marks are not there, once each and in order.
@@ -179,7 +178,7 @@ def replace_block(readme: str, block: str) -> str:
 
 
 def replace_expected(text: str, name: str, studies: Mapping[str, KeptStudy]) -> str:
-    """Returns the text of a YAML file with the "Expected" line of its header replaced.
+    """Return the text of a YAML file with the "Expected" line of its header replaced.
 
     Args:
         text: the file's text.
@@ -203,7 +202,7 @@ def replace_expected(text: str, name: str, studies: Mapping[str, KeptStudy]) -> 
 
 
 def fill_placeholders(text: str, studies: Mapping[str, KeptStudy], file: str) -> str:
-    """Returns the text with its placeholders replaced by numbers.
+    """Return the text with its placeholders replaced by numbers.
 
     {{STUDY|SETTING|METRIC}} is mean ± sd in percent, such as "97.12 ± 0.10", and {{STUDY|SETTING|METRIC|difference}}
     the difference from the baseline with its interval, in points, such as "+1.23 [+0.40, +2.06]". A metric is
@@ -221,7 +220,7 @@ def fill_placeholders(text: str, studies: Mapping[str, KeptStudy], file: str) ->
 
 
 def draw_losses(summary: Summary) -> str:
-    """Returns the README's picture: precision and recall of the tail, a row for each loss, the best recall on top.
+    """Return the README's picture: precision and recall of the tail, a row for each loss, the best recall on top.
 
     An SVG on a white ground, the same bytes for the same numbers.
 
@@ -262,7 +261,7 @@ def _draw_mark(axes: Axes, summary: Summary, setting: SettingResults, key: str, 
 
 
 def _number(parts: list[str], studies: Mapping[str, KeptStudy], where: str) -> str:
-    """Returns the number that the parts of a placeholder name."""
+    """Return the number that the parts of a placeholder name."""
     if len(parts) not in (3, 4) or parts[3:] not in ([], [DIFFERENCE]):
         raise UserError(f"{where} must be STUDY|SETTING|METRIC or STUDY|SETTING|METRIC|{DIFFERENCE}.")
     name, label, metric = parts[:3]

@@ -59,12 +59,12 @@ class KeptStudy:
         return any(class_groups(result.get("class_counts", {})) for result in self.kept.results)
 
     def results_of(self, stage: str, setting: SettingResults) -> list[Result]:
-        """Returns the kept results of a setting of a confirmation."""
+        """Return the kept results of a setting of a confirmation."""
         return [r for r in self.kept.stage_results(stage) if r["setting_hash"] == setting.setting_hash]
 
 
 def read_kept_study(file: Path) -> KeptStudy | None:
-    """Returns the study in a kept file, or None if there is no file."""
+    """Return the study in a kept file, or None if there is no file."""
     kept = read_kept(file)
     if kept is None:
         return None
@@ -92,7 +92,7 @@ def read_kept_study(file: Path) -> KeptStudy | None:
 
 
 def metrics_by_class_size(result: Result) -> dict[str, float]:
-    """Returns precision and recall of the largest class, of the second and so on; {} where classes have one size.
+    """Return precision and recall of the largest class, of the second and so on; {} where classes have one size.
 
     Where the seed decides which class is rare, a class has another size with each seed; the largest, the second, ...
     have not. Keys are such as "test/recall/of 50", from the number of training images.
@@ -108,7 +108,7 @@ def metrics_by_class_size(result: Result) -> dict[str, float]:
 
 
 def _labels_without_tuned(searched: list[Result], study: StudyFile) -> dict[str, str]:
-    """Returns labels by setting's hash: "gamma=2", or the arm where nothing but the tuned values varied."""
+    """Return labels by setting's hash: "gamma=2", or the arm where nothing but the tuned values varied."""
     several_arms = len({result["setting"]["arm"] for result in searched}) > 1
     labels = {}
     for result in searched if study.tune else []:
@@ -121,7 +121,7 @@ def _labels_without_tuned(searched: list[Result], study: StudyFile) -> dict[str,
 
 
 def study_section(study: KeptStudy, root: Path, costs: bool) -> str:
-    """Returns question, means, verdicts, per-class table, search, and where the numbers come from, as Markdown.
+    """Return question, means, verdicts, per-class table, search, and where the numbers come from, as Markdown.
 
     Args:
         study: the study.
@@ -138,7 +138,7 @@ def study_section(study: KeptStudy, root: Path, costs: bool) -> str:
 
 
 def means_table(study: KeptStudy, summary: Summary, stage: str, costs: bool = False) -> str:
-    """Returns a table with a row for each setting of a confirmation; marks stand for the family's verdicts."""
+    """Return a table with a row for each setting of a confirmation; marks stand for the family's verdicts."""
     groups = ("macro", *GROUPS) if study.has_tail else ("macro",)
     keys = [f"test/{metric}/{group}" for group in groups for metric in ("precision", "recall")]
     if costs:
@@ -163,7 +163,7 @@ def means_table(study: KeptStudy, summary: Summary, stage: str, costs: bool = Fa
 
 
 def class_table(study: KeptStudy, summary: Summary, stage: str) -> str:
-    """Returns per-class precision and recall, a row for each setting; by size where the seed decides who is rare."""
+    """Return per-class precision and recall, a row for each setting; by size where the seed decides who is rare."""
     counts = study.kept.stage_results(stage)[0]["class_counts"]
     names, lead = list(counts), ""
     if study.has_tail:
@@ -178,7 +178,7 @@ def class_table(study: KeptStudy, summary: Summary, stage: str) -> str:
 
 
 def search_table(study: KeptStudy) -> str:
-    """Returns means of the monitored metric: a row for each setting, a column for each tuned value, the best bold."""
+    """Return means of the monitored metric: a row for each setting, a column for each tuned value, the best bold."""
     search = study.search
     monitor, chosen = search.study.monitor, {s.setting_hash for s in search.settings}
     seeds = f"{metric_title(monitor)} in percent, mean of seeds {', '.join(map(str, search.study.seeds))}"
@@ -202,7 +202,7 @@ def search_table(study: KeptStudy) -> str:
 
 
 def format_cell(summary: Summary, setting: SettingResults, key: str) -> str:
-    """Returns mean ± sd in percent and the mark of its verdict; a dash if the setting has no such metric."""
+    """Return mean ± sd in percent and the mark of its verdict; a dash if the setting has no such metric."""
     if key not in setting.values:
         return "–"
     verdict = summary.family.of(setting.label, key) if summary.family is not None else None
@@ -210,13 +210,13 @@ def format_cell(summary: Summary, setting: SettingResults, key: str) -> str:
 
 
 def format_mean_sd(setting: SettingResults, key: str) -> str:
-    """Returns a metric in percent, such as "97.12 ± 0.10"."""
+    """Return a metric in percent, such as "97.12 ± 0.10"."""
     mean, sd = setting.mean_sd(key)
     return f"{100 * mean:.2f}" + ("" if len(setting.seeds) < 2 else f" ± {100 * sd:.2f}")
 
 
 def markdown_table(columns: list[str], rows: list[list[str]], escaped: bool = True) -> str:
-    """Returns a Markdown table; the first column is aligned left, the others right."""
+    """Return a Markdown table; the first column is aligned left, the others right."""
     cells = [[escape_markdown(text) if escaped else text for text in row] for row in [columns, *rows]]
     divider = "|".join(["---", *["---:"] * (len(columns) - 1)])
     return "\n".join([f"| {' | '.join(cells[0])} |", f"|{divider}|", *(f"| {' | '.join(row)} |" for row in cells[1:])])
@@ -238,7 +238,7 @@ def _confirmation_parts(study: KeptStudy, stage: str, confirmation: Confirmation
 
 
 def _costs(study: KeptStudy, stage: str, setting: SettingResults) -> list[str]:
-    """Returns accuracy of the ensemble, parameters, and mean seconds of a training."""
+    """Return accuracy of the ensemble, parameters, and mean seconds of a training."""
     results = study.results_of(stage, setting)
     counts = {result["parameters"] for result in results if "parameters" in result}
     seconds = sum(result["seconds"] for result in results) / len(results)
@@ -248,7 +248,7 @@ def _costs(study: KeptStudy, stage: str, setting: SettingResults) -> list[str]:
 
 
 def _read_question(study: KeptStudy, root: Path) -> str:
-    """Returns the question in the header of the study's YAML file."""
+    """Return the question in the header of the study's YAML file."""
     words = shlex.split(study.kept.header["command"])
     file = root / words[words.index("--config") + 1]
     try:
@@ -261,7 +261,7 @@ def _read_question(study: KeptStudy, root: Path) -> str:
 
 
 def _provenance(study: KeptStudy) -> str:
-    """Returns commands, commits, devices, seconds and reads of the test images, in one line."""
+    """Return commands, commits, devices, seconds and reads of the test images, in one line."""
     header, results = study.kept.header, study.kept.results
     commands = [header["command"], *(header["confirmations"][stage]["command"] for stage in study.confirmations)]
     commits = sorted({f"{r['git_commit'] or 'none'}"[:7] + ("+" if r["git_dirty"] else "") for r in results})
@@ -275,5 +275,5 @@ def _provenance(study: KeptStudy) -> str:
 
 
 def _fold(title: str, text: str) -> str:
-    """Returns text that a reader has to open."""
+    """Return text that a reader has to open."""
     return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"

@@ -96,7 +96,7 @@ def _run(command: str, arguments: list[str]) -> int:
         if error.errno not in DISK_FAULTS:
             raise
         where = f": {error.filename}" if error.filename else ""
-        print(f"losslab {command}: error: {error.strerror}{where}; what was finished is on disk", file=sys.stderr)
+        print(f"losslab {command}: error: {error.strerror}{where}; finished work is on disk", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"losslab {command}: stopped", file=sys.stderr)

@@ -342,7 +342,7 @@ def test_missing_files_are_named_when_others_are_there(write_mnist, root, raw, m
         (raw / name).unlink()
     with pytest.raises(UserError) as refusal:
         mnist_is_in(root)
-    assert str(refusal.value) == f"{raw} lacks {', '.join(missing)}. Add what is missing, or delete the folder."
+    assert str(refusal.value) == f"{raw} lacks {', '.join(missing)}. Add the missing files, or delete the folder."
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(root, raw):

@@ -510,8 +510,11 @@ CPU = torch.device("cpu")
     [
         (FocalLoss(class_weights=[1.0, 2.0]), "class_weights must be 3 numbers, one a class, got 2"),
         (LDAMLoss(), "LDAMLoss needs the classes' frequencies"),
-        (CrossEntropyLoss("none"), "loss must give a scalar, but CrossEntropyLoss.* has reduction='none'; use 'mean'"),
-        (DiceLoss(reduction="none"), "loss must give a scalar, but DiceLoss.* has reduction='none'; use 'mean' or"),
+        (
+            CrossEntropyLoss("none"),
+            "loss must return a scalar, but CrossEntropyLoss.* has reduction='none'; use 'mean'",
+        ),
+        (DiceLoss(reduction="none"), "loss must return a scalar, but DiceLoss.* has reduction='none'; use 'mean' or"),
     ],
     ids=["weights", "frequencies", "images", "classes"],
 )

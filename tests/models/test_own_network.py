@@ -131,7 +131,8 @@ def test_arguments_without_a_type_are_refused_with_the_types_to_write(
     assert error.count("\n") == 1
     assert (
         "the constructor of my_model.Untyped has arguments without a type: write widths: Sequence[int], "
-        "dropout: float, extra: ITS_TYPE; leave loss, optimizer to **kwargs: Any and super().__init__(**kwargs)."
+        "dropout: float, extra: a type, such as int | None; leave loss, optimizer to **kwargs: Any and "
+        "super().__init__(**kwargs)."
     ) in error
     assert not Path("runs").exists()
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from losslab.cli import main
-from losslab.run import find_run, read_predictions
-from losslab.run.evaluate import Stage, evaluate_run, find_finished_run
+from losslab.run import evaluate_run, find_run, read_predictions
+from losslab.run.evaluate import Stage, find_finished_run
 
 
 def evaluate(stage: Stage, tokens: list[str]) -> tuple[Path, dict[str, float]]:

@@ -50,7 +50,7 @@ def test_a_disk_that_is_full_at_any_write_is_told_and_the_fit_goes_on_later(
             break
         failed_in.add(disk.written[fault - 1])
         assert status == 1
-        assert error == "losslab fit: error: No space left on device; what was finished is on disk\n"
+        assert error == "losslab fit: error: No space left on device; finished work is on disk\n"
         assert main(["fit", *tiny_mlp, "--name", name, "--ckpt_path", "last"]) == 0
         ours, theirs = the_run(name), the_run("undisturbed")
         assert ours.metrics_file.read_text() == theirs.metrics_file.read_text()
@@ -71,7 +71,7 @@ def test_a_disk_that_becomes_read_only_is_told(
 ) -> None:
     monkeypatch.setattr(os, "fsync", FailingDisk(number, fault))
     assert main(["fit", *tiny_mlp]) == 1
-    assert capsys.readouterr().err == f"losslab fit: error: {os.strerror(number)}; what was finished is on disk\n"
+    assert capsys.readouterr().err == f"losslab fit: error: {os.strerror(number)}; finished work is on disk\n"
 
 
 def test_a_folder_that_cannot_be_made_is_told(

@@ -236,7 +236,7 @@ def test_a_full_disk_is_told_in_one_line_and_the_fit_goes_on_later(
         patch.setattr(os, "fsync", full_after_the_first_epoch)
         assert main(["fit", *tiny_mlp]) == 1
     error = capsys.readouterr().err
-    assert error == "losslab fit: error: No space left on device; what was finished is on disk\n"
+    assert error == "losslab fit: error: No space left on device; finished work is on disk\n"
     assert saved
     folder = only_run("tiny")
     assert folder.manifest()["status"] == "failed"

@@ -88,7 +88,9 @@ def test_the_training_goes_on(
     assert time.monotonic() - began < 20
     told = [record.getMessage() for record in caplog.records if "BadLogger" in record.getMessage()]
     reason = "no answer for 0 s" if hang else "ConnectionError: the server is gone"
-    assert told == [f"NOTICE: BadLogger failed ({reason}). The training goes on without it; its records are whole."]
+    assert told == [
+        f"NOTICE: BadLogger failed ({reason}). The training goes on without it; the run's own records are complete."
+    ]
     assert files("bad") == files("undisturbed")
     calls = Path("calls").read_text().split()
     assert calls[-1] == call  # the last one: then it is left alone

@@ -125,7 +125,7 @@ def test_a_process_that_was_stopped_and_continued_loses_its_trial_and_goes_on(gr
     os.kill(stopped.pid or 0, signal.SIGCONT)
     stopped.join(150)
     assert stopped.exitcode == 0
-    assert "given to another process" in Path("output.txt").read_text()
+    assert "requeued for another process" in Path("output.txt").read_text()
     assert {file: file.stat().st_mtime_ns for file in Path("runs/kills/results").rglob("*.json")} == written
     assert Counter(trial.state for trial in trials("kills")) == {TrialState.COMPLETE: 6, TrialState.FAIL: 1}
 

@@ -14,7 +14,8 @@ from losslab.losses import CrossEntropyLoss, DiceLoss, FocalLoss, LogitAdjustedL
 from losslab.metrics import classification_metrics
 from losslab.models import CNN, MLP, Classifier, NonFiniteLossError, ResNet, SeparableCNN
 from losslab.run import CommandLine
-from losslab.sweep.population import Population, PopulationData, shared_model_key
+from losslab.sweep import Population, PopulationData
+from losslab.sweep.population import shared_model_key
 
 # Seed, gamma, learning rate, weight decay.
 MEMBERS = [(0, 0.0, 0.01, 0.0), (1, 5.0, 0.003, 1e-3), (2, 2.0, 0.005, 0.0), (0, 0.5, 0.005, 1e-2)]

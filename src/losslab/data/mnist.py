@@ -159,7 +159,7 @@ def mnist_is_in(root: Path) -> bool:
         raise UserError(f"cannot read the folder {raw}: {error.strerror}. Give another data.root.") from None
     missing = sorted(set(MD5) - present)
     if missing and len(missing) < len(MD5):
-        raise UserError(f"{raw} lacks {', '.join(missing)}. Add what is missing, or delete the folder.")
+        raise UserError(f"{raw} lacks {', '.join(missing)}. Add the missing files, or delete the folder.")
     return not missing
 
 

@@ -56,7 +56,7 @@ def mnist_picture(picture: Image.Image) -> Tensor:
     dark_ink = paper - grey.min() > grey.max() - paper
     ink = np.clip(paper - grey if dark_ink else grey - paper, 0, None)
     if ink.max() < LEAST_CONTRAST:
-        raise ValueError("there is no digit on it: all pixels are alike")
+        raise ValueError("the picture is empty: all pixels are alike")
     ink /= ink.max()
     rows, columns = (np.flatnonzero((ink > FAINT).any(axis=axis)) for axis in (1, 0))
     digit = Image.fromarray(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.float32), mode="F")

@@ -19,8 +19,8 @@ class BinaryFocalLoss(PointwiseLoss):
     alpha for the positive and 1 - alpha for the negative side), summed over the classes.
 
     Gradient: dl/dz_t = -a A(s(z_t)) s(-z_t) and dl/dz_k = (1 - a) A(s(-z_k)) s(z_k) for k != t, with FocalLoss's A.
-    Limits: gamma = 0 without alpha is the sum over classes of torch's binary cross-entropy. Two logits -x and x are one
-    binary question asked twice: with alpha = 0.5 that is FocalLoss of the logits 0 and x.
+    Limits: gamma = 0 without alpha is the sum over classes of torch's binary cross-entropy. For two logits -x and x
+    and alpha = 0.5 the loss is FocalLoss of the logits 0 and x.
 
     Precision and recall: alpha trades one for the other. Above 0.5 a missed positive costs more: more recall, less
     precision, in every class; gamma acts on both sides alike. At initialisation C - 1 negatives outweigh one positive:

@@ -41,8 +41,8 @@ class InverseFrequency(ClassWeighting):
 class EffectiveNumber(ClassWeighting):
     """w_c ~ (1 - beta) / (1 - beta^n_c), one over the effective number of images (Cui et al. 2019, arXiv:1901.05555).
 
-    Proposition 1 there. The more images a class has, the less another one adds: between no weights
-    (beta = 0) and inverse frequency (beta -> 1). The paper scales the weights to sum to C; the weighted mean of a loss
+    Proposition 1 of that paper: the more images a class has, the less another image adds. beta = 0 gives equal weights,
+    beta -> 1 inverse frequency. The paper scales the weights to sum to C; the weighted mean of a loss
     is the same.
 
     Args:

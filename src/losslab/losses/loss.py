@@ -18,10 +18,10 @@ HOW_TO_GIVE_COUNTS = "call set_class_counts first (losslab's models do so before
 class Loss(nn.Module, ABC):
     """The base of losslab's losses. A subclass implements `compute`.
 
-    Called with logits (N, C), of any floating dtype, and with targets that are labels, (N,) int64 in 0..C-1, or
+    A loss is called with logits (N, C), of any floating dtype, and with targets: labels, (N,) int64 in 0..C-1, or
     probabilities, (N, C) floating, each row summing to 1. Further dimensions may follow, as in a segmentation: logits
-    (N, C, ...) with targets (N, ...) or (N, C, ...); each position then counts as an image. It computes in float32 or
-    wider and returns that dtype.
+    (N, C, ...) with targets (N, ...) or (N, C, ...); each position then counts as an image. The loss is computed
+    and returned in float32 or wider.
 
     Every call checks shapes and dtypes. Only eager calls on CPU check the values of targets; elsewhere that would wait
     for the device.

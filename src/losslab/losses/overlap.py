@@ -96,9 +96,9 @@ class DiceLoss(OverlapLoss):
 class TverskyLoss(OverlapLoss):
     """Mean over the classes in the batch of 1 - TP / (TP + alpha FP + beta FN) (Salehi et al. 2017, arXiv:1706.05721).
 
-    Equations 2 and 3 there, with TP = sum_i p_ic y_ic, FP = sum_i p_ic (1 - y_ic), FN = sum_i (1 - p_ic) y_ic over the
-    images i of the batch. It trades precision for recall directly: a larger alpha penalises false positives (more
-    precision), a larger beta false negatives (more recall).
+    Equations 2 and 3 of that paper, with TP = sum_i p_ic y_ic, FP = sum_i p_ic (1 - y_ic), FN = sum_i (1 - p_ic) y_ic
+    over the images i of the batch. It trades precision for recall directly: a larger alpha penalises false positives
+    (more precision), a larger beta false negatives (more recall).
 
     Gradient, with T = TP / S, S = TP + alpha FP + beta FN and m classes in the batch:
     dl/dp_ic = -(y_ic - T (alpha + (1 - alpha - beta) y_ic)) / (m S).

@@ -80,14 +80,14 @@ class Classifier(LightningModule, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, C), without an activation, of images (N, *image_shape) float."""
+        """Return logits (N, C), without an activation, of images (N, *image_shape) float."""
 
     def setup(self, stage: str) -> None:
-        """Tell the loss how frequent each class is, if it wants to know, and see that it can be called."""
+        """In a fit, pass the class counts to a loss that has `set_class_counts`, and check that it can be called."""
         counts = getattr(self._datamodule, "class_counts", None) if stage == "fit" else None
-        tell = getattr(self.loss, "set_class_counts", None)
-        if counts is not None and tell is not None:
-            tell(counts)
+        set_counts = getattr(self.loss, "set_class_counts", None)
+        if counts is not None and set_counts is not None:
+            set_counts(counts)
         if stage == "fit" and isinstance(self.loss, Loss):
             require_fitting(self.loss, self.num_classes, self.device)
 
@@ -97,7 +97,7 @@ class Classifier(LightningModule, ABC):
         return getattr(self.trainer, "datamodule", None)
 
     def configure_optimizers(self) -> Any:
-        """The optimiser, and the schedule that belongs to it."""
+        """Return the optimiser and its schedule."""
         if self.make_optimizer is None:
             optimizer: torch.optim.Optimizer = torch.optim.Adam(self.parameters(), lr=0.01, fused=True)
         else:
@@ -112,8 +112,8 @@ class Classifier(LightningModule, ABC):
     # Training: nothing in the step waits for the device.
 
     def on_train_start(self) -> None:
-        # The checkpoint may date from the epoch's last batch; then Lightning starts the next epoch and the tally begins
-        # anew. Else it goes on, and is still on CPU.
+        # The checkpoint may date from the epoch's last batch; then Lightning starts the next epoch, with a new tally.
+        # Otherwise the tally continues, and its tensors, loaded on CPU, move to the device.
         if len(self._tally.sizes) >= self.trainer.num_training_batches:
             self.on_train_epoch_start()
         self._tally = self._tally.to(self.device)
@@ -211,7 +211,7 @@ class Classifier(LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue the tally of the epoch in which the checkpoint was saved."""
         so_far = checkpoint.get("epoch_so_far", [])
-        if self.global_rank < len(so_far):  # else more processes evaluate it than trained it
+        if self.global_rank < len(so_far):  # otherwise more processes evaluate it than trained it
             self._tally = EpochTally(**so_far[self.global_rank])
 
 
@@ -224,9 +224,13 @@ def _is_plain(value: Any) -> bool:
 
 
 def one_cycle(optimizer: Optimizer, steps: int) -> OneCycleLR:
-    """Up to the optimiser's learning rate and down to nothing, over all steps (Smith & Topin 2017, arXiv:1708.07120).
+    """Return a schedule up to the optimiser's learning rate and down to 0 (Smith & Topin 2017, arXiv:1708.07120).
 
-    Where there is momentum (or Adam's beta 1), it goes from 0.95 to 0.85 and back, against the learning rate.
+    Momentum (or Adam's beta 1), if there is any, falls from 0.95 to 0.85 while the learning rate rises, and returns.
+
+    Args:
+        optimizer: its learning rates are the peaks.
+        steps: all steps of the training.
     """
     has_momentum = "betas" in optimizer.defaults or optimizer.defaults.get("momentum", 0.0) > 0
     peaks = [group["lr"] for group in optimizer.param_groups]
@@ -237,11 +241,11 @@ def require_fitting(loss: Loss, num_classes: int, device: torch.device) -> None:
     """Call a loss once with one image of each class.
 
     Raises:
-        UserError: it refuses the call (class weights of another number of classes, say), or gives no scalar.
+        UserError: the loss rejects the call (class weights of another number of classes, say), or returns no scalar.
     """
     try:
         value = loss(torch.zeros(num_classes, num_classes, device=device), torch.arange(num_classes, device=device))
     except ValueError as error:
         raise UserError(str(error)) from error
     if value.ndim > 0:
-        raise UserError(f"loss must give a scalar, but {loss} has reduction={loss.reduction!r}; use 'mean' or 'sum'.")
+        raise UserError(f"loss must return a scalar, but {loss} has reduction={loss.reduction!r}; use 'mean' or 'sum'.")

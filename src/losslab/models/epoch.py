@@ -1,4 +1,4 @@
-"""What an epoch logs, computed in one way for a classifier and for a population of K.
+"""The sums of an epoch and the metrics of a split, for one classifier or a population of K.
 
 Leading dimensions are free: a loss is () or (K,), logits are (B, C) or (K, B, C), labels (B,) or (K, B).
 """

@@ -5,7 +5,7 @@ summary: a study or a confirmation as settings, verdicts and an answer in three 
 verdicts: each setting against the baseline: higher, lower or not shown
 statistics: max-|t| over sign flips, seeds needed, Student's interval, reliability
 tables: one summary as terminal tables, summary.csv, report.md and the page's tables
-page: what the page says, and its rendering as one HTML file
+page: the contents of the page, rendered as one HTML file
 compare: two studies or two runs side by side
 figure: a Plotly figure with the reader's choices and a table beside it
 precision_recall: figures of precision and recall against gamma, and in their plane

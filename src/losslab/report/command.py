@@ -38,7 +38,7 @@ def report_command(tokens: list[str]) -> None:
     """
     parser = OptionParser(
         prog="losslab report",
-        description="Write a study's report.html, one file that needs no network, and report.md.",
+        description="Write a study's report.html, one file that needs no internet connection, and report.md.",
     )
     parser.add_argument("study", type=Path, nargs="?", help="the study's folder, runs/gamma")
     parser.add_argument(

@@ -148,7 +148,7 @@ def _answer(a: ComparedItem, b: ComparedItem, pairs: int, family: Family | None,
         f"{changed or 'no'} value{'s differ' if changed != 1 else ' differs'}."
     )
     if family is None:
-        return [first, "Nothing is compared: they do not share images, split, seeds and metrics."]
+        return [first, "Nothing is compared: the two do not share images, split, seeds and metrics."]
     shown = "; ".join(f"{metric_title(v.metric)} of {v.setting} is {v.word}" for v in family.shown)
     return [first, f"Shown: {shown}." if shown else "No difference is shown.", family.method]
 

@@ -16,7 +16,7 @@ CLASSES = 10
 P_T = torch.cat([torch.tensor([0.001, 0.005, 0.01]), torch.linspace(0.02, 0.98, 49), torch.tensor([0.99, 0.999])])
 """Probabilities of the label at which a loss is drawn, (54,)."""
 IN_TABLE = (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
-"""Those in the table."""
+"""Probabilities listed in the table."""
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

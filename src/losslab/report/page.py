@@ -26,7 +26,7 @@ FILES = files("losslab.report") / "page_files"
 MOST_SHOWN = 8
 """Settings whose predictions and epochs are shown; a search has hundreds."""
 MOST_LISTED = 16
-"""Settings in the first table; of more, the best."""
+"""Settings in the first table; if there are more, only the best."""
 CONTENTS = (
     ("run", "What was run"), ("confirmation", "Confirmation"), ("verdicts", "Verdicts of the search"),
     ("precision", "Precision and recall"),
@@ -101,8 +101,8 @@ def _confirmation_content(confirmation: Confirmation) -> dict[str, Any]:
     seeds = summary.study.seeds
     return {
         "name": summary.name,
-        "described": f"{len(summary.settings)} settings that the search chose on validation, trained anew with each of "
-        f"the fresh seeds {min(seeds)} to {max(seeds)}, which took part in no choice. {confirmation.status_text}",
+        "described": f"{len(summary.settings)} settings that the search chose on validation, trained again with each "
+        f"of the fresh seeds {min(seeds)} to {max(seeds)}, which took part in no choice. {confirmation.status_text}",
         "heading": summary.heading,
         "means": means_table(summary, summary.settings, ", %"),
         "verdicts": verdict_table(summary.family),

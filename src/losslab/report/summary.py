@@ -122,7 +122,7 @@ def _answer(summary: Summary) -> list[str]:
         value = f"{metric_title(monitor)} {percent(*best.mean_sd(monitor))} %"
         return [
             f"Best of {len(summary.settings)} on validation: {best.label}, {value} (n = {len(best.seeds)}).",
-            "Chosen for being best, it is likely worse on fresh seeds; without a baseline nothing is compared.",
+            "The best of several settings is likely worse on fresh seeds; without a baseline nothing is compared.",
         ]
     if best is baseline:
         choice = f"No setting has a better mean {metric_title(monitor)} than {baseline.label}, the baseline."
@@ -132,7 +132,7 @@ def _answer(summary: Summary) -> list[str]:
         hint = f" ({verdict.hint})" if verdict.hint else ""
         kept = "" if summary.chosen is best else f", so {baseline.label} stays the choice"
         choice = (
-            f"The best mean {metric_title(monitor)} has {best.label}: {format_interval(verdict)} points against the "
+            f"{best.label} has the best mean {metric_title(monitor)}: {format_interval(verdict)} points against the "
             f"baseline, {verdict.word}{hint}{kept}."
         )
     return [_differences(family), choice, family.method]

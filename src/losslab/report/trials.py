@@ -23,7 +23,7 @@ STATES = {
 """Name, symbol and colour of a trial's state."""
 COLOUR_STEPS = 5
 MOST_LINES = 300
-"""Trials in the parallel coordinates; of more, the best."""
+"""Trials in the parallel coordinates; if there are more, only the best."""
 
 
 class Trials(NamedTuple):

@@ -1,4 +1,4 @@
-"""What acts during a fit: metrics.csv and predictions, checkpoints, and Ctrl-C."""
+"""Callbacks of a fit: metrics.csv and predictions, checkpoints, and Ctrl-C."""
 
 import io
 import math

@@ -216,7 +216,7 @@ def require_annotations(model: Any) -> None:
 def _type_of(default: Any) -> str:
     if isinstance(default, list | tuple) and default:
         return f"Sequence[{_type_of(default[0])}]"
-    return type(default).__name__ if isinstance(default, bool | int | float | str) else "ITS_TYPE"
+    return type(default).__name__ if isinstance(default, bool | int | float | str) else "a type, such as int | None"
 
 
 def constructor_arguments(owner: type) -> dict[str, inspect.Parameter]:

@@ -45,25 +45,25 @@ def export_command(tokens: list[str]) -> None:
             the data differ from the run's, or `find_finished_run` fails.
     """
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
-    trained = find_finished_run("export", tokens)
+    finished_run = find_finished_run("export", tokens)
     if missing:
         raise UserError(f"export needs {', '.join(missing)}: pip install {' '.join(missing)}")
     # On CPU in float32, whatever the device and the precision of the training.
-    _, model, data = trained.build_in_one_process(accelerator="cpu")
+    _, model, data = finished_run.build_in_one_process(accelerator="cpu")
     assert isinstance(model, Classifier)
     data.prepare_data()
     data.setup("validate")
-    require_same_data(trained.folder.manifest(), data, trained.folder.path)
-    with loading(trained.checkpoint):
-        model.load_state_dict(read_checkpoint(trained.checkpoint)["state_dict"])
+    require_same_data(finished_run.folder.manifest(), data, finished_run.folder.path)
+    with loading(finished_run.checkpoint):
+        model.load_state_dict(read_checkpoint(finished_run.checkpoint)["state_dict"])
     model.float().eval()
     content = _onnx(model, data)
     compared = _compare(content, model, data)
-    out = trained.output_folder("export")
+    out = finished_run.output_folder("export")
     with writing(out):
         out.mkdir(exist_ok=True)
         write_whole(out / "model.onnx", content)
-        write_whole(out / "README.md", _readme(model, data, trained, compared))
+        write_whole(out / "README.md", _readme(model, data, finished_run, compared))
     print(COMPARED.format(**compared))
     print(f"Written to {out}/model.onnx, with a README.md")
 
@@ -107,20 +107,20 @@ def _compare(content: bytes, model: Classifier, data: ImageDataModule) -> dict[s
     }  # fmt: skip
 
 
-def _readme(model: Classifier, data: ImageDataModule, trained: FinishedRun, compared: dict[str, Any]) -> str:
+def _readme(model: Classifier, data: ImageDataModule, finished_run: FinishedRun, compared: dict[str, Any]) -> str:
     return README.format(
         model=type(model).__name__,
-        run=trained.folder.path,
+        run=finished_run.folder.path,
         shape=", ".join(map(str, data.image_shape)),
         classes=data.num_classes,
         subtract=255 * data.pixel_mean,
         divide=255 * data.pixel_std,
         mean=data.pixel_mean,
         std=data.pixel_std,
-        pictures=" ".join((data.from_picture.__doc__ or "").split("\n\n")[0].split()),
+        pictures=" ".join((data.from_picture.__doc__ or "").split("\n\n")[0].split()).removeprefix("Return "),
         labels=", ".join(f"{index} = {name}" for index, name in enumerate(data.class_names)),
         data_name=data.data_name,
-        checkpoint=trained.checkpoint.name,
+        checkpoint=finished_run.checkpoint.name,
         at=utc_now(),
         **compared,
     )

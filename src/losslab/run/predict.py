@@ -51,8 +51,8 @@ def predict_pictures(where: Sequence[Path], tokens: Sequence[str]) -> None:
     Raises:
         UserError: no picture could be read, or `find_finished_run` fails.
     """
-    trained = find_finished_run("predict", tokens, OPTIONS)
-    trainer, model, data = trained.build_in_one_process()
+    finished_run = find_finished_run("predict", tokens, OPTIONS)
+    trainer, model, data = finished_run.build_in_one_process()
     files: list[Path] = []
     images: list[Tensor] = []
     unreadable: dict[str, str] = {}
@@ -67,9 +67,9 @@ def predict_pictures(where: Sequence[Path], tokens: Sequence[str]) -> None:
         raise UserError(f"none of the {len(unreadable)} file(s) could be read as a picture.")
     # A picture has no label: the zeros are never read.
     pictures = LabelledImages(torch.stack(images), torch.zeros(len(images), dtype=torch.int64))  # (N, *image_shape)
-    with loading(trained.checkpoint):
+    with loading(finished_run.checkpoint):
         loader = EvaluationBatches(pictures.to(trainer.strategy.root_device), data.eval_batch_size, data.scale)
-        trainer.predict(model, loader, ckpt_path=trained.checkpoint, return_predictions=False, weights_only=True)
+        trainer.predict(model, loader, ckpt_path=finished_run.checkpoint, return_predictions=False, weights_only=True)
     logits, _ = model.evaluated  # type: ignore[misc]
     probabilities = logits.double().softmax(dim=1)  # (N, C)
     names = data.class_names
@@ -81,8 +81,8 @@ def predict_pictures(where: Sequence[Path], tokens: Sequence[str]) -> None:
         }
         for file, row in zip(files, probabilities, strict=True)
     ]
-    record = {"at": utc_now(), "run": str(trained.folder.path), "checkpoint": trained.checkpoint.name}
-    out = trained.output_folder("predict")
+    record = {"at": utc_now(), "run": str(finished_run.folder.path), "checkpoint": finished_run.checkpoint.name}
+    out = finished_run.output_folder("predict")
     with writing(out):
         out.mkdir(exist_ok=True)
         cells = [[row["file"], row["predicted"], *row["probabilities"].values()] for row in rows]

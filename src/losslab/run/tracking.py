@@ -70,7 +70,9 @@ class GuardedLogger(Logger):
             failure = f"no answer for {PATIENCE:.0f} s" if hangs else f"{type(error).__name__}: {error}".splitlines()[0]
             name = type(self.guarded).__name__
             _log.warning(
-                "NOTICE: %s failed (%s). The training goes on without it; its records are whole.", name, failure
+                "NOTICE: %s failed (%s). The training goes on without it; the run's own records are complete.",
+                name,
+                failure,
             )
             return otherwise
 

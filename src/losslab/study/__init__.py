@@ -1,6 +1,6 @@
 """A study's file, settings and results. Knows nothing of reports, and runs nothing.
 
-study_file: a study's YAML file: what is varied, measured and compared
+study_file: a study's YAML file: the varied values, the metrics and the comparisons
 setting: one arm with one value for each varied path; its configuration; values beyond a tuned list
 results: one file for each setting and seed, written once; grouped by setting
 """

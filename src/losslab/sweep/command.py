@@ -1,4 +1,4 @@
-"""`losslab sweep`: check everything, say what it will take, run, and show the results."""
+"""`losslab sweep`: check everything, print the number of trainings and the disk space, run, show the results."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""`losslab confirm`: train the best settings of a sweep anew on fresh seeds, and read the test images once.
+"""`losslab confirm`: train the best settings of a sweep again on fresh seeds, and read the test images once.
 
 The sweep is optimistic about its best setting: the best of many is partly lucky. The confirmation is a study of its
 own, runs/<study>/confirm, whose settings and seeds are fixed before it begins.
@@ -63,7 +63,7 @@ def confirm_command(tokens: list[str]) -> None:
     """Confirm the best settings of a finished study against its baseline."""
     parser = OptionParser(
         prog="losslab confirm",
-        description="Train a study's best settings and its baseline anew on fresh paired seeds, read the test images "
+        description="Train a study's best settings and its baseline again on fresh paired seeds, read the test images "
         "once, and write the verdicts. After a kill the same command continues; after a kill while it reads the test "
         "images, it needs --again.",
         epilog="All other options act as in `losslab fit`, and are refused if a result depends on them: "
@@ -99,7 +99,7 @@ def confirm_command(tokens: list[str]) -> None:
     reads = earlier_reads(_unread_hashes(confirm, configs, study_file.seeds), record["data"]["name"])
     if reads and not options.again:
         raise UserError(
-            f"the test images have answered for {len(reads)} of these configurations and seeds already, last at "
+            f"the test images were already read for {len(reads)} of these configurations and seeds, last at "
             f"{reads[-1]['at']} for {reads[-1]['run']}. --again reads them once more, and the page shows it."
         )
     worker_tokens = ["--config", str(confirm / "study.yaml"), "--name", study_name(confirm), *changes]
@@ -198,7 +198,7 @@ def _write_files(
         if not again:
             raise UserError(
                 f"the confirmation of {folder} has begun already, with {len(last['seeds'])} seeds of "
-                f"{', '.join(last['arms'])}. The same --top and --seeds continue or show it. --again confirms anew, "
+                f"{', '.join(last['arms'])}. The same --top and --seeds continue or show it. --again confirms again, "
                 "and the page shows it."
             )
     confirm = folder / (CONFIRM_FOLDER if not earlier else f"{CONFIRM_FOLDER}-{len(earlier) + 1}")

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from losslab.sweep.storage import Journal, PatientStorage
 
 LEASE_SECONDS = 120.0
-"""A trial that was not renewed for so long is given away. The machines' clocks must agree to a fraction of it."""
+"""A trial that was not renewed for this long is requeued. The machines' clocks must agree to a fraction of it."""
 
 RENEWAL_SECONDS = 20.0
 """Seconds between two renewals."""
@@ -55,7 +55,7 @@ def _boot_id() -> str:
 
 
 class LeaseLostError(Exception):
-    """The trial was given to another process, since this one, stopped or hung, had not renewed its lease."""
+    """The trial was requeued for another process, since this one, stopped or hung, had not renewed its lease."""
 
 
 class Lease:
@@ -68,7 +68,7 @@ class Lease:
     """
 
     seconds = float("inf")
-    """How long a trial is renewed, so that a hung one is given away."""
+    """How long a trial is renewed, so that a hung one is requeued."""
 
     def __init__(self, storage: Journal | PatientStorage) -> None:
         self._storage = storage
@@ -120,7 +120,7 @@ class Lease:
         self._held.pop(trial.number, None)
 
     def check(self, trial: Trial) -> None:
-        """Raise LeaseLostError if the trial was given away."""
+        """Raise LeaseLostError if the trial was requeued for another process."""
         if trial.number in self._lost:
             raise LeaseLostError(f"trial {trial.number}")
 
@@ -139,7 +139,7 @@ class Lease:
 
 
 class LeaseCheck(Callback):
-    """Ends a training after a batch if its trial was given away: the other process writes the result."""
+    """Ends a training after a batch if its trial was requeued: the other process writes the result."""
 
     def __init__(self, lease: Lease, trials: list[Trial]) -> None:
         self._lease, self._trials = lease, trials

@@ -39,7 +39,8 @@ def open_storage(storage: str, folder: Path, wait: bool = False) -> "PatientStor
         wait: retry a database that does not answer (it has answered before).
 
     Raises:
-        UserError: it is no URL, its driver is missing, or the database does not answer. No message shows a password.
+        UserError: the storage is no URL, its driver is missing, or the database does not answer. No message shows a
+            password.
     """
     if storage == "journal":
         journal = folder / "journal.log"

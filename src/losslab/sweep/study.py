@@ -1,4 +1,4 @@
-"""The loop of a study: ask Optuna for trials, train them at each seed, tell the results; beside other processes."""
+"""The loop of a study, in one of its processes: ask Optuna for trials, train them at each seed, tell the results."""
 
 import contextlib
 import time
@@ -87,7 +87,7 @@ class Study:
         populations = Populations(self.command_line, self.configure, self.file, display)
         at_once = max(1, populations.size // len(self.file.seeds))
         if self.file.time_limit is not None:
-            # Twice: as a population that fails and then one by one. A trial that takes longer hangs, and is given away.
+            # Twice: as a population that fails and then one by one. A longer trial counts as hung and is requeued.
             self._lease.seconds = 2 * self.file.time_limit * at_once + LEASE_SECONDS
         with self._lease:
             waits = False
@@ -173,7 +173,7 @@ class Study:
         try:
             self._train_and_tell(trial, label, failures, display)
         except (LeaseLostError, UpdateFinishedTrialError):
-            display.print(f"{label}: given to another process, since this one did not renew its lease; going on.")
+            display.print(f"{label}: requeued for another process, since this one did not renew its lease; going on.")
         except OSError as error:
             # A full or missing disk would fail every further trial: stop; the same command continues later.
             raise UserError(f"{label} in {self.folder}: {error}. The same command continues the study.") from error

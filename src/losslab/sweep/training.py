@@ -76,10 +76,10 @@ class Training(NamedTuple):
     def remove_remains(self) -> None:
         """Remove the files of a killed process.
 
-        The training starts anew instead of continuing: it takes minutes, and the result of an undisturbed process is
-        the same wherever it runs.
+        The training starts from the beginning: it takes minutes, and the result of an undisturbed process is the same
+        wherever it runs.
         """
-        self.result_path.unlink(missing_ok=True)  # a file is there only if it is not whole
+        self.result_path.unlink(missing_ok=True)  # an existing file is incomplete
         shutil.rmtree(self.run_path, ignore_errors=True)
 
     def write_result(self, metrics: dict[str, float]) -> Result:
@@ -153,7 +153,7 @@ class TimeLimitError(RuntimeError):
 
 
 class TimeLimit(Callback):
-    """Raises TimeLimitError after the first batch that ends behind the deadline.
+    """Raises TimeLimitError after the first batch that ends after the deadline.
 
     Args:
         seconds: allowed for each trial, from now on, over all trainings with this callback; None: no limit.
@@ -166,4 +166,4 @@ class TimeLimit(Callback):
 
     def on_train_batch_end(self, *_: Any, **__: Any) -> None:
         if time.monotonic() > self._deadline:
-            raise TimeLimitError(f"it took longer than the {self._seconds:g} seconds that time_limit allows")
+            raise TimeLimitError(f"the trial took longer than the {self._seconds:g} seconds that time_limit allows")
