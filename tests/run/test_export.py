@@ -27,9 +27,9 @@ def test_every_network_is_exported(model: str) -> None:
     network = getattr(models, model)()
     data = MNISTDataModule(source="embedded", eval_batch_size=70)
     data.setup("validate")
-    difference, changed, images = export._compare(export._onnx(network.eval(), data), network, data)
-    assert difference < 1e-4
-    assert (changed, images) == (0, 500)
+    compared = export._compare(export._onnx(network.eval(), data), network, data)
+    assert compared["difference"] < 1e-4
+    assert (compared["changed"], compared["images"]) == (0, 500)
 
 
 def test_the_file_gives_what_the_fit_has_written(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
