@@ -28,6 +28,11 @@ class Linear(Classifier):
         return self.network(images)
 
 
+class Vague(Linear):
+    def __init__(self, loss: Any = None, **kwargs: Any):
+        super().__init__(loss=loss, **kwargs)
+
+
 class Untyped(Linear):
     def __init__(self, widths=(10,), dropout=0.1, extra=None, loss=None, optimizer=None, **kwargs):
         super().__init__(loss=loss, optimizer=optimizer, **kwargs)
@@ -135,6 +140,25 @@ def test_arguments_without_a_type_are_refused_with_the_types_to_write(
         "super().__init__(**kwargs)."
     ) in error
     assert not Path("runs").exists()
+
+
+def test_a_short_name_and_any_as_a_type_are_refused_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--model", "my_model.Vague", *DATA]) == 2
+    assert "arguments without a type: leave loss to **kwargs: Any" in capsys.readouterr().err
+    assert main(["fit", "--model", "Untyped", *SGD, *DATA]) == 2  # a short name, since its module is imported by now
+    assert "the constructor of my_model.Untyped has arguments without a type" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_a_run_of_an_earlier_version_with_such_a_network_is_still_read() -> None:
+    assert main(["fit", "--config", "linear.yaml", "--name", "own"]) == 0
+    untyped = "    def __init__(self, evaluate_train='last_epoch', **kwargs):\n        super().__init__(**kwargs)"
+    typed = "    def __init__(self, **kwargs: Any) -> None:\n        super().__init__(**kwargs)"
+    assert typed in NETWORKS
+    Path("my_model.py").write_text(NETWORKS.replace(typed, untyped))
+    sys.modules.pop("my_model")
+    assert main(["test", "--run", "runs/own", "--trainer.accelerator", "cpu"]) == 0
+    assert main(["fit", "--run", "runs/own"]) == 0
 
 
 def test_a_study_refuses_arguments_without_a_type(capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,7 +115,7 @@ def test_images_that_have_answered_are_not_asked_again_without_again(
     assert main(["confirm", "runs/tuned", "--seeds", "1"]) == 0
     trained = len(list(Path("runs/copy").rglob("last.ckpt")))
     assert main(["confirm", "runs/copy", "--seeds", "1"]) == 2
-    assert "answered for 3 of these configurations" in capsys.readouterr().err
+    assert "the test images were already read for 3 of these configurations" in capsys.readouterr().err
     assert len(list(Path("runs/copy").rglob("last.ckpt"))) == trained  # told before anything was trained
     assert main(["confirm", "runs/copy", "--seeds", "1", "--again"]) == 0
     assert len(reads()) == 6

@@ -76,7 +76,7 @@ def validation_images(run: Path) -> np.ndarray:
         UserError: the images cannot be read, or differ from the images that the run was trained on.
     """
     folder = RunFolder(run)
-    command_line = CommandLine(["--config", str(folder.config_file)], "losslab report")
+    command_line = CommandLine(["--config", str(folder.config_file)], "losslab report", recorded=True)
     config = command_line.resolved()
     config["trainer"] = {"accelerator": "cpu"}  # nothing is trained: no tracker, and no device that may be missing
     command_line.parse_config(config)

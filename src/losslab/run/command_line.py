@@ -64,13 +64,16 @@ class CommandLine(LightningCLI):
         tokens: the command line after the command's name. Several `--config FILE` are merged first.
         prog: the command's name in the help.
         options: further options, as (name, help). Each takes one value, which `config` holds under its name.
+        recorded: the configuration is that of a run, whose network was accepted when it was trained.
 
     Raises:
         UserError: a name or a value is invalid; the one-line message has the nearest valid name. No data is read.
     """
 
-    def __init__(self, tokens: Sequence[str], prog: str, options: Sequence[tuple[str, str]] = ()) -> None:
-        self._options = options
+    def __init__(
+        self, tokens: Sequence[str], prog: str, options: Sequence[tuple[str, str]] = (), recorded: bool = False
+    ) -> None:
+        self._options, self._recorded = options, recorded
         self._parsed = functools.lru_cache(PARSED_KEPT)(self._parse_text)
         find_own_modules()
         _silence_upstream()
@@ -112,9 +115,10 @@ class CommandLine(LightningCLI):
                 raise UserError(f"no {part} is given: add --config experiments/cnn.yaml, or --{part} {example}.")
         model = option_value(tokens, "model.class_path") or option_value(tokens, "model")
         merged = json.loads(option_value(tokens, "config") or "{}")
-        require_annotations(as_object(model) if model else merged.get("model"))
+        self._require_annotations(as_object(model) if model else merged.get("model"))
         self.config = self._checked(lambda: parser.parse_args(tokens))
         self._resolved = self._to_dict(self.config)
+        self._require_annotations(self._resolved.get("model"))  # of a short name, the class is known only now
         for notice in notices:
             _log.warning("NOTICE: %s", notice)
 
@@ -124,9 +128,13 @@ class CommandLine(LightningCLI):
 
     def _parse_text(self, text: str) -> tuple[Namespace, Config]:
         content = json.loads(text)
-        require_annotations(content.get("model"))
+        self._require_annotations(content.get("model"))
         config = self._checked(lambda: self.parser.parse_object(content))
         return config, self._to_dict(config)
+
+    def _require_annotations(self, model: Any) -> None:
+        if not self._recorded:
+            require_annotations(model)
 
     def _checked(self, parse: Callable[[], Namespace]) -> Namespace:
         try:
@@ -203,8 +211,13 @@ def require_annotations(model: Any) -> None:
     except Exception:  # the parser imports the class again, and explains
         return
     arguments = constructor_arguments(network) if Classifier in getattr(network, "__mro__", ()) else {}
-    untyped = {name: each.default for name, each in arguments.items() if each.annotation is each.empty}
-    inherited = [name for name in untyped if name in inspect.signature(Classifier).parameters]
+    base = inspect.signature(Classifier).parameters
+    untyped = {
+        name: each.default
+        for name, each in arguments.items()
+        if each.annotation is each.empty or (name in base and each.annotation is Any)
+    }
+    inherited = [name for name in untyped if name in base]
     own = [f"{name}: {_type_of(default)}" for name, default in untyped.items() if name not in inherited]
     remedies = [f"write {', '.join(own)}"] if own else []
     if inherited:

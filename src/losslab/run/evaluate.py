@@ -78,7 +78,7 @@ def find_finished_run(command: str, tokens: Sequence[str], options: Options = ()
     if any(token in ("-h", "--help") for token in tokens):
         CommandLine(tokens, prog, options)  # prints the help and exits
     folder, checkpoint = _run_and_checkpoint(command, tokens)
-    command_line = CommandLine(["--config", str(folder.config_file), *tokens], prog, options)
+    command_line = CommandLine(["--config", str(folder.config_file), *tokens], prog, options, recorded=True)
     config = command_line.resolved()
     if changed := differences(folder.config(), config, with_trainer=False):
         raise UserError(

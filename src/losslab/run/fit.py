@@ -35,7 +35,7 @@ def fit_command(tokens: list[str]) -> None:
     folder = find_run(run, finished=False) if run else None
     if folder is not None:
         tokens = ["--config", str(folder.config_file), *tokens]
-    command_line = CommandLine(tokens, "losslab fit", OPTIONS)
+    command_line = CommandLine(tokens, "losslab fit", OPTIONS, recorded=folder is not None)
     config, options = command_line.resolved(), command_line.config
     experiment = option_value(tokens, "config")
     name = options.name or (Path(experiment).stem if experiment else class_name(config["model"]).lower())
