@@ -108,5 +108,5 @@ def test_a_lopsided_shape_stays_in_the_field() -> None:
 
 @pytest.mark.parametrize("picture", [Image.new("L", (50, 50), 255), Image.new("RGB", (1, 1)), Image.new("LA", (9, 9))])
 def test_an_empty_picture_is_told(picture: Image.Image) -> None:
-    with pytest.raises(ValueError, match="there is no digit on it"):
+    with pytest.raises(ValueError, match="the picture is empty"):
         MNISTDataModule().from_picture(picture)

@@ -134,7 +134,7 @@ def test_a_slow_trial_is_recorded_as_failed_after_its_time(grid: Path, capsys: p
     (grid / "kills.yaml").write_text(GRID + "time_limit: 0.001\n")
     assert main(SWEEP) == 2
     reasons = {trial.user_attrs["failure"] for trial in trials("kills")}
-    assert reasons == {"TimeLimitError: it took longer than the 0.001 seconds that time_limit allows"}
+    assert reasons == {"TimeLimitError: the trial took longer than the 0.001 seconds that time_limit allows"}
     assert "failed: TimeLimitError" in capsys.readouterr().out
     assert main([*SWEEP, "--name", "together", "--population", "4"]) == 2
     # Two trials with all their seeds in each population: they share the sum.
