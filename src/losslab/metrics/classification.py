@@ -1,6 +1,7 @@
 """Precision and recall of each class, their means, accuracy and calibration, from logits and labels."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +15,15 @@ from torchmetrics.functional.classification import (
 
 ECE_BINS = 15
 """Bins of equal width for the expected calibration error, as in Guo et al. 2017 (arXiv:1706.04599)."""
+
+
+LOWER_IS_BETTER = ("loss", "ece")
+"""Metrics of which less is better, by their keys without the split; of all others, more is better."""
+
+
+def better_direction(key: str) -> Literal["maximize", "minimize"]:
+    """Return whether a metric, such as "val/loss" or "recall/3", is to be maximised or minimised."""
+    return "minimize" if key.partition("/")[2] in LOWER_IS_BETTER or key in LOWER_IS_BETTER else "maximize"
 
 
 def classification_metrics(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, Tensor]:
