@@ -1,8 +1,11 @@
-"""UserError: a mistake that the user can fix; and the hint at the nearest valid name."""
+"""UserError: a mistake that the user can fix; the hint at the nearest valid name; a path as the user means it."""
 
 import difflib
 import errno
+import os
+import re
 from collections.abc import Iterable
+from pathlib import Path
 
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 """The disk is full, the quota is used up, a file or its file system is read-only, or the disk is broken."""
@@ -30,3 +33,27 @@ def did_you_mean(name: str, candidates: Iterable[str], otherwise: str = "", pref
     """
     near = difflib.get_close_matches(name, sorted(set(candidates)), 1, cutoff=0.5)
     return f"; did you mean {prefix}{near[0]}?" if near else otherwise
+
+
+def expand_path(path: str | os.PathLike[str], name: str) -> Path:
+    """Return a path with `~` and $VARIABLES replaced; a shell leaves them in files and after `--option=`.
+
+    Args:
+        path: as the user wrote it.
+        name: the argument or the variable that holds it, for the message.
+
+    Raises:
+        UserError: the path is empty, or a variable in it is unset or empty, or the user after `~` is unknown.
+    """
+    text = os.fspath(path)
+    expanded = os.path.expanduser(os.path.expandvars(text))
+    variables = re.findall(r"\$(?:\w+|\{[^}]*\})", text, re.ASCII)  # as os.path.expandvars finds them
+    unset = [variable for variable in variables if not os.environ.get(variable.strip("${}"))]
+    if (unset or expanded.startswith("~")) and os.path.isfile(text):  # a file of such a name, which a shell found by *
+        return Path(text)
+    if unset or expanded.startswith("~"):
+        what = f"the environment has no {unset[0]}" if unset else f"there is no user {expanded.split('/')[0]}"
+        raise UserError(f"{name} is {text!r}, but {what}: set it, or write the path itself.")
+    if not text:
+        raise UserError(f"{name} is empty: give a path, or leave it out.")
+    return Path(expanded)

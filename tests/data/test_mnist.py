@@ -2,7 +2,6 @@ import gzip
 import logging
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ import torch
 
 from losslab.data import LabelledImages, MNISTDataModule, mnist
 from losslab.data import mnist as mnist_files
-from losslab.data.mnist import MD5, download_mnist, embedded_mnist, mnist_is_in, read_mnist
+from losslab.data.mnist import MD5, download_mnist, embedded_mnist, find_mnist, read_mnist
 from losslab.errors import UserError
 
 
@@ -28,7 +27,7 @@ def nothing_told_yet() -> Iterator[None]:
 @pytest.fixture
 def no_looking(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any look for files, and any download, fails the test."""
-    monkeypatch.setattr(mnist, "mnist_is_in", lambda root: pytest.fail(f"looked into {root}"))
+    monkeypatch.setattr(mnist, "find_mnist", lambda root: pytest.fail(f"looked into {root}"))
     monkeypatch.setattr(mnist, "download_mnist", lambda root: pytest.fail(f"downloaded into {root}"))
 
 
@@ -59,8 +58,8 @@ def test_files_are_sought_in_the_root_else_in_mnist_dir_else_in_data(
     data.prepare_data()
     data.setup("fit")
     data.setup("test")
-    assert data.hashes["train"] == read_mnist(places[place], "train").fingerprint()
-    assert data.hashes["test"] == read_mnist(places[place], "t10k").fingerprint()
+    assert data.hashes["train"] == read_mnist(find_mnist(places[place]), "train").fingerprint()
+    assert data.hashes["test"] == read_mnist(find_mnist(places[place]), "t10k").fingerprint()
     assert data.data_name == "mnist"
 
 
@@ -71,12 +70,90 @@ def test_an_empty_mnist_dir_is_none(write_mnist, no_download, own_folder, monkey
 
 
 def test_a_root_that_is_given_is_the_only_place_looked_into(write_mnist, own_folder, monkeypatch):
-    write_mnist(own_folder / "MNIST" / "raw")
     write_mnist(own_folder / "data" / "MNIST" / "raw")
-    monkeypatch.setenv("MNIST_DIR", str(own_folder))
-    data = MNISTDataModule(root="elsewhere")
-    assert len(data.load_train().labels) == 4000
-    assert data.data_name == "mnist-5k"
+    monkeypatch.setenv("MNIST_DIR", str(own_folder / "data"))
+    (own_folder / "elsewhere").mkdir()
+    with pytest.raises(UserError, match=r"^data\.root is elsewhere, but MNIST is not in it and could not be"):
+        MNISTDataModule(root="elsewhere").load_train()
+
+
+@pytest.fixture(params=["data.root", "MNIST_DIR"])
+def given(request, monkeypatch) -> Callable[[str], MNISTDataModule]:
+    """given(folder): a data module whose folder is given by this setting."""
+
+    def give(folder: str) -> MNISTDataModule:
+        if request.param == "data.root":
+            return MNISTDataModule(root=folder)
+        monkeypatch.setenv("MNIST_DIR", folder)
+        return MNISTDataModule()
+
+    give.setting = request.param
+    return give
+
+
+@pytest.fixture
+def refused(given, own_folder) -> Callable[[str], str]:
+    """refused(folder): the message, after a check that nothing was created and no image read."""
+
+    def refuse(folder: str) -> str:
+        before = everything_under(own_folder)
+        data = given(folder)
+        for step in (data.prepare_data, data.load_train, data.load_test):
+            with pytest.raises(UserError) as refusal:
+                step()
+        assert everything_under(own_folder) == before
+        assert data.data_name == "mnist"
+        message = str(refusal.value)
+        assert message.startswith(f"{given.setting} is {folder}, but ")
+        assert "\n" not in message
+        assert all(words in message for words in ("train-images-idx3-ubyte", "MNIST/raw/", "--data.source embedded"))
+        return message
+
+    return refuse
+
+
+def test_a_folder_that_is_given_and_not_there_is_refused(no_download, refused, own_folder):
+    message = refused(str(own_folder / "mnits"))
+    assert "there is no such folder. Searched in " in message
+
+
+@pytest.mark.parametrize("level", [".", "home", "home/mnits", "home/mnist/MNIST/raw/deeper"])
+def test_a_wrong_level_and_a_misspelt_name_are_refused_with_the_right_folder(
+    write_mnist, no_download, refused, own_folder, level
+):
+    """A download would be a second copy."""
+    write_mnist(own_folder / "home" / "mnist" / "MNIST" / "raw")
+    write_mnist(own_folder / "MNIST" / "raw")
+    near = {".": "home", "home": "home/mnist", "home/mnits": "home/mnist"}.get(level, "home/mnist/MNIST/raw")
+    if level == ".":
+        shutil.rmtree(own_folder / "MNIST")
+        shutil.move(own_folder / "home" / "mnist" / "MNIST", own_folder / "home")
+    assert f" MNIST is in {own_folder / near}. Searched in " in refused(str(own_folder / level))
+
+
+def test_a_folder_that_is_given_and_cannot_be_downloaded_into_is_refused_and_stays_empty(refused, own_folder):
+    (own_folder / "empty").mkdir()
+    assert "MNIST is not in it and could not be downloaded (no network in tests)" in refused(str(own_folder / "empty"))
+
+
+def test_a_variable_of_a_folder_that_is_not_set_is_named(given):
+    with pytest.raises(
+        UserError, match=rf"^{given.setting} is '\$NOWHERE/mnist', but the environment has no \$NOWHERE"
+    ):
+        given("$NOWHERE/mnist").load_train()
+
+
+def test_home_and_variables_are_replaced_in_the_folder_that_is_given(write_mnist, given, own_folder, monkeypatch):
+    write_mnist(own_folder / "mnist" / "MNIST" / "raw")
+    monkeypatch.setenv("HOME", str(own_folder))
+    monkeypatch.setenv("PLACE", "mnist")
+    assert len(given("~/${PLACE}").load_train().labels) == 40
+
+
+def test_the_default_folder_may_hold_mnist_one_level_deeper_and_the_notice_says_so(write_mnist, own_folder, caplog):
+    write_mnist(own_folder / "data" / "mnist" / "raw")
+    assert len(MNISTDataModule().load_train().labels) == 4000
+    assert "; MNIST is in data/mnist." in caplog.messages[0]
 
 
 def test_what_is_missing_is_downloaded_into_the_folder_and_read_from_there(write_mnist, own_folder, monkeypatch):
@@ -88,6 +165,7 @@ def test_what_is_missing_is_downloaded_into_the_folder_and_read_from_there(write
 
     monkeypatch.setattr(mnist, "download_mnist", download)
     monkeypatch.setenv("MNIST_DIR", "shared")
+    (own_folder / "shared").mkdir()
     data = MNISTDataModule(val_size=10)
     data.prepare_data()
     assert asked == [Path("shared")]
@@ -106,7 +184,7 @@ def test_setup_alone_downloads_too(write_mnist, monkeypatch, load):
 
 def test_a_damaged_file_is_an_error_and_no_reason_for_the_embedded_images(write_mnist, no_download, own_folder):
     (write_mnist(own_folder / "data" / "MNIST" / "raw") / "train-images-idx3-ubyte").write_bytes(b"")
-    with pytest.raises(UserError, match="no uncompressed MNIST file"):
+    with pytest.raises(UserError, match="no MNIST file"):
         MNISTDataModule().setup("fit")
 
 
@@ -131,7 +209,7 @@ def test_without_files_and_download_the_embedded_images_are_taken_with_one_notic
     notices = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(notices) == 1
     notice = notices[0].getMessage()
-    assert notice.startswith("NOTICE: MNIST is not under data/MNIST/raw/ ")
+    assert notice.startswith("NOTICE: the data folder is data/, but MNIST is not in it ")
     assert all(words in notice for words in ("no network in tests", "5,000", "3,500", "1,000", "mnist-5k"))
 
 
@@ -157,11 +235,19 @@ def test_embedded_splits_share_no_image(source):
 @pytest.mark.parametrize("stage", ["fit", "test"])
 def test_source_embedded_asks_for_neither_files_nor_download_nor_attention(no_looking, monkeypatch, caplog, stage):
     monkeypatch.setenv("MNIST_DIR", "shared")
-    data = MNISTDataModule("embedded", root="given")
+    data = MNISTDataModule("embedded")
     data.prepare_data()
     data.setup(stage)
     assert data.data_name == "mnist-5k"
     assert caplog.records == []
+
+
+def test_source_embedded_says_that_it_does_not_read_a_root(no_looking, caplog):
+    data = MNISTDataModule("embedded", root="given")
+    data.prepare_data()
+    data.setup("fit")
+    assert data.data_name == "mnist-5k"
+    assert caplog.messages == ["NOTICE: data.source is 'embedded': data.root (given) is not read."]
 
 
 def test_source_embedded_passes_over_files_that_are_there(write_mnist, own_folder):
@@ -173,15 +259,12 @@ def test_source_embedded_passes_over_files_that_are_there(write_mnist, own_folde
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
 def test_source_full_refuses_the_embedded_images_and_says_what_to_do(stage, caplog):
-    data = MNISTDataModule("full", root="given")
-    data.prepare_data()
+    data = MNISTDataModule("full")
     with pytest.raises(UserError) as refusal:
         data.setup(stage)
     message = str(refusal.value)
-    assert message.startswith("data.source is 'full', but MNIST is not under given/MNIST/raw/ ")
-    assert all(
-        words in message for words in ("no network in tests", "MNIST_DIR", "data.root", "--data.source embedded")
-    )
+    assert message.startswith("data.source is full, and the data folder is data, but MNIST is not in it ")
+    assert all(words in message for words in ("no network in tests", "right folder", "--data.source embedded"))
     assert caplog.records == []
 
 
@@ -231,7 +314,7 @@ def test_all_embedded_images_are_in_the_real_training_set_under_the_same_label(r
 
     embedded = with_labels(embedded_mnist("train"), embedded_mnist("test"))
     assert len(embedded) == 5000
-    assert embedded <= with_labels(read_mnist(real_mnist, "train"))
+    assert embedded <= with_labels(read_mnist(find_mnist(real_mnist), "train"))
 
 
 NEXT_STEP = "give another data.root"
@@ -257,7 +340,7 @@ def refuse(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(("part", "count"), [("train", 40), ("t10k", 20)])
 def test_files_are_read_as_they_were_written(write_mnist, root, raw, part, count):
     write_mnist(raw)
-    images, labels = read_mnist(root, part)
+    images, labels = read_mnist(find_mnist(root), part)
     assert (images.dtype, images.shape) == (torch.uint8, (count, 1, 28, 28))
     assert images.numpy().tobytes() == (raw / f"{part}-images-idx3-ubyte").read_bytes()[16:]
     assert (labels.dtype, labels.tolist()) == (torch.int64, [k % 10 for k in range(count)])
@@ -273,92 +356,153 @@ def test_files_are_read_as_they_were_written(write_mnist, root, raw, part, count
         (lambda content: content[:6], "truncated"),
         (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "MD5"),
         (lambda content: content + b"\0", "MD5"),
-        (lambda content: b"<html>Not found</html>", "no uncompressed MNIST file"),
-        (lambda content: gzip.compress(content), "no uncompressed MNIST file"),
-        (lambda content: b"\0\0\x08\2" + content[4:], "no uncompressed MNIST file"),
-        (lambda content: b"", "no uncompressed MNIST file"),
+        (lambda content: b"<html>Not found</html>", "no MNIST file"),
+        (lambda content: gzip.compress(content)[:-9], "truncated or damaged"),
+        (lambda content: gzip.compress(content)[:15] + bytes(40), "truncated or damaged"),
+        (lambda content: gzip.compress(content)[:-1] + b"?", "truncated or damaged"),
+        (lambda content: gzip.compress(b"<html>Not found</html>"), "no MNIST file"),
+        (lambda content: b"\0\0\x08\2" + content[4:], "no MNIST file"),
+        (lambda content: b"", "no MNIST file"),
     ],
-    ids=["last byte lost", "all images lost", "header cut", "altered", "longer", "HTML", "gzip", "other idx", "empty"],
+    ids=[
+        *("last byte lost", "all images lost", "header cut", "altered", "longer", "HTML", "gzip cut", "gzip altered"),
+        *("gzip of another length", "HTML in gzip", "other idx", "empty"),
+    ],
 )
 def test_a_damaged_file_is_refused_with_its_path_and_the_next_step(write_mnist, root, raw, part, kind, damage, verdict):
     file = write_mnist(raw) / f"{part}-{kind}"
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(UserError) as refusal:
-        read_mnist(root, part)
+        read_mnist(find_mnist(root), part)
     message = str(refusal.value)
     assert message.startswith(f"{file} is ")
     assert verdict in message
     assert NEXT_STEP in message
-    # The other advice leads somewhere too: without this folder, the files count as not there.
-    assert f"Delete the folder {raw} " in message
-    shutil.rmtree(raw)
-    assert not mnist_is_in(root)
+    # The other advice leads somewhere too: without its files, the folder counts as one without MNIST.
+    assert f"Delete MNIST's files in {raw} " in message
+    for name in MD5:
+        (raw / name).unlink()
+    assert not find_mnist(root)
 
 
 def test_a_truncated_file_says_how_much_of_it_is_there(write_mnist, root, raw):
     file = write_mnist(raw) / "train-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:1234])
     with pytest.raises(UserError, match="1,234 bytes of 31,376"):  # 16 + 40 * 28 * 28
-        read_mnist(root, "train")
-
-
-def assert_unreadable(file: Path, root: Path) -> None:
-    with pytest.raises(UserError) as refusal:
-        read_mnist(root, "train")
-    assert str(refusal.value).startswith(f"cannot read {file}: ")
-    assert NEXT_STEP in str(refusal.value)
+        read_mnist(find_mnist(root), "train")
 
 
 def test_a_file_that_may_not_be_read_is_named(write_mnist, root, raw, monkeypatch):
     write_mnist(raw)
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    assert_unreadable(raw / "train-images-idx3-ubyte", root)
-
-
-def test_a_folder_in_the_place_of_a_file_is_named(write_mnist, root, raw):
-    file = write_mnist(raw) / "train-labels-idx1-ubyte"
-    file.unlink()
-    file.mkdir()
-    assert_unreadable(file, root)
+    with pytest.raises(UserError) as refusal:
+        read_mnist(find_mnist(root), "train")
+    assert str(refusal.value).startswith(f"cannot read {raw / 'train-images-idx3-ubyte'}: ")
+    assert NEXT_STEP in str(refusal.value)
 
 
 # Looking
 
 
+def dotted(name: str) -> str:
+    return name.replace("-idx", ".idx")
+
+
+FORMS = {
+    "as torchvision has it": lambda name: (f"MNIST/raw/{name}", False),
+    "MNIST/raw itself, and flat": lambda name: (name, False),
+    "raw": lambda name: (f"raw/{name}", False),
+    "MNIST": lambda name: (f"MNIST/{name}", False),
+    "with a dot": lambda name: (dotted(name), False),
+    "compressed, as published": lambda name: (f"{name}.gz", True),
+    "compressed, with a dot, in raw": lambda name: (f"raw/{dotted(name)}.gz", True),
+    "compressed by its content alone": lambda name: (name, True),
+    "compressed by its name alone": lambda name: (f"{name}.gz", False),
+    "mixed": lambda name: (
+        (f"{name}.gz", True) if "labels" in name else (f"raw/{dotted(name)}" if "t10k" in name else name, False)
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("setting", ["data.root", "MNIST_DIR", "data"])
+def test_mnist_as_people_have_it_is_read(write_mnist, no_download, own_folder, raw, monkeypatch, form, setting):
+    write_mnist(raw)
+    expected = {part: read_mnist(find_mnist(raw), part).fingerprint() for part in ("train", "t10k")}
+    folder = own_folder / ("data" if setting == "data" else "shared")
+    for name in MD5:
+        path, compressed = FORMS[form](name)
+        file, content = folder / path, (raw / name).read_bytes()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(gzip.compress(content) if compressed else content)
+    shutil.rmtree(raw)
+    if setting == "MNIST_DIR":
+        monkeypatch.setenv("MNIST_DIR", str(folder))
+    data = MNISTDataModule(root=folder if setting == "data.root" else None)
+    data.prepare_data()
+    assert data.load_train().fingerprint() == expected["train"]
+    assert data.load_test().fingerprint() == expected["t10k"]
+    assert data.data_name == "mnist"
+
+
+def test_a_folder_named_like_a_file_is_passed_over(write_mnist, root):
+    """One archive has train-images.idx3-ubyte, and a folder train-images-idx3-ubyte with the same file once more."""
+    write_mnist(root)
+    for name in MD5:
+        (root / name).rename(root / dotted(name))
+        (root / name).mkdir()
+        shutil.copyfile(root / dotted(name), root / name / name)
+    assert len(read_mnist(find_mnist(root), "train").labels) == 40
+
+
+def test_of_several_forms_torchvisions_own_comes_first_and_the_plain_file_before_the_compressed(write_mnist, root, raw):
+    write_mnist(raw)
+    for name in MD5:
+        (raw / f"{name}.gz").write_bytes(b"not read")
+        (root / name).write_bytes(b"of another data set, such as Fashion-MNIST")
+    assert find_mnist(root) == {name: raw / name for name in MD5}
+
+
+def test_another_data_set_of_the_same_names_is_refused(write_mnist, no_download, root):
+    write_mnist(root, seed=1)
+    others = {name: (root / name).read_bytes() for name in MD5}
+    write_mnist(root, seed=0)
+    for name in MD5:
+        (root / f"{name}.gz").write_bytes(gzip.compress(others[name]))
+        (root / name).unlink()
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz is not MNIST's file: its MD5 is not "):
+        MNISTDataModule(root=root).load_train()
+
+
 def test_the_files_are_there_or_not(write_mnist, root, raw):
-    assert not mnist_is_in(root)
+    assert not find_mnist(root)
     raw.mkdir(parents=True)
-    assert not mnist_is_in(root)
+    assert not find_mnist(root)
     (raw / "README.md").write_text("another file is no matter")
-    assert not mnist_is_in(root)
+    assert not find_mnist(root)
     write_mnist(raw)
-    assert mnist_is_in(root)
+    assert find_mnist(root) == {name: raw / name for name in MD5}
 
 
-@pytest.mark.parametrize("missing", [[name] for name in sorted(MD5)] + [sorted(MD5)[1:]], ids=len)
-def test_missing_files_are_named_when_others_are_there(write_mnist, root, raw, missing):
-    write_mnist(raw)
+@pytest.mark.parametrize("missing", [[name] for name in MD5] + [list(MD5)[1:]], ids=len)
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("place", ["MNIST/raw", "."])
+def test_missing_files_are_named_when_others_are_there(write_mnist, no_download, root, missing, suffix, place):
+    folder = write_mnist(root / place)
+    for name in MD5:
+        (folder / name).rename(folder / f"{name}{suffix}")
     for name in missing:
-        (raw / name).unlink()
+        (folder / f"{name}{suffix}").unlink()
     with pytest.raises(UserError) as refusal:
-        mnist_is_in(root)
-    assert str(refusal.value) == f"{raw} lacks {', '.join(missing)}. Add the missing files, or delete the folder."
-
-
-def test_a_file_in_the_place_of_the_folder_is_named(root, raw):
-    raw.parent.mkdir(parents=True)
-    raw.write_bytes(b"")
-    with pytest.raises(UserError) as refusal:
-        mnist_is_in(root)
-    assert str(refusal.value).startswith(f"cannot read the folder {raw}: ")
-    assert "Give another data.root" in str(refusal.value)
+        MNISTDataModule(root=root).load_train()
+    assert str(refusal.value).startswith(f"{folder} lacks {', '.join(missing)}. Add the missing files, or remove ")
 
 
 def test_a_folder_that_may_not_be_read_is_named(write_mnist, root, raw, monkeypatch):
     write_mnist(raw)
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError) as refusal:
-        mnist_is_in(root)
+        find_mnist(root)
     assert str(refusal.value) == f"cannot read the folder {raw}: Permission denied. Give another data.root."
 
 
@@ -401,23 +545,59 @@ def everything_under(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*")}
 
 
-NOTHING = {"MNIST", "MNIST/raw"}
-ALL_FILES = NOTHING | {f"MNIST/raw/{name}" for name in MD5}
+ALL_FILES = {"MNIST", "MNIST/raw"} | {f"MNIST/raw/{name}" for name in MD5}
 
 
-def test_downloaded_files_land_where_they_are_looked_for(torchvision, write_mnist, root, raw):
+@pytest.mark.parametrize("before", [[], ["MNIST"], ["MNIST/raw"], ["MNIST/raw/README.md"]], ids=str)
+def test_downloaded_files_land_where_they_are_looked_for(torchvision, write_mnist, root, raw, before):
+    for place in before:
+        (root / place).mkdir(parents=True)
     torchvision.action = write_mnist
+    assert download_mnist(root) is None
+    assert everything_under(root) == ALL_FILES | set(before)
+    assert find_mnist(root) == {name: raw / name for name in MD5}
+    assert read_mnist(find_mnist(root), "t10k").images.shape == (20, 1, 28, 28)
+    usual = root / "usual"
+    usual.mkdir()
+    assert raw.stat().st_mode == usual.stat().st_mode  # others may read them as any other folder
+
+
+def test_nothing_is_in_the_folder_before_all_files_are(torchvision, write_mnist, root):
+    def look(raw: Path) -> None:
+        write_mnist(raw)
+        assert not root.exists()
+
+    torchvision.action = look
+    assert download_mnist(root) is None
+    assert not torchvision.folders[0].exists()
+
+
+def test_two_downloads_at_once_both_succeed(torchvision, write_mnist, root, raw):
+    def other_is_faster(own: Path) -> None:
+        write_mnist(own)
+        shutil.copytree(own, raw)
+
+    torchvision.action = other_is_faster
     assert download_mnist(root) is None
     assert everything_under(root) == ALL_FILES
-    assert mnist_is_in(root)
-    assert read_mnist(root, "t10k").images.shape == (20, 1, 28, 28)
 
 
-def test_files_are_gathered_inside_the_folder_they_go_to(torchvision, write_mnist, root, raw):
-    """So that each arrives whole by one renaming, on the same disk, and a folder without room for it is found early."""
+@pytest.mark.parametrize("before", ["", "images", "images/MNIST", "images/MNIST/raw/README.md"])
+def test_a_full_disk_leaves_the_folder_as_it_was(torchvision, write_mnist, root, monkeypatch, before):
+    (root.parent / before).mkdir(parents=True, exist_ok=True)
     torchvision.action = write_mnist
-    assert download_mnist(root) is None
-    assert [folder.parent for folder in torchvision.folders] == [raw]
+    copied = []
+
+    def copy(source: Path, target: Path) -> None:
+        if copied:
+            target.write_bytes(b"half")
+            raise OSError(28, "No space left on device", str(target))
+        copied.append(target.write_bytes(source.read_bytes()))
+
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    state = everything_under(root.parent)
+    assert "No space left on device" in download_mnist(root)
+    assert everything_under(root.parent) == state
 
 
 @pytest.mark.parametrize(
@@ -436,8 +616,8 @@ def test_a_failed_download_gives_the_reason_in_one_line_and_leaves_nothing(torch
 
     torchvision.action = fail
     assert download_mnist(root) == reason
-    assert everything_under(root) == NOTHING
-    assert not mnist_is_in(root)
+    assert not root.exists()
+    assert not find_mnist(root)
 
 
 @pytest.mark.parametrize("arrived", [b"", b"half a file"], ids=["nothing", "a part"])
@@ -450,8 +630,8 @@ def test_a_download_that_hangs_is_given_up_in_time_and_leaves_nothing(torchvisio
     started = time.monotonic()
     assert "nothing arrived" in download_mnist(root)
     assert 0.3 < time.monotonic() - started < 5
-    assert everything_under(root) == NOTHING
-    assert not mnist_is_in(root)
+    assert not root.exists()
+    assert not find_mnist(root)
 
 
 def test_a_slow_download_that_grows_is_waited_for(torchvision, write_mnist, root, monkeypatch):
@@ -480,23 +660,18 @@ def test_one_attempt_for_a_folder_is_enough(torchvision, root):
 
 
 @pytest.mark.parametrize("place", ["images", "images/MNIST", "images/MNIST/raw"])
-def test_a_file_in_the_place_of_a_folder_to_write_to_is_refused(torchvision, root, place):
+def test_a_file_in_the_place_of_a_folder_to_write_to_is_told_before_the_download(torchvision, root, place):
     file = root.parent / place
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b"kept")
-    with pytest.raises(UserError) as refusal:
-        download_mnist(root)
-    assert str(refusal.value).startswith(f"cannot write to the folder {root}: ")
-    assert "Give another data.root" in str(refusal.value)
+    assert download_mnist(root) == f"{file} is not a folder that can be written to"
     assert torchvision.folders == []
     assert file.read_bytes() == b"kept"
 
 
-def test_a_folder_that_may_not_be_written_to_is_refused_before_the_download(torchvision, root, monkeypatch):
-    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
-    with pytest.raises(UserError) as refusal:
-        download_mnist(root)
-    assert str(refusal.value) == f"cannot write to the folder {root}: Permission denied. Give another data.root."
+def test_a_folder_that_may_not_be_written_to_is_told_before_the_download(torchvision, root, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda folder, mode: False)
+    assert download_mnist(root) == f"{root.parent} is not a folder that can be written to"
     assert torchvision.folders == []
 
 
@@ -504,9 +679,9 @@ def test_a_folder_that_may_not_be_written_to_is_refused_before_the_download(torc
 
 
 def test_the_real_files_hold_60_000_and_10_000_images(real_mnist):
-    assert mnist_is_in(real_mnist)
+    assert len(find_mnist(real_mnist)) == 4
     for part, count, first in (("train", 60_000, [5, 0, 4, 1, 9]), ("t10k", 10_000, [7, 2, 1, 0, 4])):
-        images, labels = read_mnist(real_mnist, part)
+        images, labels = read_mnist(find_mnist(real_mnist), part)
         assert images.shape == (count, 1, 28, 28)
         assert labels[:5].tolist() == first
         assert np.unique(labels).tolist() == list(range(10))
@@ -516,15 +691,14 @@ def test_the_real_files_are_read_as_torchvision_reads_them(real_mnist):
     from torchvision.datasets import MNIST
 
     for part in ("train", "t10k"):
-        images, labels = read_mnist(real_mnist, part)
+        images, labels = read_mnist(find_mnist(real_mnist), part)
         theirs = MNIST(str(real_mnist), train=part == "train")
         assert torch.equal(images[:, 0], theirs.data)
         assert torch.equal(labels, theirs.targets)
 
 
 def test_a_shortened_real_file_is_refused(real_mnist, root, raw):
-    raw.mkdir(parents=True)
-    shutil.copyfile(real_mnist / "MNIST" / "raw" / "t10k-images-idx3-ubyte", raw / "t10k-images-idx3-ubyte")
+    shutil.copytree(real_mnist / "MNIST" / "raw", raw)
     os.truncate(raw / "t10k-images-idx3-ubyte", 5_000_000)
     with pytest.raises(UserError, match=r"truncated: 5,000,000 bytes of 7,840,016"):
-        read_mnist(root, "t10k")
+        read_mnist(find_mnist(root), "t10k")

@@ -21,11 +21,16 @@ class EpochOrder:
         size: number of images, N >= 1.
         seed: a run's seed, >= 0.
         rank, world_size: this process's number, and the number of processes.
+        fixed: every epoch has the order of the first one, as the Trainer's overfit_batches promises.
     """
 
-    def __init__(self, size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        self.size, self.seed, self.rank, self.world_size = size, seed, rank, world_size
+    def __init__(self, size: int, seed: int, rank: int = 0, world_size: int = 1, fixed: bool = False) -> None:
+        self.size, self.seed, self.rank, self.world_size, self.fixed = size, seed, rank, world_size, fixed
         self.epoch = 0
+
+    @property
+    def _drawn_epoch(self) -> int:
+        return 0 if self.fixed else self.epoch
 
     def __len__(self) -> int:
         return self.size // self.world_size
@@ -36,12 +41,14 @@ class EpochOrder:
     def indices(self) -> Tensor:
         """Return the epoch's order for this rank, (len(self),) int64 on CPU."""
         # The 1 separates this stream from those of label_noise, long_tail and class_ranks, [seed, 1..3].
-        order = np.random.default_rng([self.seed, self.epoch, 1]).permutation(self.size)
+        order = np.random.default_rng([self.seed, self._drawn_epoch, 1]).permutation(self.size)
         return torch.from_numpy(order[: len(self) * self.world_size][self.rank :: self.world_size].copy())
 
     def batch_seed(self, batch: int) -> int:
         """Return a 63-bit seed for the augmentation of batch number `batch` of this epoch on this rank."""
-        state = np.random.SeedSequence([self.seed, self.epoch, self.rank, batch + 1]).generate_state(1, np.uint64)
+        state = np.random.SeedSequence([self.seed, self._drawn_epoch, self.rank, batch + 1]).generate_state(
+            1, np.uint64
+        )
         return int(state[0] >> np.uint64(1))
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from losslab.data.batches import EpochOrder, EvaluationBatches, TrainingBatches
 from losslab.data.labelled_images import LabelledImages
 from losslab.data.pictures import crop_to_fit
 from losslab.data.splits import label_noise, long_tail, validation_split
-from losslab.errors import UserError
+from losslab.errors import UserError, expand_path
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -33,7 +32,7 @@ class ImageDataModule(LightningDataModule, ABC):
     Only `setup("test")` loads the test images.
 
     Args:
-        root: the folder of the image files; None for the subclass's own default.
+        root: the folder of the image files; None for the subclass's own default. `~` and $VARIABLES are replaced.
         batch_size: images per training step and device; >= 1.
         eval_batch_size: images per evaluation step; >= 1. It affects speed and memory only.
         val_size: images of the validation split; None: `default_val_size` or, without one, a tenth.
@@ -86,7 +85,7 @@ class ImageDataModule(LightningDataModule, ABC):
             raise UserError(f"data.imbalance must be in (0, 1] or null, got {imbalance}.")
         if not 0 <= label_noise < 1:
             raise UserError(f"data.label_noise must be in [0, 1), got {label_noise}.")
-        self.root = None if root is None else Path(root)
+        self.root = None if root is None else expand_path(root, "data.root")
         self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
         self.split_seed, self.seed = split_seed, seed
         self.imbalance, self.permute_ranks, self.label_noise = imbalance, permute_ranks, label_noise
@@ -188,7 +187,8 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return the batches of `train_dataloader` with the order and augmentation of another seed."""
         train = self._splits["train"]
         rank, world_size = self._rank_and_world_size()
-        order = EpochOrder(len(train.labels), seed, rank, world_size)
+        fixed = getattr(self.trainer, "overfit_batches", 0) > 0
+        order = EpochOrder(len(train.labels), seed, rank, world_size, fixed)
         if not len(order):
             raise UserError(f"{len(train.labels)} training images are too few for {world_size} processes.")
         augment = self._augment if self.augmentation else None

