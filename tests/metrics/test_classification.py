@@ -154,3 +154,23 @@ def test_the_order_of_the_images_is_no_matter(case):
         classification_metrics(logits[order], labels[order], NAMES),
     )
     torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_have_no_metrics(case, bad):
+    logits, labels, _ = case
+    logits = logits.clone()
+    logits[-1, 1] = bad
+    with pytest.raises(
+        ValueError, match=rf"logits must be finite, or -inf for masked classes, .* at {len(logits) - 1}"
+    ):
+        classification_metrics(logits, labels, NAMES)
+
+
+def test_a_masked_class_has_metrics(case):
+    """A logit of -inf is a probability of 0."""
+    logits, labels, _ = case
+    masked = logits.index_fill(1, torch.tensor([0]), float("-inf"))
+    metrics = classification_metrics(masked, labels, NAMES)
+    assert all(value.isfinite() for value in metrics.values())
+    assert metrics[f"recall/{NAMES[0]}"] == 0

@@ -59,12 +59,13 @@ def test_a_split_has_its_loss_and_every_metric_under_the_prefix() -> None:
 
 
 @pytest.mark.parametrize(("prefix", "split"), [("val", "validation"), ("test", "test")])
-def test_a_split_whose_loss_is_not_finite_is_named_unless_no_epoch_is_given(prefix: str, split: str) -> None:
+def test_a_split_whose_loss_or_before_a_training_whose_logits_are_not_finite_is_named(prefix: str, split: str) -> None:
     ((_, logits, labels),) = batches([30])
     logits[0, 0] = math.nan
     with pytest.raises(NonFiniteLossError, match=f"became nan in the {split} split after epoch 3, step 0"):
         split_metrics(CrossEntropyLoss(), logits, labels, NAMES, prefix, 3)
-    assert split_metrics(CrossEntropyLoss(), logits, labels, NAMES, prefix, None)[f"{prefix}/loss"].isnan()
+    with pytest.raises(NonFiniteLossError, match=f"the logits became nan in the {split} split, step 0"):
+        split_metrics(CrossEntropyLoss(), logits, labels, NAMES, prefix, None)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -84,3 +85,54 @@ def test_finite_losses_pass():
 def test_it_is_an_error_of_the_user():
     """So the command line shows it as a message, without a traceback."""
     assert issubclass(NonFiniteLossError, UserError)
+
+
+@pytest.mark.parametrize("leading", [(), (3,)], ids=str)
+def test_ignored_images_count_neither_as_correct_nor_in_a_batchs_weight(leading: tuple[int, ...]) -> None:
+    """As if each batch had only its other images: so a batch's loss weighs as many as it has of them."""
+    tally, sizes = EpochTally(), [40, 8]
+    for batch in (given := batches(sizes, *leading)):
+        tally.add(*batch, ignored=2)
+    kept = [labels != 2 for _, _, labels in given]
+    images = sum(part.sum(-1) for part in kept)
+    loss = sum(loss.double() * part.sum(-1) for (loss, _, _), part in zip(given, kept, strict=True)) / images
+    correct = sum(((z.argmax(-1) == t) & part).sum(-1) for (_, z, t), part in zip(given, kept, strict=True))
+    metrics = running_metrics(tally.sums())
+    torch.testing.assert_close(metrics["train/loss"], loss)
+    torch.testing.assert_close(metrics["train/acc_running"], correct.double() / images)
+
+
+def test_an_epoch_or_a_split_of_ignored_images_only_is_refused() -> None:
+    tally = EpochTally()
+    tally.add(torch.tensor(0.0), torch.zeros(4, 3), torch.full((4,), 2), ignored=2)
+    with pytest.raises(UserError, match="all training images have the label that the loss ignores"):
+        running_metrics(tally.sums())
+    with pytest.raises(UserError, match="all validation images have the label that the loss ignores"):
+        split_metrics(CrossEntropyLoss(ignore_index=2), torch.zeros(4, 3), torch.full((4,), 2), NAMES, "val", 0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_named_with_their_step_unless_the_image_is_ignored(bad: float) -> None:
+    tally, ignoring = EpochTally(), EpochTally()
+    for step, (loss, logits, labels) in enumerate(batches([6, 6, 6])):
+        if step == 1:
+            logits[2, 1], labels[2] = bad, 2
+        tally.add(loss, logits, labels)
+        ignoring.add(loss, logits, labels, ignored=2)
+    with pytest.raises(NonFiniteLossError, match=rf"the logits became {bad} in epoch 0, step 1\."):
+        require_finite(tally.losses_by_step(), "loss", "epoch 0", tally.top_logits_by_step())
+    require_finite(ignoring.losses_by_step(), "loss", "epoch 0", ignoring.top_logits_by_step())
+
+
+def test_half_precision_logits_are_summed_without_overflow() -> None:
+    tally = EpochTally()
+    tally.add(torch.tensor(0.0), torch.full((256, 3), 6e4, dtype=torch.float16), torch.zeros(256, dtype=torch.int64))
+    require_finite(tally.losses_by_step(), "loss", "epoch 0", tally.top_logits_by_step())
+
+
+def test_a_tally_of_an_earlier_version_goes_on() -> None:
+    """It has no `top_logits`: its steps are taken as finite, and the next ones keep their numbers."""
+    tally = EpochTally([torch.tensor(0.5)] * 2, [torch.tensor(3)] * 2, [6, 6])
+    (batch,) = batches([6])
+    tally.add(*batch)
+    assert tally.top_logits_by_step().shape == tally.losses_by_step().shape == (3,)

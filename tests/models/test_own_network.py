@@ -90,7 +90,7 @@ def test_it_is_fitted_from_the_shell_and_its_run_records_every_argument() -> Non
     (file,) = Path("runs/own").glob("*/config.yaml")
     config = read_yaml(file)
     assert trained_with(config) == ("my_model.Linear", "FocalLoss", "torch.optim.SGD", 0.1)
-    assert list(config["model"]["init_args"]) == ["loss", "optimizer", "lr_scheduler", "evaluate_train"]
+    assert list(config["model"]["init_args"]) == ["loss", "optimizer", "lr_scheduler", "evaluate_train", "lr_interval"]
     assert config["model"]["init_args"]["loss"]["init_args"]["gamma"] == 2
     assert main(["test", "--run", "runs/own", "--trainer.accelerator", "cpu"]) == 0
 

@@ -16,6 +16,7 @@ overlap: the base of losses that compare sets over a batch; dice, Tversky, the b
 compound: a weighted sum of losses
 class_weighting: class weights from class frequencies
 log_probabilities: exact log p and log(1 - p) of softmax
+description: a loss as plain values, for checkpoints
 """
 
 from losslab.losses.adaptive_focal import AdaptiveFocalLoss
@@ -23,11 +24,12 @@ from losslab.losses.binary_focal import BinaryFocalLoss
 from losslab.losses.class_weighting import ClassWeighting, EffectiveNumber, InverseFrequency
 from losslab.losses.compound import CompoundLoss
 from losslab.losses.cross_entropy import CrossEntropyLoss
+from losslab.losses.description import build_loss, describe_loss
 from losslab.losses.focal import FocalLoss, focal_crossover, focal_gradient_ratio, focal_to_probability, matching_gamma
 from losslab.losses.generalized_cross_entropy import GeneralizedCrossEntropyLoss
 from losslab.losses.ldam import LDAMLoss
 from losslab.losses.logit_adjusted import LogitAdjustedLoss
-from losslab.losses.loss import Loss
+from losslab.losses.loss import Loss, ignored_label
 from losslab.losses.overlap import DiceLoss, OverlapLoss, TverskyLoss, dice_threshold
 from losslab.losses.pointwise import PointwiseLoss
 from losslab.losses.poly import PolyLoss
@@ -50,9 +52,12 @@ __all__ = [
     "PointwiseLoss",
     "PolyLoss",
     "TverskyLoss",
+    "build_loss",
+    "describe_loss",
     "dice_threshold",
     "focal_crossover",
     "focal_gradient_ratio",
     "focal_to_probability",
+    "ignored_label",
     "matching_gamma",
 ]

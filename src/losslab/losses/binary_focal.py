@@ -48,6 +48,12 @@ class BinaryFocalLoss(PointwiseLoss):
         self.register_buffer("positive_weight", torch.tensor(float(positive)), persistent=False)
         self.register_buffer("negative_weight", torch.tensor(float(negative)), persistent=False)
 
+    @property
+    def alpha(self) -> float | None:
+        """The weight of the positive side; None where both sides have the weight 1."""
+        positive, negative = self.positive_weight.item(), self.negative_weight.item()
+        return None if positive == negative == 1 else positive
+
     def extra_repr(self) -> str:
         weights = f"{self.positive_weight.item():g}:{self.negative_weight.item():g}"
         return f"gamma={self.gamma.item():g}, positive:negative={weights}"

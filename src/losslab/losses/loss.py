@@ -1,5 +1,6 @@
 """The base of losslab's losses: checks of a call, class weights, class frequencies, ignored images."""
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -117,6 +118,20 @@ class Loss(nn.Module, ABC):
                 raise ValueError(f"class_weights={self.weighting} needs the classes' frequencies: {HOW_TO_GIVE_COUNTS}")
         elif len(self.class_weights) != num_classes:
             raise ValueError(f"class_weights must be {num_classes} numbers, one a class, got {len(self.class_weights)}")
+
+
+def ignored_label(loss: Any) -> int | None:
+    """Return the label whose images a loss leaves out, its `ignore_index`; None if it leaves out none.
+
+    Args:
+        loss: losslab's or torch's; a module that holds one of them; or a functools.partial with an `ignore_index`.
+    """
+    if isinstance(loss, functools.partial):
+        return loss.keywords.get("ignore_index", ignored_label(loss.func))
+    holds = isinstance(loss, nn.Module) and not hasattr(loss, "ignore_index")
+    found = {part.ignore_index for part in (loss.modules() if holds else [loss]) if hasattr(part, "ignore_index")}
+    label = found.pop() if len(found) == 1 else None
+    return label if isinstance(label, int) else None
 
 
 def check_call(logits: Tensor, target: Tensor) -> bool:

@@ -4,7 +4,15 @@ classification: precision and recall of each class, F1, accuracy, calibration
 mistakes: misclassified images, the most confident first
 """
 
-from losslab.metrics.classification import ECE_BINS, better_direction, classification_metrics, metric_keys
+from losslab.metrics.classification import ECE_BINS, better_direction, classification_metrics, is_share, metric_keys
 from losslab.metrics.mistakes import Mistake, find_mistakes
 
-__all__ = ["ECE_BINS", "Mistake", "better_direction", "classification_metrics", "find_mistakes", "metric_keys"]
+__all__ = [
+    "ECE_BINS",
+    "Mistake",
+    "better_direction",
+    "classification_metrics",
+    "find_mistakes",
+    "is_share",
+    "metric_keys",
+]

@@ -21,9 +21,18 @@ LOWER_IS_BETTER = ("loss", "ece")
 """Metrics of which less is better, by their keys without the split; of all others, more is better."""
 
 
+SHARES = ("acc", "acc_running", "ece", "f1", "precision", "recall")
+"""Metrics that are shares of images, by the first word of their keys without the split; a loss has its own units."""
+
+
 def better_direction(key: str) -> Literal["maximize", "minimize"]:
     """Return whether a metric, such as "val/loss" or "recall/3", is to be maximised or minimised."""
     return "minimize" if key.partition("/")[2] in LOWER_IS_BETTER or key in LOWER_IS_BETTER else "maximize"
+
+
+def is_share(key: str) -> bool:
+    """Return whether a metric, such as "val/ece" or "test/recall/3", is a share in [0, 1], to be shown in percent."""
+    return key.split("/")[1] in SHARES
 
 
 def classification_metrics(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, Tensor]:
@@ -39,7 +48,14 @@ def classification_metrics(logits: Tensor, labels: Tensor, class_names: Sequence
 
     Returns:
         Tensors () in [0, 1], by the keys of `metric_keys`.
+
+    Raises:
+        ValueError: the largest logit of an image is NaN or infinite. Others may be -inf, as those of masked classes.
     """
+    finite = logits.amax(dim=1).isfinite()  # (N,)
+    if not bool(finite.all()):
+        image = int(finite.logical_not().nonzero()[0])
+        raise ValueError(f"logits must be finite, or -inf for masked classes, got {logits[image].tolist()} at {image}")
     classes = len(class_names)
     probabilities = logits.softmax(dim=1)
     # torchmetrics would put a confidence of exactly 1 into a bin of its own instead of the last one.

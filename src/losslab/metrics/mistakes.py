@@ -28,13 +28,13 @@ def find_mistakes(logits: np.ndarray, labels: np.ndarray) -> list[Mistake]:
 
     Args:
         logits: (S, N, C) floating, one prediction of the split for each of S seeds.
-        labels: (N,) int64 in 0..C-1.
+        labels: (N,) int64 in 0..C-1; images with a label below 0 are left out.
     """
     confidences: dict[tuple[int, int], list[float]] = {}
     for seed_logits in logits:
         probabilities = softmax(seed_logits.astype(float), axis=1)  # (N, C)
         predicted = seed_logits.argmax(axis=1)  # (N,)
-        for image in np.flatnonzero(predicted != labels).tolist():
+        for image in np.flatnonzero((predicted != labels) & (labels >= 0)).tolist():
             wrong = int(predicted[image])
             confidences.setdefault((image, wrong), []).append(float(probabilities[image, wrong]))
     found = [

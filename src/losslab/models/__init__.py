@@ -1,6 +1,7 @@
 """Networks that classify images. Knows nothing of runs, sweeps and reports.
 
 classifier: the abstract base: step, metrics, optimiser, schedule
+checks: what is looked at before a training: the loss, the schedule's length, the shape of the data
 epoch: the sums of an epoch and the metrics of a split, for one model or a population of K
 mlp: multi-layer perceptron
 cnn: three convolutions
@@ -14,6 +15,8 @@ from losslab.models.epoch import (
     EpochTally,
     NonFiniteLossError,
     count_correct_in,
+    counted_labels,
+    ends_training,
     evaluation_logits,
     require_finite,
     running_metrics,
@@ -32,6 +35,8 @@ __all__ = [
     "ResNet",
     "SeparableCNN",
     "count_correct_in",
+    "counted_labels",
+    "ends_training",
     "evaluation_logits",
     "require_finite",
     "running_metrics",

@@ -1,5 +1,7 @@
 """The one abstract LightningModule: the step, the metrics and the optimiser are written here, once."""
 
+import functools
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -7,17 +9,20 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from losslab.errors import UserError
-from losslab.losses import CrossEntropyLoss, Loss
+from losslab.losses import CrossEntropyLoss, Loss, build_loss, describe_loss, ignored_label
+from losslab.models.checks import Interval, name_of, require_fitting, require_same_shape, scheduler_config
 from losslab.models.epoch import (
     EpochTally,
     count_correct_in,
+    counted_labels,
+    ends_training,
     evaluation_logits,
     require_finite,
     running_metrics,
@@ -46,9 +51,11 @@ class Classifier(LightningModule, ABC):
         image_shape: (channels, height, width); the command line takes it from the data.
         loss: maps logits (N, C) and labels (N,) to a scalar: losslab's, torch's or your own. None: cross-entropy.
         optimizer: called with the parameters. None: Adam, learning rate 0.01, fused.
-        lr_scheduler: called with the optimiser, and stepped after each epoch. None: one cycle over all steps of the
-            training, up to the optimiser's learning rate.
+        lr_scheduler: called with the optimiser. None: one cycle over all steps of the training, up to the optimiser's
+            learning rate. A ReduceLROnPlateau watches its own monitor, a study's, or else val/f1/macro.
         evaluate_train: epochs after which `train/acc` is computed; it takes a third of an epoch's time.
+        lr_interval: when lr_scheduler is stepped, after each "epoch" or each "step". None: each step if it counts steps
+            (OneCycleLR and CyclicLR, also within a SequentialLR or ChainedScheduler), else each epoch.
     """
 
     def __init__(
@@ -59,6 +66,7 @@ class Classifier(LightningModule, ABC):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         evaluate_train: EvaluateTrain = "last_epoch",
+        lr_interval: Interval | None = None,
     ) -> None:
         super().__init__()
         # Arguments that are objects (of a model built in Python) are no hyper-parameters; Lightning warns of them.
@@ -69,27 +77,42 @@ class Classifier(LightningModule, ABC):
             del self.hparams[name]
         self.num_classes, self.image_shape = num_classes, tuple(image_shape)
         self.loss = CrossEntropyLoss() if loss is None else loss
+        self._loss_is_given = loss is not None
         self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
-        self.evaluate_train = evaluate_train
+        self.evaluate_train, self.lr_interval = evaluate_train, lr_interval
+        self.monitor: str | None = None
+        """The metric that a ReduceLROnPlateau watches, unless it names one: a study's. None: val/f1/macro."""
         self.example_input_array = torch.zeros(1, *image_shape)  # for the summary's shapes
+        self._ignored: int | None = None  # the label of the images that the loss ignores
+        self.train_accuracy_step = -1
+        """The Trainer's global_step when `train/acc` was last measured."""
         self._tally = EpochTally()
         self._logits: list[Tensor] = []
         self._labels: list[Tensor] = []
         self.evaluated: tuple[Tensor, Tensor] | None = None
-        """Logits (N, C) and labels (N,) of the split last evaluated, in its order, on CPU."""
+        """Logits (N, C) and labels (N,) of the split last evaluated, in its order, on CPU; -1 for an ignored label."""
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, C), without an activation, of images (N, *image_shape) float."""
 
     def setup(self, stage: str) -> None:
-        """In a fit, pass the class counts to a loss that has `set_class_counts`, and check that it can be called."""
-        counts = getattr(self._datamodule, "class_counts", None) if stage == "fit" else None
+        """Check that the data have the model's shape; in a fit, pass the class counts to the loss, and check it."""
+        require_same_shape(self, self._datamodule)
+        self._ignored = ignored_label(self.loss)
+        if stage == "fit":
+            self.set_class_counts(getattr(self._datamodule, "class_counts", None))
+            with self.trainer.precision_plugin.forward_context():
+                require_fitting(self.loss, self.num_classes, self.trainer.strategy.root_device)
+
+    def set_class_counts(self, counts: Tensor | None) -> None:
+        """Pass the images of each class, (C,) int64, to a loss that asks for them; None does nothing.
+
+        `losslab fit` does so before callbacks that average copy the model: `setup` is too late to add a buffer.
+        """
         set_counts = getattr(self.loss, "set_class_counts", None)
         if counts is not None and set_counts is not None:
             set_counts(counts)
-        if stage == "fit" and isinstance(self.loss, Loss):
-            require_fitting(self.loss, self.num_classes, self.device)
 
     @property
     def _datamodule(self) -> Any:
@@ -103,11 +126,12 @@ class Classifier(LightningModule, ABC):
         else:
             optimizer = self.make_optimizer(self.parameters())
         if self.make_lr_scheduler is None:
-            steps = int(self.trainer.estimated_stepping_batches)
-            return [optimizer], [{"scheduler": one_cycle(optimizer, steps), "interval": "step"}]
+            steps = self.trainer.estimated_stepping_batches
+            if steps == math.inf:
+                raise UserError("the training has no end: give max_epochs, max_steps or an lr_scheduler.")
+            return [optimizer], [{"scheduler": one_cycle(optimizer, int(steps)), "interval": "step"}]
         scheduler = self.make_lr_scheduler(optimizer)
-        monitor = {"monitor": scheduler.monitor} if isinstance(scheduler, ReduceLROnPlateau) else {}
-        return [optimizer], [{"scheduler": scheduler, "interval": "epoch", **monitor}]
+        return [optimizer], [scheduler_config(scheduler, self.lr_interval, self.monitor, self.trainer)]
 
     # Training: nothing in the step waits for the device.
 
@@ -125,25 +149,32 @@ class Classifier(LightningModule, ABC):
         images, labels = batch
         logits = self(images)
         loss = self.loss(logits, labels)
-        self._tally.add(loss, logits, labels)
+        self._tally.add(loss, logits, labels, self._ignored)
         return loss
 
     def on_train_epoch_end(self) -> None:
         self._require_finite_steps()
         self.log_dict(running_metrics(self._sum_over_ranks(self._tally.sums())), prog_bar=True)
         if self.evaluates_train() and hasattr(self._datamodule, "evaluation_dataloader"):
-            loader = self._datamodule.evaluation_dataloader("train")
-            correct, images = self._sum_over_ranks(count_correct_in(loader, self))
-            self.log("train/acc", correct / images)
+            self.log("train/acc", self.train_accuracy())
 
     def evaluates_train(self) -> bool:
-        """Whether `train/acc` is measured at the end of the current epoch."""
-        last = self.current_epoch + 1 == self.trainer.max_epochs
-        return self.evaluate_train == "every_epoch" or (last and self.evaluate_train == "last_epoch")
+        """Whether `train/acc` is measured at the end of this epoch; after early stopping, `losslab fit` measures it."""
+        last = self.evaluate_train == "last_epoch" and ends_training(self.trainer)
+        return self.evaluate_train == "every_epoch" or last
+
+    def train_accuracy(self) -> Tensor:
+        """Return `train/acc` of the current weights, () float64."""
+        self.train_accuracy_step = self.trainer.global_step
+        loader = self._datamodule.evaluation_dataloader("train")
+        correct, images = self._sum_over_ranks(count_correct_in(loader, self, self._ignored))
+        return correct / images
 
     def _require_finite_steps(self) -> None:
-        losses = self._sum_over_ranks(self._tally.losses_by_step())  # (S,)
-        require_finite(losses, self.loss, f"epoch {self.current_epoch}")
+        losses, top_logits = map(  # (S,) each
+            self._sum_over_ranks, (self._tally.losses_by_step(), self._tally.top_logits_by_step())
+        )
+        require_finite(losses, self.loss, f"epoch {self.current_epoch}", top_logits)
 
     def _sum_over_ranks(self, sums: Tensor) -> Tensor:
         if self.trainer.world_size == 1:
@@ -183,7 +214,7 @@ class Classifier(LightningModule, ABC):
     def _finish_collecting(self) -> tuple[Tensor, Tensor]:
         logits, labels = (self._in_order(torch.cat(parts)) for parts in (self._logits, self._labels))
         self._logits, self._labels = [], []
-        self.evaluated = (logits.cpu(), labels.cpu())
+        self.evaluated = (logits.cpu(), counted_labels(self.loss, labels).cpu())
         return logits, labels
 
     def _in_order(self, part: Tensor) -> Tensor:
@@ -200,19 +231,49 @@ class Classifier(LightningModule, ABC):
     # Checkpoints hold plain values only, so that they load with weights_only=True.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the tally of each rank, and drop constructor arguments that are objects (of a model built in Python)."""
+        """Add the tally of each rank and what describes the model's objects; drop arguments that are objects."""
         so_far = [vars(self._tally)] * self.trainer.world_size
         if self.trainer.world_size > 1:
             torch.distributed.all_gather_object(so_far, vars(self._tally))
         checkpoint["epoch_so_far"] = so_far
+        makers = {"optimizer": self.make_optimizer, "lr_scheduler": self.make_lr_scheduler}
+        names = {argument: name_of(maker) for argument, maker in makers.items() if maker is not None}
+        checkpoint["built_with"] = {"loss": describe_loss(self.loss) or name_of(self.loss), **names}
         arguments = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {k: v for k, v in arguments.items() if _is_plain(v)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue the tally of the epoch in which the checkpoint was saved."""
+        """Continue the tally of the epoch in which the checkpoint was saved; a loss that is not given is built again.
+
+        Raises:
+            UserError: the checkpoint's loss is not one of losslab's, and the model was built without giving it.
+        """
         so_far = checkpoint.get("epoch_so_far", [])
         if self.global_rank < len(so_far):  # otherwise more processes evaluate it than trained it
             self._tally = EpochTally(**so_far[self.global_rank])
+        built_with = checkpoint.get("built_with", {})  # {} in a checkpoint of an earlier version
+        has_default = not self._loss_is_given and describe_loss(self.loss) == describe_loss(CrossEntropyLoss())
+        loss = built_with.get("loss")
+        if has_default and isinstance(loss, str):
+            raise UserError(f"the checkpoint's model was trained with {_to_give('loss', loss)}")
+        if has_default and loss is not None and loss != describe_loss(self.loss):
+            self.loss = build_loss(loss).to(self.device)
+            self._ignored = ignored_label(self.loss)
+        if self.make_optimizer is None and "optimizer" in built_with:
+            self.make_optimizer = functools.partial(_refuse, "optimizer", built_with["optimizer"])
+        if self.make_lr_scheduler is None and "lr_scheduler" in built_with:
+            self.make_lr_scheduler = functools.partial(_refuse, "lr_scheduler", built_with["lr_scheduler"])
+
+
+def _refuse(argument: str, name: str, *_: Any) -> Any:
+    raise UserError(f"the checkpoint's model was trained with {_to_give(argument, name)}")
+
+
+def _to_give(argument: str, name: str) -> str:
+    return (
+        f"{argument}={name}, an object, which a checkpoint does not hold: give it again, as in "
+        f"load_from_checkpoint(path, {argument}=...), or to the model's constructor."
+    )
 
 
 def _is_plain(value: Any) -> bool:
@@ -235,17 +296,3 @@ def one_cycle(optimizer: Optimizer, steps: int) -> OneCycleLR:
     has_momentum = "betas" in optimizer.defaults or optimizer.defaults.get("momentum", 0.0) > 0
     peaks = [group["lr"] for group in optimizer.param_groups]
     return OneCycleLR(optimizer, peaks, total_steps=steps, cycle_momentum=has_momentum)
-
-
-def require_fitting(loss: Loss, num_classes: int, device: torch.device) -> None:
-    """Call a loss once with one image of each class.
-
-    Raises:
-        UserError: the loss rejects the call (class weights of another number of classes, say), or returns no scalar.
-    """
-    try:
-        value = loss(torch.zeros(num_classes, num_classes, device=device), torch.arange(num_classes, device=device))
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if value.ndim > 0:
-        raise UserError(f"loss must return a scalar, but {loss} has reduction={loss.reduction!r}; use 'mean' or 'sum'.")

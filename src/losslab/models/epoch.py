@@ -8,88 +8,154 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from losslab.errors import TrainingError
+from losslab.errors import TrainingError, UserError
+from losslab.losses import ignored_label
 from losslab.metrics import classification_metrics
+
+IGNORED = -1
+"""The label, among evaluated ones, of an image that the loss ignores."""
 
 
 class NonFiniteLossError(TrainingError):
-    """Training met a loss that is NaN or infinite; its weights are of no use from that step on."""
+    """Training met a loss or logits that are NaN or infinite; its weights are of no use from that step on."""
 
 
-def require_finite(losses: Tensor, loss: Any, where: str) -> None:
-    """Raise NonFiniteLossError if one of `losses` (S,) is not finite, with `loss`, `where` and the first step."""
-    bad = (~losses.isfinite()).nonzero()  # (number of bad steps, 1)
-    if len(bad):
-        step = int(bad[0])
+def require_finite(losses: Tensor, loss: Any, where: str, top_logits: Tensor | None = None) -> None:
+    """Raise NonFiniteLossError if a number is not finite, with `loss`, `where` and the first step.
+
+    Args:
+        losses: the loss of each step, (S,).
+        loss: the loss function, for the message.
+        where: the epoch or the split, for the message.
+        top_logits: the largest logit of each image summed over the step, (S,). Most losses are finite at an infinite
+            logit of the label.
+    """
+    bad = ~losses.isfinite()  # (S,)
+    steps = (bad if top_logits is None else bad | ~top_logits.isfinite()).nonzero()  # (number of bad steps, 1)
+    if len(steps):
+        step = int(steps[0])
+        what, values = f"the loss {loss}", losses
+        if top_logits is not None and not bad[step]:
+            what, values = "the logits", top_logits
         raise NonFiniteLossError(
-            f"the loss {loss} became {float(losses[step])} in {where}, step {step}. "
+            f"{what} became {float(values[step])} in {where}, step {step}. "
             "Lower the learning rate, or look at the loss and the data at that step."
         )
 
 
 @dataclass
 class EpochTally:
-    """Losses, correct predictions and sizes of the epoch's batches so far, one entry a batch.
+    """Losses, correct predictions, sizes and largest logits of the epoch's batches so far, one entry a batch.
 
     The tensors stay on the device, so that no step waits for it. The fields are those of a checkpoint's "epoch_so_far".
+    Images that the loss ignores are neither correct nor counted in a size, which is then a tensor, (...).
     """
 
     losses: list[Tensor] = field(default_factory=list)
     correct: list[Tensor] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
+    sizes: list[Any] = field(default_factory=list)
+    top_logits: list[Tensor] = field(default_factory=list)
 
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: its loss (...), logits (..., B, C) and labels (..., B)."""
+    def __post_init__(self) -> None:
+        missing = self.losses[len(self.top_logits) :]  # in a checkpoint of an earlier version
+        self.top_logits = [*(torch.zeros_like(loss, dtype=torch.float32) for loss in missing), *self.top_logits]
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, ignored: int | None = None) -> None:
+        """Add a batch: its loss (...), logits (..., B, C) and labels (..., B), and the label that the loss ignores."""
+        top, predicted = logits.detach().max(dim=-1)  # (..., B)
+        correct, size = count_correct(predicted, labels, ignored)
+        if ignored is not None:
+            top = top.masked_fill(labels == ignored, 0)
         self.losses.append(loss.detach())
-        self.correct.append(count_correct(logits.detach(), labels))
-        self.sizes.append(labels.shape[-1])
+        self.correct.append(correct)
+        self.sizes.append(size)
+        self.top_logits.append(evaluation_logits(top).sum(dim=-1))
 
     def to(self, device: torch.device) -> "EpochTally":
         """Return the same tally with its tensors on `device`."""
-        return EpochTally([x.to(device) for x in self.losses], [x.to(device) for x in self.correct], self.sizes)
+        lists = (self.losses, self.correct, self.sizes, self.top_logits)
+        return EpochTally(*([x.to(device) if isinstance(x, Tensor) else x for x in entries] for entries in lists))
 
     def losses_by_step(self) -> Tensor:
         """Return the S losses, (..., S) float64 on CPU."""
         return torch.stack(self.losses, dim=-1).cpu().double()
 
+    def top_logits_by_step(self) -> Tensor:
+        """Return the largest logit of each image summed over each of the S steps, (..., S) float64 on CPU."""
+        return torch.stack(self.top_logits, dim=-1).cpu().double()
+
     def sums(self) -> Tensor:
         """Return (3, ...) float64 on CPU: the losses summed over all images, the correct images, all images."""
-        sizes = torch.tensor(self.sizes, dtype=torch.float64)  # (S,)
+        if all(isinstance(size, int) for size in self.sizes):
+            sizes = torch.tensor(self.sizes).double()  # (S,)
+        else:
+            shape = self.losses[0].shape
+            sizes = torch.stack([torch.as_tensor(x).cpu().expand(shape) for x in self.sizes], dim=-1).double()
         correct = torch.stack(self.correct).sum(dim=0).cpu().double()  # (...)
-        return torch.stack([self.losses_by_step() @ sizes, correct, sizes.sum().expand_as(correct)])
+        losses = (self.losses_by_step() * sizes).sum(dim=-1)  # (...)
+        return torch.stack([losses, correct, sizes.sum(dim=-1).expand_as(correct)])
 
 
-def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the number of images whose largest logit is their label's, (...), of logits (..., B, C)."""
-    return (logits.argmax(dim=-1) == labels).sum(dim=-1)
+def count_correct(predicted: Tensor, labels: Tensor, ignored: int | None = None) -> tuple[Tensor, int | Tensor]:
+    """Return the numbers of correct images and of all, (...) each, without those whose label is `ignored`.
+
+    Args:
+        predicted: the classes with the largest logits, (..., B).
+        labels: (..., B).
+        ignored: the label that the loss ignores, or None; then the second number is an int.
+    """
+    correct = predicted == labels
+    if ignored is None:
+        return correct.sum(dim=-1), labels.shape[-1]
+    kept = labels != ignored
+    return (correct & kept).sum(dim=-1), kept.sum(dim=-1)
 
 
 def running_metrics(sums: Tensor) -> dict[str, Tensor]:
-    """Return `train/loss` and `train/acc_running`, (...) each, of `EpochTally.sums`."""
+    """Return `train/loss` and `train/acc_running`, (...) each, of `EpochTally.sums`.
+
+    Raises:
+        UserError: the loss ignores all images.
+    """
     loss, correct, images = sums
+    if not bool((images > 0).all()):
+        raise _all_ignored("training")
     return {"train/loss": loss / images, "train/acc_running": correct / images}
 
 
-def count_correct_in(loader: Any, model: LightningModule) -> Tensor:
+def ends_training(trainer: Trainer) -> bool:
+    """Return whether the epoch that ends is the last one, by epochs, by steps or because the Trainer was told to stop.
+
+    An early stopping is known only once its callback has seen the epoch's metrics.
+    """
+    last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+    return last_epoch or 0 <= trainer.max_steps <= trainer.global_step or trainer.should_stop
+
+
+def count_correct_in(loader: Any, model: LightningModule, ignored: int | None = None) -> Tensor:
     """Return (2, ...) float64 on CPU: the correct images of a split and all of them, in eval mode.
 
     Args:
         loader: batches of images (B, *image_shape) and labels (B,).
-        model: attached to a Trainer, whose precision applies; in training mode afterwards.
+        model: attached to a Trainer, whose precision applies; a module in eval mode (a frozen batch norm) stays so.
+        ignored: the label that the loss ignores, or None; these images are not counted.
     """
     precision = model.trainer.precision_plugin
+    trained = [module for module in model.modules() if module.training]
     model.eval()
     with torch.inference_mode(), precision.forward_context():
         batches = [
-            (count_correct(model(images), labels), len(labels))
+            count_correct(model(images).argmax(dim=-1), labels, ignored)
             for images, labels in map(precision.convert_input, loader)
         ]
-    model.train()
+    for module in trained:
+        module.training = True
     correct = torch.stack([correct for correct, _ in batches]).sum(dim=0).cpu().double()
-    return torch.stack([correct, torch.full_like(correct, sum(size for _, size in batches))])
+    images = torch.as_tensor(sum(size for _, size in batches)).cpu().double()
+    return torch.stack([correct, images.expand_as(correct)])
 
 
 def evaluation_logits(logits: Tensor) -> Tensor:
@@ -107,20 +173,41 @@ def split_metrics(
 ) -> dict[str, Tensor]:
     """Return `<prefix>/loss` and the keys of losslab.metrics under the prefix, each computed over a whole split.
 
+    Images that the loss ignores are left out of all of them.
+
     Args:
         loss: a module or function (logits, labels) -> scalar.
         logits: (N, C).
         labels: (N,).
         class_names: C names.
         prefix: "val" or "test".
-        epoch: the number to name where the loss is not finite; None does not check it.
+        epoch: the number to name where a number is not finite; None, before a training, checks the logits only.
 
     Raises:
-        NonFiniteLossError: the split's loss is NaN or infinite.
+        NonFiniteLossError: the split's loss or a logit is NaN or infinite.
+        UserError: the loss ignores all images.
     """
+    split = "validation" if prefix == "val" else prefix
+    kept = counted_labels(loss, labels) != IGNORED
     value = loss(logits, labels)
-    if epoch is not None:
-        split = "validation" if prefix == "val" else prefix
-        require_finite(value.reshape(1), loss, f"the {split} split after epoch {epoch}")
+    logits, labels = logits[kept], labels[kept]
+    if not len(labels):
+        raise _all_ignored(split)
+    where = f"the {split} split" if epoch is None else f"the {split} split after epoch {epoch}"
+    checked = torch.zeros_like(value) if epoch is None else value
+    require_finite(checked.reshape(1), loss, where, evaluation_logits(logits.amax(dim=1)).sum().reshape(1))
     metrics = {"loss": value, **classification_metrics(logits, labels, class_names)}
     return {f"{prefix}/{key}": metric for key, metric in metrics.items()}
+
+
+def counted_labels(loss: Any, labels: Tensor) -> Tensor:
+    """Return labels (N,) with IGNORED in place of those that the loss ignores."""
+    ignored = ignored_label(loss)
+    return labels if ignored is None else torch.where(labels == ignored, IGNORED, labels)
+
+
+def _all_ignored(split: str) -> UserError:
+    return UserError(
+        f"all {split} images have the label that the loss ignores: nothing is left to measure. "
+        "Change the loss's ignore_index, or the data."
+    )
