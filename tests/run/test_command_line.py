@@ -57,7 +57,7 @@ def unreadable_data(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*_: object) -> None:
         raise AssertionError("data were read")
 
-    monkeypatch.setattr("losslab.data.mnist.mnist_is_in", read)
+    monkeypatch.setattr("losslab.data.mnist.find_mnist", read)
     monkeypatch.setattr("losslab.data.mnist.embedded_mnist", read)
 
 

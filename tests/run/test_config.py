@@ -44,6 +44,14 @@ def test_everything_else_counts(path: str, value: object) -> None:
     assert line.endswith(f"-> {value}")
 
 
+def test_an_argument_that_earlier_versions_did_not_have_counts_unless_it_is_at_its_default() -> None:
+    added, default = changed("model.init_args.lr_interval", "step"), changed("model.init_args.lr_interval", None)
+    assert config_hash(default) == config_hash(CONFIG)
+    assert differences(CONFIG, default) == []
+    assert config_hash(added) != config_hash(CONFIG)
+    assert differences(CONFIG, added) == ["model.init_args.lr_interval: (absent) -> step"]
+
+
 def test_the_seed_is_left_out_on_demand_only() -> None:
     other = changed("seed_everything", 1)
     assert config_hash(other) != config_hash(CONFIG)
@@ -61,3 +69,10 @@ def test_a_whole_object_is_replaced_not_merged() -> None:
         "model.init_args.loss.class_path: Focal -> Dice",
         "model.init_args.loss.init_args.gamma: 2.0 -> (absent)",
     ]
+
+
+def test_one_batch_differs_from_the_whole_of_them_and_nan_equals_itself() -> None:
+    one, whole = (changed("trainer.limit_train_batches", value) for value in (1, 1.0))
+    assert differences(one, whole) == ["trainer.limit_train_batches: 1 -> 1.0"]
+    assert config_hash(one) != config_hash(whole)
+    assert differences(changed("model.x", float("nan")), changed("model.x", float("nan"))) == []

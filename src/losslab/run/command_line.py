@@ -7,6 +7,8 @@ import importlib
 import inspect
 import json
 import logging
+import os
+import pydoc
 import re
 import sys
 import warnings
@@ -14,7 +16,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from jsonargparse import Namespace
+from jsonargparse.typing import register_type
 from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -23,13 +27,17 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import losslab.losses  # noqa: F401  classes are known by their short names once they are imported
 from losslab.data import ImageDataModule
-from losslab.errors import UserError, did_you_mean
+from losslab.errors import UserError, did_you_mean, expand_path
 from losslab.losses import ClassWeighting, Loss
 from losslab.models import Classifier
 from losslab.run.callbacks import CheckpointFiles
+from losslab.run.code import code_digests
 from losslab.run.config import Config, as_list, as_object, class_name, merge_files
 from losslab.run.terminal import OptionParser
 from losslab.run.tracking import complete_loggers, guard_loggers
+
+# Otherwise the device that StochasticWeightAveraging has by default is recorded as "Unable to serialize instance cpu".
+register_type(torch.device)
 
 _log = logging.getLogger("losslab")
 
@@ -74,6 +82,8 @@ class CommandLine(LightningCLI):
         self, tokens: Sequence[str], prog: str, options: Sequence[tuple[str, str]] = (), recorded: bool = False
     ) -> None:
         self._options, self._recorded = options, recorded
+        self.monitor: str | None = None
+        """A study's monitored metric, for schedules that watch one; None leaves the model's own."""
         self._parsed = functools.lru_cache(PARSED_KEPT)(self._parse_text)
         find_own_modules()
         _silence_upstream()
@@ -100,7 +110,9 @@ class CommandLine(LightningCLI):
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--seed_everything", type=int, default=0, help="Seed of weights, order of images, dropout.")
         for name, text in self._options:
-            parser.add_argument(f"--{name}", type=str | None, help=text)
+            flag = name == "accept_code_change"
+            kind = {"action": "store_true"} if flag else {"type": str | None}
+            parser.add_argument(f"--{name.replace('_', '-') if flag else name}", **kind, help=text)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("seed_everything", "data.init_args.seed")
@@ -118,6 +130,7 @@ class CommandLine(LightningCLI):
         self._require_annotations(as_object(model) if model else merged.get("model"))
         self.config = self._checked(lambda: parser.parse_args(tokens))
         self._resolved = self._to_dict(self.config)
+        code_digests(self._resolved)  # reads the sources now, as they were imported
         self._require_annotations(self._resolved.get("model"))  # of a short name, the class is known only now
         for notice in notices:
             _log.warning("NOTICE: %s", notice)
@@ -130,7 +143,9 @@ class CommandLine(LightningCLI):
         content = json.loads(text)
         self._require_annotations(content.get("model"))
         config = self._checked(lambda: self.parser.parse_object(content))
-        return config, self._to_dict(config)
+        resolved = self._to_dict(config)
+        code_digests(resolved)
+        return config, resolved
 
     def _require_annotations(self, model: Any) -> None:
         if not self._recorded:
@@ -140,6 +155,8 @@ class CommandLine(LightningCLI):
         try:
             return parse()
         except argparse.ArgumentError as error:
+            if refused := re.search(r"YAML, line \d+, column .*", str(error)):  # in a file that a value names
+                raise UserError(f"{_outer_keys(refused.start(), str(error)).rstrip('.')}: {refused[0]}") from None
             raise UserError(explain_parse_error(str(error), self.parser.get_defaults().keys())) from None
 
     def _to_dict(self, config: Namespace) -> Config:
@@ -173,6 +190,7 @@ class CommandLine(LightningCLI):
         seed_everything(self.config.seed_everything, workers=True, verbose=False)
         self.__dict__.pop("config_dump", None)  # LightningCLI caches the first one
         config = self.config.clone()
+        expand_paths(config)
         complete_loggers(config.trainer.logger, logger_arguments or {})
         try:
             parts = self.parser.instantiate_classes(config)
@@ -183,6 +201,8 @@ class CommandLine(LightningCLI):
             trainer = self.trainer_class(**arguments)
             if isinstance(trainer.precision_plugin, DoublePrecision):
                 parts.model.double()  # now, since Lightning would load a checkpoint into float32 first
+            if self.monitor is not None:
+                parts.model.monitor = self.monitor
             return Parts(trainer, parts.model, parts.data)
         except (ValueError, TypeError, ModuleNotFoundError, MisconfigurationException) as error:
             raise UserError(explain_parse_error(str(error), ())) from error
@@ -243,6 +263,31 @@ def constructor_arguments(owner: type) -> dict[str, inspect.Parameter]:
         if not any(each.kind is each.VAR_KEYWORD for each in arguments):
             break
     return found
+
+
+def expand_paths(config: Any, key: str = "") -> None:
+    """Replace `~` and $VARIABLES in those arguments of objects that are paths by their type or name, in place.
+
+    What a run records keeps them, since another machine has other folders.
+
+    Raises:
+        UserError: a variable is not set; names the argument, such as data.root.
+    """
+    for part in config if isinstance(config, list) else [config]:
+        values = vars(part) if isinstance(part, Namespace) else {}
+        arguments = values.get("init_args")
+        if isinstance(arguments, Namespace):
+            owner = pydoc.locate(values["class_path"])
+            known = constructor_arguments(owner) if isinstance(owner, type) else {}
+            for name, value in vars(arguments).items():
+                text = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
+                kind = f"{name} {known[name].annotation}" if name in known else ""
+                if re.search(r"^~|\$", text) and "://" not in text and re.search(r"path|dir\b", kind, re.IGNORECASE):
+                    arguments[name] = str(expand_path(text, f"{key}.{name}"))
+            expand_paths(arguments, key)
+        else:
+            for name, value in values.items():
+                expand_paths(value, f"{key}.{name}" if key else name)
 
 
 def find_own_modules() -> None:

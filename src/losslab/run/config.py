@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonargparse import get_loader
-
-from losslab.errors import UserError, did_you_mean
+from losslab.errors import UserError, expand_path
+from losslab.run.values import as_value, read_yaml
 
 Config = dict[str, Any]
 
@@ -25,6 +23,9 @@ WITHOUT_EFFECT = (
 )
 """Paths whose values change no result: ignored when two configurations are compared."""
 
+ADDED_SINCE: Config = {"model.init_args.lr_interval": None}
+"""Arguments that earlier versions did not have, by dotted path, with defaults under which a run is as it was then."""
+
 SEED = "seed_everything"
 
 
@@ -37,7 +38,11 @@ def config_hash(config: Config, with_seed: bool = True) -> str:
 def values_with_effect(config: Config) -> dict[str, Any]:
     """Return all values that affect a run's result, by dotted path."""
     ignored = tuple(f"{path}." for path in WITHOUT_EFFECT)
-    return {path: value for path, value in _leaves(config) if not f"{path}.".startswith(ignored)}
+    return {
+        path: value
+        for path, value in _leaves(config)
+        if not f"{path}.".startswith(ignored) and (path not in ADDED_SINCE or value != ADDED_SINCE[path])
+    }
 
 
 def differences(ours: Config, theirs: Config, with_trainer: bool = True) -> list[str]:
@@ -52,7 +57,9 @@ def differences(ours: Config, theirs: Config, with_trainer: bool = True) -> list
     return [
         f"{path}: {a.get(path, absent)} -> {b.get(path, absent)}"
         for path in sorted({*a, *b})
-        if a.get(path, absent) != b.get(path, absent) and (with_trainer or not path.startswith("trainer."))
+        # As JSON: 1 batch is not 1.0, all of them; NaN equals itself.
+        if json.dumps(a.get(path, absent)) != json.dumps(b.get(path, absent))
+        and (with_trainer or not path.startswith("trainer."))
     ]
 
 
@@ -64,6 +71,18 @@ def set_value(config: Config, path: str, value: Any) -> None:
             config[key] = {}
         config = config[key]
     config[last] = value
+
+
+def is_given(config: Config, path: str) -> bool:
+    """Return whether `config` has a value at a dotted `path`, or one that is no mapping above it."""
+    part: Any = config
+    for key in path.split("."):
+        if not isinstance(part, dict):
+            return True
+        if key not in part:
+            return False
+        part = part[key]
+    return True
 
 
 def class_name(part: Any) -> str:
@@ -78,10 +97,7 @@ def class_name(part: Any) -> str:
 
 def as_object(text: str) -> Config | str:
     """Return a value of the command line: a mapping if it is written as one, else the text, such as a class path."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+    value = as_value(text)
     return value if isinstance(value, dict) else text
 
 
@@ -90,24 +106,6 @@ def as_list(value: Any) -> list[Any]:
     if value is None or value is False:
         return []
     return value if isinstance(value, list) else [value]
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file; 1e-3 is a number.
-
-    Raises:
-        UserError: the file cannot be read, is not YAML, or holds no mapping.
-    """
-    try:
-        content = get_loader("yaml")(path.read_text())
-    except OSError as error:
-        names = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise UserError(f"cannot read {path}: {error.strerror}{did_you_mean(str(path), names, '.')}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a mapping such as 'model: ...', got {type(content).__name__}.")
-    return content
 
 
 def merge_files(tokens: list[str]) -> tuple[list[str], list[str]]:
@@ -132,11 +130,18 @@ def merge_files(tokens: list[str]) -> tuple[list[str], list[str]]:
     merged: dict[str, Any] = {}
     notices: list[str] = []
     for file in files:
-        _overlay(merged, read_yaml(Path(file)), file, notices)
+        content: dict[str, Any] = {}
+        for path, value in read_yaml(expand_path(file, "--config")).items():
+            if is_given(content, path):
+                raise UserError(f"{file}: {path} is given twice, as a path and within its mapping: delete one.")
+            set_value(content, path, value)
+        _overlay(merged, content, file, notices)
     for number, token in enumerate(rest):
         option, equals, value = token.partition("=")
         if option.startswith("--"):
             given = value if equals else "".join(rest[number + 1 : number + 2])
+            is_file = given.endswith((".yaml", ".yml", ".json")) and Path(given).is_file()
+            as_value(Path(given).read_text() if is_file else given, given if is_file else option)  # may refuse it
             _drop_replaced(merged, option[2:].removesuffix(".class_path"), given, option, notices)
     return [*(["--config", json.dumps(merged)] if files else []), *rest], notices
 
