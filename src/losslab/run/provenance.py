@@ -8,18 +8,33 @@ import json
 import logging
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from losslab.data import ImageDataModule
 from losslab.errors import UserError
+from losslab.run.code import changed_code, code_digests
 from losslab.run.config import SEED, Config, config_hash
 from losslab.run.folder import RUNS, writing
 
 _log = logging.getLogger("losslab")
 
 PACKAGES = ("losslab", "torch", "lightning", "torchmetrics", "optuna", "jsonargparse", "numpy", "scikit-learn")
+ACCEPT = "--accept-code-change"
 TEST_READS = RUNS / "test_reads.jsonl"
+
+CONDITIONS = {
+    "fast_dev_run": False,
+    "limit_train_batches": 1.0,
+    "limit_val_batches": 1.0,
+    "limit_test_batches": 1.0,
+    "limit_predict_batches": 1.0,
+    "overfit_batches": 0.0,
+}
+"""Arguments of the Trainer that leave out batches, with the values under which they leave out none."""
 
 
 def new_manifest(config: Config, data: ImageDataModule) -> dict[str, Any]:
@@ -27,7 +42,8 @@ def new_manifest(config: Config, data: ImageDataModule) -> dict[str, Any]:
 
     Returns:
         time (UTC), git commit and whether files differ from it, versions, data name, SHA-256 of images, split and
-        configuration, images per class, seed, precision.
+        configuration, digests of the code that the configuration names, images per class, seed, precision,
+        `conditions`.
     """
     return {
         "started_at": utc_now(),
@@ -35,10 +51,67 @@ def new_manifest(config: Config, data: ImageDataModule) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **_versions()},
         "data_name": data.data_name,
         "hashes": {"config": config_hash(config), **data.hashes},
+        "code": code_digests(config),
         "class_counts": dict(zip(data.class_names, data.class_counts.tolist(), strict=True)),
         "seed": config[SEED],
         "precision": config["trainer"]["precision"] or "32-true",
+        "float32": float32_precision(),
+        "conditions": conditions(config),
     }
+
+
+def conditions(config: Config) -> dict[str, Any]:
+    """Return the Trainer's arguments that leave out batches, with their values; {} if each split is read as a whole."""
+    given = {name: config["trainer"].get(name) for name in CONDITIONS}
+    # 1.0 stands for all batches, and 1 for one batch.
+    return {
+        name: value
+        for name, value in given.items()
+        if not (value is None or (isinstance(value, float) and value == CONDITIONS[name]) or value is False)
+        and not (name == "overfit_batches" and value == 0)
+    }
+
+
+def float32_precision() -> dict[str, str]:
+    """Return how float32 numbers are multiplied: "ieee", or less exactly as "tf32" or "bf16".
+
+    Returns:
+        `matmul` and `convolution` on a GPU, and `matmul_on_cpu`: what torch's fp32_precision, or its older allow_tf32
+        and set_float32_matmul_precision, amount to.
+    """
+    backends: Any = torch.backends
+    parts = {
+        "matmul": backends.cuda.matmul,
+        "convolution": backends.cudnn.conv,
+        "matmul_on_cpu": backends.mkldnn.matmul,
+    }
+    return {name: part.fp32_precision.replace("none", "ieee") for name, part in parts.items()}
+
+
+def continue_code(
+    record: Mapping[str, Any], ours: Mapping[str, str], where: Path, instead: str, accept: bool
+) -> dict[str, Any]:
+    """Return the entries `code` and `code_changes` of a run or a study that goes on with the code of this process.
+
+    Args:
+        record: the manifest or study.json; one of before code was recorded has no such entry, and gets it.
+        ours: the digests of this process.
+        where: the folder of the run or study.
+        instead: how to begin anew, for the message.
+        accept: whether the user accepts that code changed. Then `code_changes` gets a line with the former digests.
+
+    Raises:
+        UserError: code changed, and `accept` is False.
+    """
+    known, changes = record.get("code", {}), record.get("code_changes", [])
+    if names := changed_code(known, ours):
+        if not accept:
+            raise UserError(
+                f"the code of {', '.join(names)}, or what it uses, has changed since {where} was trained: undo the "
+                f"change, {instead}, or continue with {ACCEPT}, which is recorded."
+            )
+        changes = [*changes, {"at": utc_now(), "former": {name: known[name] for name in names}}]
+    return {"code": {**known, **ours}} | ({"code_changes": changes} if changes else {})
 
 
 def require_same_data(manifest: dict[str, Any], data: ImageDataModule, run: Path) -> None:
@@ -64,14 +137,41 @@ def utc_now() -> str:
 
 @functools.cache  # once a process, whose code does not change
 def git_state() -> dict[str, Any]:
-    """Return the commit of the current folder and whether files differ from it; None outside a repository."""
-    commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
-    return {"git_commit": commit, "git_dirty": None if status is None else bool(status)}
+    """Return the commits of the user's repository and of losslab's, and whether files differ from them.
+
+    Returns:
+        git_commit and git_dirty of the current folder, and `losslab` with version, commit and dirty. What is unknown is
+        None: outside a repository, and for a losslab that was installed from a package index.
+    """
+    package = Path(__file__).parents[1]
+    commit, dirty = _commit(Path())
+    # A virtual environment inside the user's repository is not a checkout of losslab: its files are not tracked.
+    of_losslab = (
+        _commit(package, ".") if _git(package, "ls-files", "--error-unmatch", "errors.py") else _installed_from()
+    )
+    names = ("version", "commit", "dirty")
+    losslab = dict(zip(names, (_versions().get("losslab"), *of_losslab), strict=True))
+    return {"git_commit": commit, "git_dirty": dirty, "losslab": losslab}
 
 
-def _git(*arguments: str) -> str | None:
+def _commit(folder: Path, *of: str) -> tuple[str | None, bool | None]:
+    """Return the commit of a folder's repository, and whether files differ from it; `of`: only these files."""
+    commit, status = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", *of)
+    return commit, None if status is None else bool(status)
+
+
+def _installed_from() -> tuple[str | None, bool | None]:
+    """Return the commit that losslab was installed from by `pip install git+https://...`."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError, AttributeError, KeyError):
+        origin = json.loads(importlib.metadata.distribution("losslab").read_text("direct_url.json") or "{}")
+        return origin["vcs_info"]["commit_id"], False
+    return None, None
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
