@@ -3,6 +3,7 @@
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -84,6 +85,9 @@ def test_what_is_no_checkpoint_of_the_run_is_told_in_one_line(
 
 def test_last_is_of_the_last_epoch_and_best_of_the_best_one_also_in_a_folder_that_was_moved(tmp_path: Path) -> None:
     class Recorder:
+        current_epoch, max_epochs, max_steps, global_step, should_stop, sanity_checking = 0, 9, -1, 10, False, False
+        state = SimpleNamespace(fn="fit")
+
         def __init__(self, score: float) -> None:
             self.callback_metrics = {"val/f1/macro": torch.tensor(score)}
             self.saved: list[str] = []
@@ -93,6 +97,7 @@ def test_last_is_of_the_last_epoch_and_best_of_the_best_one_also_in_a_folder_tha
 
     def saved_after(checkpoints: EpochCheckpoints, score: float) -> list[str]:
         trainer = Recorder(score)
+        checkpoints.on_validation_end(trainer, None)  # type: ignore[arg-type]
         checkpoints.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
         return trainer.saved
 
@@ -131,3 +136,17 @@ def test_a_failed_write_leaves_the_former_checkpoint(tmp_path: Path, monkeypatch
     assert path.read_bytes() == former
     assert read_checkpoint(path)["config"] == {"a": 1}
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_a_tensor_that_is_part_of_a_larger_tensor_is_saved_alone(tmp_path: Path) -> None:
+    """In the weights and in a callback's state, with torch's versions of the weights."""
+    files, path = CheckpointFiles({"a": 1}), tmp_path / "last.ckpt"
+    weights = torch.nn.BatchNorm1d(4).state_dict()
+    large = torch.arange(100_000.0).view(100, 1000)
+    weights["weight"] = large[3]
+    files.save_checkpoint({"state_dict": weights, "callbacks": {"average": {"of": [large[:, 5]]}}}, path)
+    assert path.stat().st_size < 10_000
+    saved = torch.load(path, weights_only=True)
+    assert torch.equal(saved["state_dict"]["weight"], large[3])
+    assert torch.equal(saved["callbacks"]["average"]["of"][0], large[:, 5])
+    assert saved["state_dict"]._metadata == weights._metadata

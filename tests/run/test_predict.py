@@ -11,7 +11,7 @@ from PIL import Image
 
 from losslab.cli import main
 from losslab.data import LabelledImages
-from losslab.data.mnist import embedded_mnist, read_mnist
+from losslab.data.mnist import embedded_mnist, find_mnist, read_mnist
 from losslab.run import find_run
 
 MNIST_MLP = """\
@@ -74,7 +74,7 @@ def test_mnists_test_digits_as_pictures_keep_their_accuracy(own_folder: Path, re
     assert main(["test", "--run", "runs/digits"]) == 0
     run = find_run("runs/digits", finished=True).path
     as_they_are = json.loads((run / "test" / "metrics.json").read_text())["metrics"]["test/acc"]
-    write_pictures(read_mnist(real_mnist, "t10k"), own_folder / "pictures")
+    write_pictures(read_mnist(find_mnist(real_mnist), "t10k"), own_folder / "pictures")
     assert main(["predict", "--run", "runs/digits", "--images", "pictures"]) == 0
     assert as_they_are > 0.96
     assert abs(accuracy_of_pictures() - as_they_are) <= 0.01

@@ -285,7 +285,7 @@ def unreadable_data(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*_: object) -> None:
         raise AssertionError("data were read")
 
-    for name in ("mnist_is_in", "embedded_mnist", "read_mnist", "download_mnist"):
+    for name in ("find_mnist", "embedded_mnist", "read_mnist", "download_mnist"):
         monkeypatch.setattr(f"losslab.data.mnist.{name}", read)
 
 

@@ -1,7 +1,9 @@
 """One configured training: parse, build, fit, test, predict, and the folder that records it. Imports no study code.
 
 command_line: LightningCLI parses an experiment and builds its parts; a mistake is one line
+code: the identity of code: digests of the classes that a configuration names
 config: configuration files laid over each other; the hash of a configuration; differences of two
+values: YAML read and written; what says something else than its author thinks is refused; 1 stays 1
 folder: a run's folder; atomic writes
 provenance: commit, versions and hashes of a run; the count of test reads
 callbacks: metrics.csv, checkpoints and Ctrl-C during a fit
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
         stopping_at_once,
         write_epochs,
     )
+    from losslab.run.code import changed_code, code_digests
     from losslab.run.command_line import (
         CommandLine,
         Parts,
@@ -34,13 +37,14 @@ if TYPE_CHECKING:
         explain_parse_error,
         find_own_modules,
     )
-    from losslab.run.config import SEED, Config, config_hash, differences, read_yaml, set_value
+    from losslab.run.config import SEED, Config, class_name, config_hash, differences, is_given, set_value
     from losslab.run.evaluate import FinishedRun, evaluate_run
-    from losslab.run.fit import fit_run
+    from losslab.run.fit import fit_run, require_complete
     from losslab.run.folder import (
         RUNS,
         RunFolder,
         find_run,
+        named_folder,
         new_run_path,
         read_predictions,
         read_record,
@@ -49,7 +53,15 @@ if TYPE_CHECKING:
         write_whole,
         writing,
     )
-    from losslab.run.provenance import earlier_reads, git_state, new_manifest, require_same_data, utc_now
+    from losslab.run.provenance import (
+        ACCEPT,
+        continue_code,
+        earlier_reads,
+        git_state,
+        new_manifest,
+        require_same_data,
+        utc_now,
+    )
     from losslab.run.terminal import OptionParser, console, dense_table
     from losslab.run.tracking import (
         CONFUSION,
@@ -61,8 +73,21 @@ if TYPE_CHECKING:
         tracker_arguments,
         wandb_has_key,
     )
+    from losslab.run.values import as_value, dump_yaml, read_yaml
 
-_MODULES = ("folder", "config", "terminal", "provenance", "callbacks", "command_line", "tracking", "evaluate", "fit")
+_MODULES = (
+    "folder",
+    "config",
+    "values",
+    "code",
+    "terminal",
+    "provenance",
+    "callbacks",
+    "command_line",
+    "tracking",
+    "evaluate",
+    "fit",
+)
 """The modules that define these names, fast imports first."""
 
 

@@ -14,16 +14,32 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.apply_func import apply_to_collection
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from losslab.errors import UserError
-from losslab.models import Classifier
+from losslab.models import Classifier, ends_training
 from losslab.run.config import Config, differences
 from losslab.run.folder import RunFolder, csv_text, write_predictions, write_whole
 
 FIRST_COLUMNS = ("epoch", "step", "train/loss", "train/acc_running", "train/acc")
 """Columns of metrics.csv from the first row on, so that no row is rewritten when `train/acc` comes, at the end."""
+
+Weights = dict[str, Tensor]
+"""A copy of a module's state_dict."""
+
+
+def copy_weights(trainer: Trainer) -> Weights:
+    """Return a copy of the weights and buffers that a checkpoint would hold now."""
+    return {name: tensor.detach().clone() for name, tensor in trainer.strategy.lightning_module_state_dict().items()}
+
+
+def same_weights(ours: Weights, theirs: Weights) -> bool:
+    """Return whether two copies are equal, on whatever devices they are."""
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key].cpu(), theirs[key].cpu()) for key in ours)
 
 
 class Records(Checkpoint):
@@ -32,12 +48,19 @@ class Records(Checkpoint):
     Lightning calls a Checkpoint last, after the model's own end of epoch, and several in the order given: the row is on
     disk before the checkpoint that ends the epoch. After a kill between the two, the epoch is trained again and its row
     replaced, so that metrics.csv has each epoch once.
+
+    A row holds numbers of the weights at the epoch's end: without a validation there, its `val/` columns are empty.
     """
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.rows: list[dict[str, Any]] = []
+        self.measured: Weights = {}
+        """The weights that the last `train/acc` belongs to."""
+        self.train_accuracy: float | None = None
+        """`train/acc` of the weights that a validation after the fit reads; see `on_validation_batch_start`."""
         self._random_state: dict[str, Any] | None = None
+        self._validated_step = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.rows = [row for row in self.folder.epochs() if int(row["epoch"]) < trainer.current_epoch]
@@ -46,11 +69,40 @@ class Records(Checkpoint):
             if torch.cuda.is_available():
                 torch.cuda.set_rng_state_all(self._random_state["cuda"])
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # StochasticWeightAveraging ends with an epoch without backward, at the end of which the optimiser steps.
+        pl_module.zero_grad()
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        # Callbacks that average have their averages in the network only now.
+        after_the_fit = trainer.state.fn == TrainerFn.VALIDATING and batch_idx == 0
+        if after_the_fit and isinstance(pl_module, Classifier) and pl_module.evaluate_train != "never":
+            self.train_accuracy = float(pl_module.train_accuracy())
+            pl_module.eval()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated_step = trainer.global_step
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        self.rows.append(epoch_row(trainer, trainer.callback_metrics))
-        write_epochs(self.folder.metrics_file, self.rows)
+        # Lightning keeps a metric until it is logged again, in whichever epoch.
+        stale: tuple[str, ...] = () if self._validated_step == trainer.global_step else ("val/",)
+        if isinstance(pl_module, Classifier):
+            if pl_module.train_accuracy_step == trainer.global_step:
+                self.measured = copy_weights(trainer)
+            else:
+                stale += ("train/acc",)
+        if trainer.is_global_zero:
+            self.rows.append(epoch_row(trainer, fresh_metrics(trainer.callback_metrics, stale)))
+            write_epochs(self.folder.metrics_file, self.rows)
+
+    def complete(self, metrics: Mapping[str, Any]) -> None:
+        """Replace these metrics in the last row of metrics.csv."""
+        self.rows = [dict(row) for row in self.folder.epochs()]
+        if self.rows:
+            self.rows[-1] |= {key: f"{float(value):.8g}" for key, value in metrics.items()}
+            write_epochs(self.folder.metrics_file, self.rows)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and isinstance(pl_module, Classifier) and pl_module.evaluated is not None:
@@ -61,6 +113,12 @@ class Records(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._random_state = state_dict
+
+
+def fresh_metrics(metrics: Mapping[str, Any], stale: tuple[str, ...]) -> dict[str, Any]:
+    """Return metrics without the keys and, where a name ends with "/", the prefixes in `stale`."""
+    prefixes = tuple(name for name in stale if name.endswith("/"))
+    return {key: value for key, value in metrics.items() if key not in stale and not key.startswith(prefixes)}
 
 
 def epoch_row(trainer: Trainer, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +148,10 @@ class CheckpointFiles(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         content = io.BytesIO()
-        torch.save({**checkpoint, "config": self.config}, content)
+        whole = apply_to_collection({**checkpoint, "config": self.config}, Tensor, _with_own_storage)
+        if versions := getattr(checkpoint["state_dict"], "_metadata", None):  # of the modules' code, for torch
+            whole["state_dict"]._metadata = versions
+        torch.save(whole, content)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_whole(Path(path), content.getvalue())
 
@@ -98,8 +159,17 @@ class CheckpointFiles(TorchCheckpointIO):
         return read_checkpoint(Path(path))
 
 
+def _with_own_storage(tensor: Tensor) -> Tensor:
+    """Return a copy of a tensor that is part of a larger storage, which torch.save would write whole."""
+    is_part = tensor.layout == torch.strided and tensor.untyped_storage().nbytes() > tensor.nbytes
+    return tensor.clone() if is_part else tensor
+
+
 class EpochCheckpoints(Checkpoint):
-    """Saves last.ckpt after every epoch, and best.ckpt after each epoch with the highest validation macro F1 so far.
+    """Saves last.ckpt after every epoch, and best.ckpt after each validation with the highest macro F1 so far.
+
+    The last epoch's last.ckpt is saved when the training has ended: StochasticWeightAveraging replaces weights then.
+    best.ckpt holds the weights that were validated, whatever a callback replaces them with before or after.
 
     Lightning's ModelCheckpoint does not update last.ckpt after an epoch that is not the best, and loses the best score
     when the run's folder is moved.
@@ -108,13 +178,55 @@ class EpochCheckpoints(Checkpoint):
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.best = -math.inf
+        self.validated: Weights = {}
+        """The weights of the last validation."""
+        self.saved: Weights = {}
+        """The weights in last.ckpt at the end of the training."""
+        self._last_epochs_best: tuple[float, Weights] = -math.inf, {}
+        self._saved_instead: Weights = {}
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if batch_idx == 0 and not trainer.sanity_checking:
+            self.validated = copy_weights(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        score = float(trainer.callback_metrics.get("val/f1/macro", -math.inf))
+        if trainer.sanity_checking or not score > max(self.best, self._last_epochs_best[0]):
+            return
+        if trainer.state.fn == TrainerFn.FITTING and ends_training(trainer):
+            self._last_epochs_best = score, self.validated
+        else:
+            self._save_best(trainer, score, self.validated)
+
+    def _save_best(self, trainer: Trainer, score: float, weights: Weights) -> None:
+        self.best = score
+        self._save(trainer, "best", weights)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        score = float(trainer.callback_metrics["val/f1/macro"])
-        if score > self.best:
-            self.best = score
-            trainer.save_checkpoint(self.folder.checkpoints / "best.ckpt")
+        if not ends_training(trainer):
+            trainer.save_checkpoint(self.folder.checkpoints / "last.ckpt")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Weights that have been replaced since their validation are validated again, after the fit.
+        if self._last_epochs_best[1] and same_weights(self.validated, copy_weights(trainer)):
+            self._save_best(trainer, *self._last_epochs_best)
+        self._last_epochs_best = -math.inf, {}
+        self.saved = copy_weights(trainer)
         trainer.save_checkpoint(self.folder.checkpoints / "last.ckpt")
+
+    def save_validated(self, trainer: Trainer) -> None:
+        """Save last.ckpt with the weights of the last validation."""
+        self._save(trainer, "last", self.validated)
+
+    def _save(self, trainer: Trainer, which: str, weights: Weights) -> None:
+        self._saved_instead = weights
+        trainer.save_checkpoint(self.folder.checkpoints / f"{which}.ckpt")
+        self._saved_instead = {}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"].update(self._saved_instead)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -162,6 +274,7 @@ def loading(path: Path | None) -> Iterator[None]:
         with warnings.catch_warnings():
             # The checkpoint also holds the state of the fit's callbacks, which only a fit needs.
             warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`")
+            warnings.filterwarnings("ignore", "You're using the WeightAveraging callback, but loading")
             yield
     except RuntimeError as error:
         if "Error(s) in loading state_dict" not in str(error):
@@ -184,6 +297,9 @@ class Interrupted(BaseException):
 
 class Interruption(Callback):
     """On the first SIGINT or SIGTERM, finishes the batch, writes last.ckpt at that batch, and raises Interrupted.
+
+    With a callback that acts at the start of an epoch, such as StochasticWeightAveraging, last.ckpt stays that of the
+    epoch before: Lightning does not call it when it continues within an epoch.
 
     A second Ctrl-C stops at once. Used as a context around the fit, in which it handles the signals.
 
@@ -220,10 +336,19 @@ class Interruption(Callback):
             number = torch.tensor(self.received or 0, device=trainer.strategy.root_device)
             self.received = int(trainer.strategy.reduce(number, reduce_op="max")) or None
         # After an epoch's last batch we wait: resuming there would skip this epoch's validation.
-        if self.received is not None and not trainer.is_last_batch:
-            if self.folder is not None:
+        ends_epoch = trainer.is_last_batch or 0 <= trainer.max_steps <= trainer.global_step
+        if self.received is not None and not ends_epoch:
+            if self.folder is not None and not _acts_at_epoch_start(trainer):
                 trainer.save_checkpoint(self.folder.checkpoints / "last.ckpt")
             raise Interrupted(self.received)
+
+
+def _acts_at_epoch_start(trainer: Trainer) -> bool:
+    return any(
+        type(callback).on_train_epoch_start is not Callback.on_train_epoch_start
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        if not isinstance(callback, ProgressBar | Records)
+    )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -9,16 +10,26 @@ from typing import Any, Literal, NamedTuple
 from lightning.pytorch.utilities import rank_zero_only
 from rich.table import Table
 
-from losslab.errors import UserError
+from losslab.errors import UserError, expand_path
 from losslab.run.callbacks import loading, require_same_config
+from losslab.run.code import changed_code, code_digests
 from losslab.run.command_line import CommandLine, Parts, option_value
 from losslab.run.config import Config, differences
 from losslab.run.folder import RunFolder, find_run, study_name, write_predictions, write_whole, writing
-from losslab.run.provenance import git_state, note_test_read, require_same_data, utc_now
+from losslab.run.provenance import conditions, git_state, note_test_read, require_same_data, utc_now
 from losslab.run.terminal import console, say
 from losslab.run.tracking import TrackerSummary, finish_trackers, tracker_arguments
 
+_log = logging.getLogger("losslab")
+
 Stage = Literal["validate", "test", "predict"]
+
+LIMITS = {
+    "validate": ("fast_dev_run", "limit_val_batches", "overfit_batches"),
+    "test": ("fast_dev_run", "limit_test_batches"),
+    "predict": ("fast_dev_run", "limit_predict_batches"),
+}
+"""The conditions under which a command reads a part of its split."""
 
 Options = Sequence[tuple[str, str]]
 """Options of a command, as (name, help)."""
@@ -36,6 +47,11 @@ class FinishedRun(NamedTuple):
     checkpoint: Path
     command_line: CommandLine
 
+    def limits(self, stage: Stage) -> dict[str, Any]:
+        """Return the conditions under which this command reads a part of its split, by name; {} if it reads all."""
+        given = conditions(self.command_line.resolved())
+        return {name: given[name] for name in LIMITS[stage] if name in given}
+
     def output_folder(self, command: str) -> Path:
         """Return RUN/command, or RUN/command-best for the best checkpoint."""
         return self.folder.path / (command if self.checkpoint.stem == "last" else f"{command}-{self.checkpoint.stem}")
@@ -52,8 +68,13 @@ class FinishedRun(NamedTuple):
 
 def evaluate_command(stage: Stage, tokens: list[str], options: Options = ()) -> None:
     """Evaluate the run that a command line names, write into its subfolder of that name, and print its metrics."""
-    folder, metrics = evaluate_run(stage, find_finished_run(stage, tokens, options))
+    run = find_finished_run(stage, tokens, options)
+    folder, metrics = evaluate_run(stage, run)
     rank_zero_only(print_metrics)(metrics)
+    if limited := run.limits(stage):
+        say(
+            f"Limited: {', '.join(f'{name}={value}' for name, value in limited.items())}. Not the whole split was read."
+        )
     say(f"Written to {folder}")
 
 
@@ -86,24 +107,41 @@ def find_finished_run(command: str, tokens: Sequence[str], options: Options = ()
             "Omit these changes, or fit a new run."
         )
     require_same_config(checkpoint, config)
+    if folder.manifest() and folder.status() != "finished":
+        _log.warning(
+            "NOTICE: %s is %s: its weights are not those of a whole training.%s",
+            folder.path,
+            folder.status(),
+            " This read of the test images counts, and is noted." if command == "test" else "",
+        )
+    if changed := changed_code(folder.manifest().get("code", {}), code_digests(config)):
+        _log.warning(
+            "NOTICE: the code of %s, or what it uses, has changed since %s was trained.",
+            ", ".join(changed),
+            folder.path,
+        )
     return FinishedRun(folder, checkpoint, command_line)
 
 
-def evaluate_run(stage: Stage, run: FinishedRun) -> tuple[Path, dict[str, float]]:
+def evaluate_run(stage: Stage, run: FinishedRun, test_images: str | None = None) -> tuple[Path, dict[str, float]]:
     """Load a run's checkpoint, evaluate it, and write predictions.npz and metrics.json.
 
     Args:
         stage: "validate" and "predict" read the validation split; "test" reads the test split, and adds a line to
             runs/test_reads.jsonl each time.
         run: the run; its command line holds its configuration.
+        test_images: the SHA-256 that the test images must have; None: any.
 
     Returns:
         The folder written to, and the metrics under their keys ({} for "predict").
 
     Raises:
-        UserError: the data differ from the run's, or the folder cannot be written.
+        UserError: the data differ from the run's, no batch is to be read, or the folder cannot be written.
     """
-    folder, checkpoint = run.folder, run.checkpoint
+    folder, checkpoint, limits = run.folder, run.checkpoint, run.limits(stage)
+    for name, value in limits.items():
+        if value == 0:
+            raise UserError(f"trainer.{name} is {value}: there would be nothing to {stage}. Omit it.")
     out = run.output_folder(stage)
     study = folder.path.parent.parent.parent  # of a study's run, runs/STUDY/runs/SETTING/SEED
     group = study_name(study) if (study / "study.json").is_file() else folder.path.parent.name
@@ -111,7 +149,10 @@ def evaluate_run(stage: Stage, run: FinishedRun) -> tuple[Path, dict[str, float]
     trainer, model, data = run.build(trackers, **({} if stage == "test" else {"logger": False}))
     data.prepare_data()
     data.setup(stage)
-    require_same_data(folder.manifest(), data, folder.path)
+    known = folder.manifest()
+    if test_images is not None:
+        known.setdefault("hashes", {})["test"] = test_images
+    require_same_data(known, data, folder.path)
     if stage == "test" and trainer.is_global_zero:
         note_test_read(folder.config(), data.data_name, folder.path)
     arguments: dict[str, Any] = {"datamodule": data, "ckpt_path": checkpoint, "weights_only": True}
@@ -126,6 +167,13 @@ def evaluate_run(stage: Stage, run: FinishedRun) -> tuple[Path, dict[str, float]
             out.mkdir(exist_ok=True)
             write_predictions(out / "predictions.npz", model.evaluated)  # type: ignore[arg-type]
             record = {"at": utc_now(), "checkpoint": checkpoint.name, "data_name": data.data_name, **git_state()}
+            ours = code_digests(run.command_line.resolved())
+            record |= {
+                "code": ours,
+                "hashes": data.hashes,
+                "code_changed": changed_code(folder.manifest().get("code", {}), ours),
+            }
+            record |= {"run_status": folder.status(), "conditions": limits}
             write_whole(out / "metrics.json", json.dumps({**record, "metrics": metrics}, indent=2) + "\n")
         finish_trackers(trainer, TrackerSummary(folder, out / "predictions.npz", data, "test"))
     return out, metrics
@@ -160,7 +208,7 @@ def _run_and_checkpoint(command: str, tokens: Sequence[str]) -> tuple[RunFolder,
         folder = find_run(run, finished=True)
         say(f"Run: {folder.path}")
         return folder, folder.checkpoint(checkpoint or "last")
-    path = Path(str(checkpoint))
+    path = expand_path(str(checkpoint), "--ckpt_path")
     folder = RunFolder(path.parent.parent)
     if not path.is_file() or not folder.config_file.is_file():
         raise UserError(f"ckpt_path must be 'last', 'best' or a checkpoint in a run's folder, got {str(path)!r}.")

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
-import yaml
 
-from losslab.errors import DISK_FAULTS, UserError
-from losslab.run.config import Config, config_hash, read_yaml
+from losslab.errors import DISK_FAULTS, UserError, expand_path
+from losslab.run.config import Config, config_hash
+from losslab.run.values import dump_yaml, read_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,7 @@ class RunFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir()
             folder = cls(path)
-            write_whole(folder.config_file, yaml.safe_dump(config, sort_keys=False))
+            write_whole(folder.config_file, dump_yaml(config))
         except FileExistsError:
             raise UserError(f"the run folder {path} exists already; give another --name or wait a second.") from None
         except OSError as error:
@@ -63,6 +63,16 @@ class RunFolder:
     def manifest(self) -> dict[str, Any]:
         """Return the manifest; {} if it is missing or damaged."""
         return read_record(self.manifest_file) or {}
+
+    def status(self) -> str:
+        """Return "finished" if the run reached the end that its configuration sets, else why it did not.
+
+        "partial (...)" for a run that was cut short, "interrupted" by a signal, "failed", or "running", also after a
+        kill.
+        """
+        manifest = self.manifest()
+        reason = f" ({manifest['partial_reason']})" if "partial_reason" in manifest else ""
+        return f"{manifest.get('status', 'unreadable manifest')}{reason}"
 
     def epochs(self) -> list[dict[str, str]]:
         """Return the rows of metrics.csv, one for each epoch; [] without that file."""
@@ -113,10 +123,21 @@ def study_name(folder: Path) -> str:
     return folder.relative_to(RUNS).as_posix() if folder.is_relative_to(RUNS) else folder.name
 
 
+def named_folder(name: str) -> Path:
+    """Return runs/NAME.
+
+    Raises:
+        UserError: the name is a path, to a folder where `losslab runs` finds nothing.
+    """
+    if name in ("", ".", "..") or name.startswith("~") or {"/", "$"} & set(name):
+        raise UserError(f"--name must be the name of a folder in {RUNS}/, such as gamma-2, got {name!r}.")
+    return RUNS / name
+
+
 def new_run_path(name: str, config: Config) -> Path:
     """Return the path of a new run: runs/NAME/UTC time-first six digits of the configuration's hash."""
     now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
-    return RUNS / name / f"{now}-{config_hash(config)[:6]}"
+    return named_folder(name) / f"{now}-{config_hash(config)[:6]}"
 
 
 def find_run(where: str | Path, finished: bool) -> RunFolder:
@@ -124,22 +145,24 @@ def find_run(where: str | Path, finished: bool) -> RunFolder:
 
     Args:
         where: the folder.
-        finished: return the newest finished run; if False, the newest unfinished one, or else the newest.
+        finished: return the newest finished run; if False, the newest that may be continued, or else the newest.
 
     Raises:
         UserError: there is no such run.
     """
-    where = Path(where)
+    where = expand_path(where, "the run's folder")
     if (where / "config.yaml").is_file():
         return RunFolder(where)
     runs = [RunFolder(file.parent) for file in sorted(where.glob("*/config.yaml"))]
-    done = [run for run in runs if run.manifest().get("status") == "finished"]
-    chosen = done if finished else [run for run in runs if run not in done] or runs
+    done = [run for run in runs if run.status() == "finished"]
+    ended = [run for run in runs if run.status().startswith(("finished", "partial"))]
+    chosen = done if finished else [run for run in runs if run not in ended] or runs
     if chosen:
         return chosen[-1]
     others = ", ".join(sorted(str(folder) for folder in RUNS.glob("*") if folder.is_dir())) or "none yet"
     found = f"{len(runs)} run(s), none of them finished" if runs else "no run"
-    raise UserError(f"there is {found} in {where}. Runs are in: {others}. `losslab runs` lists them.")
+    states = f" ({', '.join(f'{run.path.name}: {run.status()}' for run in runs[-3:])})" if runs else ""
+    raise UserError(f"there is {found} in {where}{states}. Runs are in: {others}. `losslab runs` lists them.")
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -184,7 +207,10 @@ def csv_text(rows: Iterable[Iterable[Any]]) -> str:
 
 
 def write_predictions(path: Path, evaluated: "tuple[Tensor, Tensor]") -> None:
-    """Write the logits (N, C) and labels (N,) of a split, in the order of its images, as float32 and int64."""
+    """Write the logits (N, C) and labels (N,) of a split, in the order of its images, as float32 and int64.
+
+    An image that the loss ignores has the label -1, and is counted nowhere.
+    """
     logits, labels = evaluated
     content = io.BytesIO()
     np.savez(content, logits=logits.float().numpy(), labels=labels.numpy())

@@ -46,9 +46,10 @@ def _row(folder: RunFolder) -> list[str]:
 def _cells(folder: RunFolder) -> list[str]:
     config, manifest, last = folder.config(), folder.manifest(), (folder.epochs() or [{}])[-1]
     tested = (read_record(folder.path / "test" / "metrics.json") or {}).get("metrics") or {}
+    limited = ", ".join(f"{name}={value}" for name, value in manifest.get("conditions", {}).items())
     return [
         str(folder.path),
-        str(manifest.get("status", "unreadable manifest")),
+        folder.status() + (f", {limited}" if limited else ""),
         str(manifest.get("data_name", "")),
         class_name(config.get("model")),
         class_name(((config.get("model") or {}).get("init_args") or {}).get("loss")),

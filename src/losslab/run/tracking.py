@@ -184,6 +184,8 @@ def _log_summary(run: Any, summary: TrackerSummary) -> None:
     run.config.update(run_config(folder.config(), manifest), allow_val_change=True)
     logits, labels = read_predictions(predictions)
     names = list(manifest["class_counts"])
+    mistakes_first = find_mistakes(logits[None], labels)[:MOST_IMAGES]  # logits of one run: (1, N, C)
+    logits, labels = logits[labels >= 0], labels[labels >= 0]  # without the images that the loss ignores
     predicted = logits.argmax(axis=1)  # (N,)
     scores = precision_recall_fscore_support(labels, predicted, labels=range(len(names)), zero_division=0)
     rows = [list(row) for row in zip(names, *(score.tolist() for score in scores), strict=True)]
@@ -197,7 +199,7 @@ def _log_summary(run: Any, summary: TrackerSummary) -> None:
             np.moveaxis(images[mistake.image].numpy(), 0, -1).squeeze(),  # (height, width, channels), or without these
             caption=f"{names[mistake.true]} called {names[mistake.predicted]}, {mistake.confidence:.0%}",
         )
-        for mistake in find_mistakes(logits[None], labels)[:MOST_IMAGES]  # logits of one run: (1, N, C)
+        for mistake in mistakes_first
     ]
     run.log({PER_CLASS: per_class, CONFUSION: confusion, MISCLASSIFIED: mistakes})
 
