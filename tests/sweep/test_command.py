@@ -5,8 +5,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import small_studies
 
-from losslab.sweep.command import _announce
+from losslab.errors import UserError
+from losslab.run import CommandLine
+from losslab.study import read_study
+from losslab.sweep.command import _announce, _check_settings
+from losslab.sweep.study import Study
 
 
 @pytest.mark.parametrize(("stage", "megabytes"), [("search", 30), ("confirm", 78)])
@@ -22,3 +27,53 @@ def test_the_disk_space_is_that_of_all_predictions(
     study: Any = SimpleNamespace(total_trainings=lambda: 100, file=file, folder=Path("runs/gamma"))
     _announce(study, 0, 0, data)
     assert f"100 trainings, 0 of them done; up to {megabytes} MB" in capsys.readouterr().out
+
+
+LOSS, CROSS_ENTROPY = "model.init_args.loss", "class_path: losslab.losses.CrossEntropyLoss"
+GAMMAS = f"arms: {{focal: {{{LOSS}: {{class_path: losslab.losses.FocalLoss}}}}}}\n"
+UNIFORM = "{class_path: optuna.distributions.FloatDistribution, init_args: {low: 0, high: 2}}"
+FREQUENCY = f"{CROSS_ENTROPY}, init_args: {{class_weights: {{class_path: losslab.losses.InverseFrequency}}}}"
+
+
+def check(study: str) -> None:
+    """Check a study of the tiny experiment, as before its first training."""
+    Path("tiny.yaml").write_text(small_studies.EXPERIMENT)
+    Path("study.yaml").write_text(f"experiment: tiny.yaml\nseeds: [0]\n{study}")
+    file = read_study(Path("study.yaml"), {})
+    _check_settings(Study(file, Path("runs/study"), CommandLine(["--config", file.experiment], "losslab sweep")))
+
+
+@pytest.mark.parametrize(
+    ("study", "settings"),
+    [
+        (f"{GAMMAS}monitor: val/loss\ngrid: {{{LOSS}.init_args.gamma: [0, 2]}}", "focal gamma=0 and focal gamma=2"),
+        (f"{GAMMAS}family: [val/loss]\ngrid: {{{LOSS}.init_args.gamma: [0, 2]}}", "focal gamma=0 and focal gamma=2"),
+        (f"{GAMMAS}monitor: val/loss\ntrials: 2\nspace: {{{LOSS}.init_args.gamma: {UNIFORM}}}", "focal gamma=0 and"),
+        (
+            f"arms: {{plain: {{{LOSS}: {{{CROSS_ENTROPY}}}}}, smooth: {{{LOSS}: {{{CROSS_ENTROPY}, "
+            "init_args: {label_smoothing: 0.1}}}}\nmonitor: val/loss",
+            "plain and smooth",
+        ),
+        (
+            f"arms: {{weighted: {{{LOSS}: {{{FREQUENCY}}}}}}}\nmonitor: val/loss\n"
+            "grid: {data.init_args.imbalance: [1, 0.1]}",  # other frequencies are other weights
+            "weighted imbalance=1 and weighted imbalance=0.1",
+        ),
+    ],
+    ids=["gammas", "family", "search", "label smoothing", "weights by frequency"],
+)
+def test_losses_on_different_scales_are_refused_as_a_metric(study: str, settings: str) -> None:
+    with pytest.raises(
+        UserError, match=r"is val/loss, but settings differ in their loss.*such as val/f1/macro"
+    ) as told:
+        check(study)
+    assert settings in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "grid",
+    ["trainer.max_epochs: [1, 2]", "data.init_args.imbalance: [1, 0.1]", "model.init_args.dropout: [0, 0.5]"],
+)
+def test_the_values_of_one_loss_compare_any_other_settings(grid: str) -> None:
+    check(f"{GAMMAS}monitor: val/loss\nfamily: [val/loss]\ngrid: {{{grid}}}")
+    check(f"{GAMMAS}monitor: val/ece\ngrid: {{{LOSS}.init_args.gamma: [0, 2]}}")

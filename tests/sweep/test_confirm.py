@@ -10,11 +10,13 @@ from typing import Any
 import background
 import pytest
 import small_studies
+import yaml
 from optuna.trial import TrialState
 
 from losslab.cli import main
 from losslab.report import TEST_FOLDER, read_confirmation, read_trials, summarise_folder
-from losslab.study import read_declared, read_results
+from losslab.run import config_hash
+from losslab.study import read_declared, read_results, result_path
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,46 @@ def test_the_page_has_both_stages_and_keeps_them_apart(confirmed_study: Path) ->
     text = (confirmed_study / "report.md").read_text()
     assert "18 runs, each once.\n" in text
     assert text.index("test split") < text.index("The search") < text.index("validation split")
+
+
+def test_best_yaml_is_what_was_confirmed_whatever_is_called_later(confirmed_study: Path, own_folder: Path) -> None:
+    shutil.copytree(confirmed_study.parent.parent, own_folder, dirs_exist_ok=True)
+    best, confirm = Path("runs/tuned/best.yaml"), Path("runs/tuned/confirm")
+    confirmation = read_confirmation(confirm)
+    assert confirmation is not None
+    assert confirmation.choice_text in best.read_text()
+    assert best.read_text().startswith(f"# {confirmation.summary.chosen.label}, chosen by the confirmation tuned/conf")
+    baseline, dice = (next(s for s in confirmation.summary.settings if s.arm.startswith(a)) for a in ("cross", "dice"))
+    for seed in baseline.seeds:  # as if dice were better on the test images
+        paths = [result_path(confirm / TEST_FOLDER, s.setting_hash, seed) for s in (baseline, dice)]
+        base, better = (json.loads(path.read_text()) for path in paths)
+        better["metrics"]["test/f1/macro"] = base["metrics"]["test/f1/macro"] + 0.5 + seed / 100
+        paths[1].write_text(json.dumps(better))
+
+    assert main(["report", "runs/tuned"]) == 0
+    text, config = best.read_text(), yaml.safe_load(best.read_text())
+    assert config_hash(config, with_seed=False)[:12] == dice.setting_hash
+    assert config["seed_everything"] == 2  # of the fresh seeds 2 to 7
+    assert text.startswith(f"# {dice.label}, chosen by the confirmation tuned/confirm on the fresh seeds 2 to 7 and")
+    choice = f"{dice.label} is shown to have a better macro F1 than {baseline.label}, and is the choice."
+    assert choice in text
+    assert choice in Path("runs/tuned/report.md").read_text()
+    page = Path("runs/tuned/report.html").read_text()
+    assert choice in page[: page.index('id="confirmation"')]
+    commands = page[page.index("Commands to reproduce") :]
+    assert (
+        commands.index("losslab sweep")
+        < commands.index("losslab confirm runs/tuned --top all --seeds 6")
+        < commands.index("losslab fit --config runs/tuned/best.yaml")
+    )
+    sweep = ["sweep", "--config", "study.yaml", "--name", "tuned"]
+    assert main(sweep) == 0
+    assert best.read_text() == text
+
+    (confirm / "summary.csv").unlink()  # a confirmation that was killed counts for nothing
+    assert main(sweep) == 0
+    assert "chosen by the study tuned on validation" in best.read_text().splitlines()[0]
+    assert "Confirmed on fresh seeds" not in Path("runs/tuned/report.html").read_text()
 
 
 def test_only_the_best_checkpoints_stay(confirmed_study: Path) -> None:
@@ -241,14 +283,33 @@ def test_a_mistake_is_told_in_one_line(
     assert len(error.splitlines()) == 1
 
 
-def test_a_search_without_baseline_is_confirmed_against_its_best(own_folder: Path) -> None:
+def test_a_search_without_baseline_is_confirmed_against_its_best(
+    own_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     small_studies.run_study(own_folder, "search", small_studies.SEARCH.replace("trials: 14", "trials: 6"))
-    finished = [t for t in read_trials(Path("runs/search"), "journal").trials if t.state == TrialState.COMPLETE]
+    finished = [
+        t
+        for t in read_trials(Path("runs/search"), read_declared(Path("runs/search"))).trials
+        if t.state == TrialState.COMPLETE
+    ]
     assert finished
-    assert main(["confirm", "runs/search", "--top", "2", "--seeds", "2"]) == 0
+    assert main(["confirm", "runs/search", "--top", "1", "--seeds", "2"]) == 0
     summary, _ = summarise_folder(Path("runs/search"))
     declared = read_declared(Path("runs/search/confirm"))
     assert declared.baseline == {"arm": summary.best.label}
+
+    best = Path("runs/search/best.yaml")
+    assert best.read_text().startswith(f"# {summary.best.label}, chosen by the confirmation search/confirm")
+    confirmed = {result["setting_hash"] for result in read_results(Path("runs/search/confirm"))}
+    other = next(setting for setting in summary.settings if setting.setting_hash not in confirmed)
+    for seed in other.seeds:  # as if a further trial had found a better setting
+        path = result_path(Path("runs/search"), other.setting_hash, seed)
+        result = json.loads(path.read_text())
+        path.write_text(json.dumps(result | {"metrics": result["metrics"] | {"val/f1/macro": 1.0}}))
+    assert main(["report", "runs/search"]) == 0
+    assert best.read_text().startswith(f"# {summary.best.label}, chosen by the confirmation search/confirm")
+    assert f"# The search now chooses {other.label}, which was not confirmed.\n" in best.read_text()
+    assert f"The search now chooses {other.label}, which was not confirmed" in caplog.text
 
 
 def test_each_arm_is_confirmed_as_it_was_searched_whatever_the_arms_change(own_folder: Path) -> None:

@@ -6,16 +6,17 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from own_steps import CountsAtStart, Lion, Private
 from tiny_digits import TinyDigits
 from torch import Tensor, nn
 
 from losslab.data import Augmentation
-from losslab.losses import CrossEntropyLoss, DiceLoss, FocalLoss, LogitAdjustedLoss
+from losslab.errors import UserError
+from losslab.losses import CrossEntropyLoss, DiceLoss, FocalLoss, GeneralizedCrossEntropyLoss, LogitAdjustedLoss
 from losslab.metrics import classification_metrics
 from losslab.models import CNN, MLP, Classifier, NonFiniteLossError, ResNet, SeparableCNN
-from losslab.run import CommandLine
 from losslab.sweep import Population, PopulationData
-from losslab.sweep.population import shared_model_key
+from losslab.sweep.eligibility import TrainAloneError
 
 # Seed, gamma, learning rate, weight decay.
 MEMBERS = [(0, 0.0, 0.01, 0.0), (1, 5.0, 0.003, 1e-3), (2, 2.0, 0.005, 0.0), (0, 0.5, 0.005, 1e-2)]
@@ -126,9 +127,10 @@ def test_any_optimiser_is_each_members_own(optimizer: Callable[[Any], torch.opti
     [
         lambda o: torch.optim.lr_scheduler.StepLR(o, 1, 0.5),
         lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.9),
+        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.02, total_steps=40),
     ],
 )
-def test_a_schedule_that_steps_after_each_epoch_is_each_members_own(schedule: Callable[[Any], Any]) -> None:
+def test_a_schedule_is_each_members_own(schedule: Callable[[Any], Any]) -> None:
     def build(seed: int) -> Classifier:
         torch.manual_seed(seed)
         return MLP((10,), optimizer=adam(0.01 * (seed + 1), 0.0), lr_scheduler=schedule)
@@ -153,6 +155,31 @@ def test_any_loss_sees_its_own_members_batch_and_the_class_frequencies(loss: Cal
         model = build(seed)
         train_alone(model, TinyDigits(batch_size=20, imbalance=0.2), 3)
         assert_same_weights(trained, model)
+
+
+def test_images_that_the_loss_ignores_are_in_no_members_metrics() -> None:
+    def build(seed: int) -> Classifier:
+        torch.manual_seed(seed)
+        return MLP((10,), loss=CrossEntropyLoss(ignore_index=3), optimizer=adam(0.01, 0.0))
+
+    together = train_together([build(0), build(1)], [0, 1], TinyDigits(batch_size=20), 2)
+    for seed, trained in enumerate(together.members):
+        model = build(seed)
+        assert together.metrics[seed] == pytest.approx(train_alone(model, TinyDigits(batch_size=20, seed=seed), 2))
+        assert torch.equal(trained.evaluated[1], model.evaluated[1])
+        assert -1 in trained.evaluated[1]
+
+
+def test_a_member_whose_logits_are_infinite_at_a_finite_loss_fails_alone() -> None:
+    class Overflows(MLP):
+        def forward(self, images: Tensor) -> Tensor:
+            overflows = (self.loss.q == 1) & (torch.arange(10) == 0)  # (C,)
+            return torch.where(overflows, torch.inf, super().forward(images))
+
+    models = [Overflows((10,), loss=GeneralizedCrossEntropyLoss(q), optimizer=adam(0.01, 0.0)) for q in (0.5, 1.0)]
+    together = train_together(models, [0, 0], TinyDigits(batch_size=20), 1)
+    assert together.stopped == {1}
+    assert str(together.failures[1]).startswith("the logits became inf in epoch 0, step 0.")
 
 
 def test_each_member_sees_its_own_augmentation() -> None:
@@ -257,74 +284,32 @@ def test_common_images_give_what_own_copies_give() -> None:
     torch.testing.assert_close(population(images), population(images.expand(4, 3, 1, 28, 28)))
 
 
-TINY = ["--model", "MLP", "--model.hidden", "[16]", "--data", "tiny_digits.TinyDigits", "--model.loss", "FocalLoss"]
+def adam_with_a_hook(parameters: Any) -> torch.optim.Optimizer:
+    optimizer = torch.optim.Adam(parameters)
+    optimizer.register_step_post_hook(lambda *_: None)
+    return optimizer
 
 
-def key(*changes: str) -> str | None:
-    command_line = CommandLine([*TINY, *changes], "losslab sweep")
-    return shared_model_key(command_line.resolved(), command_line.build())
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        ("--model.loss.gamma", "5"),
-        ("--seed_everything", "3"),
-        ("--model.optimizer", "torch.optim.Adam", "--model.optimizer.lr", "0.5"),
-        ("--model.optimizer", "torch.optim.Adam", "--model.optimizer.weight_decay", "0.5"),
-    ],
-    ids=" ".join,
-)
-@pytest.mark.usefixtures("own_folder")
-def test_what_is_stacked_or_each_optimisers_own_may_differ(changes: tuple[str, ...]) -> None:
-    adam = ("--model.optimizer", "torch.optim.Adam") if "--model.optimizer" in changes else ()
-    assert key(*adam) == key(*changes) is not None
+def without_reduction(logits: Tensor, labels: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(logits, labels, reduction="none")
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("arguments", "reason"),
     [
-        ("--model.hidden", "[8]"),
-        ("--model.dropout", "0.5"),
-        ("--model.loss", "CrossEntropyLoss"),
-        ("--model.loss.label_smoothing", "0.1"),
-        ("--model.loss.reduction", "sum"),
-        ("--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.1"),
-        ("--data.batch_size", "32"),
-        ("--data.label_noise", "0.1"),
-        ("--trainer.max_epochs", "7"),
+        ([{"optimizer": Lion}] * 2, "Lion.step may act on all of its parameters at once"),
+        ([{"optimizer": torch.optim.LBFGS}] * 2, "LBFGS.step may act on all"),
+        ([{"optimizer": adam_with_a_hook}] * 2, "Adam has hooks"),
+        ([{"loss": Private(1.0)}, {"loss": Private(3.0)}], "loss._scale of MLP differs between members"),
+        ([{"loss": CountsAtStart(0.5)}, {"loss": CountsAtStart(0.9)}], "loss.weights of MLP differs between members"),
     ],
-    ids=" ".join,
 )
-@pytest.mark.usefixtures("own_folder")
-def test_all_else_makes_another_population(changes: tuple[str, ...]) -> None:
-    assert key(*changes) not in (key(), None)
+def test_what_is_not_each_members_own_is_refused(arguments: list[dict[str, Any]], reason: str) -> None:
+    """An optimiser over all members' weights; a number, or a tensor computed in set_class_counts, that is no buffer."""
+    with pytest.raises(TrainAloneError, match=reason):
+        train_together([MLP((10,), **own) for own in arguments], [0, 0], TinyDigits(batch_size=20), 1)
 
 
-@pytest.mark.usefixtures("own_folder")
-def test_seeds_that_draw_other_images_make_other_populations() -> None:
-    tail = ("--data.imbalance", "0.2")
-    assert key(*tail, "--seed_everything", "1") != key(*tail, "--seed_everything", "2")
-    assert key(*tail, "--seed_everything", "1") == key(*tail, "--seed_everything", "1", "--model.loss.gamma", "3")
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        ("--trainer.gradient_clip_val", "1"),
-        ("--trainer.accumulate_grad_batches", "2"),
-        ("--model.optimizer", "torch.optim.LBFGS"),
-    ],
-    ids=" ".join,
-)
-@pytest.mark.usefixtures("own_folder")
-def test_what_acts_on_all_weights_at_once_is_trained_alone(changes: tuple[str, ...]) -> None:
-    assert key(*changes) is None
-
-
-@pytest.mark.usefixtures("own_folder")
-def test_a_number_that_is_no_buffer_is_never_shared() -> None:
-    """torch's own loss keeps its smoothing as a Python number, which vmap would take from the first member."""
-    torchs = ("--model.loss", "torch.nn.CrossEntropyLoss", "--model.loss.label_smoothing")
-    assert key(*torchs, "0.1") != key(*torchs, "0.2")
-    assert key(*torchs, "0.1") == key(*torchs, "0.1", "--seed_everything", "3")
+def test_a_population_with_losses_of_single_images_is_refused_as_each_member_is() -> None:
+    with pytest.raises(UserError, match="scalar"):
+        train_together([MLP((10,), loss=without_reduction) for _ in "12"], [0, 0], TinyDigits(batch_size=20), 1)

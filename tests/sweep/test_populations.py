@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import Trainer
 from optuna.trial import TrialState
 from small_studies import trials
@@ -13,9 +14,11 @@ from tiny_digits import TinyDigits
 
 from losslab.cli import main
 from losslab.models import MLP
-from losslab.run import read_predictions
-from losslab.study import read_results
-from losslab.sweep.populations import MEASURED, WARM_UP, Stopwatch
+from losslab.run import CommandLine, read_checkpoint, read_predictions
+from losslab.study import Setting, read_results
+from losslab.sweep.eligibility import TrainAloneError
+from losslab.sweep.populations import MEASURED, WARM_UP, Member, Stopwatch, require_same_images
+from losslab.sweep.training import Training
 
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(4, WARM_UP + MEASURED), (100, 2)])
@@ -95,6 +98,11 @@ def test_results_and_records_are_those_of_trainings_one_by_one(
         assert files[0] - files[1] == {"best.ckpt"}
         manifest = json.loads((folders[1] / "manifest.json").read_text())
         assert manifest["status"] == "finished"
+        checkpoints = [read_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in folders]
+        kept = {key: checkpoints[0][key] for key in checkpoints[1]}  # without optimiser and callbacks
+        torch.save(kept | {"epoch_so_far": checkpoints[1]["epoch_so_far"]}, "solo.ckpt")
+        member_size = (folders[1] / "checkpoints" / "last.ckpt").stat().st_size
+        assert abs(member_size - Path("solo.ckpt").stat().st_size) < 500
     assert sorted(r["population"]["place"] for r in together) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert states("together") == states("alone") == [TrialState.COMPLETE] * 4
 
@@ -105,6 +113,23 @@ def test_results_and_records_are_those_of_trainings_one_by_one(
         "metrics"
     ]
     assert metrics["val/acc"] == pytest.approx(together[0]["metrics"]["val/acc"])
+
+
+def test_data_that_depend_on_the_seed_are_not_shared() -> None:
+    """Of a data module of one's own; losslab's has its seeds in the population's key."""
+
+    def members(data: str) -> list[Member]:
+        built = []
+        for seed in ("0", "1"):
+            line = CommandLine(["--model", "MLP", "--data", data, "--seed_everything", seed], "losslab sweep")
+            training = Training(Path("runs/x"), Setting("", {}), "", int(seed), 0, "")
+            built.append(Member(None, training, line.build(), line.resolved()))  # type: ignore[arg-type]
+        built[0].parts.data.setup("fit")
+        return built
+
+    require_same_images(members("tiny_digits.TinyDigits"))
+    with pytest.raises(TrainAloneError, match="DigitsOfTheSeed loads other images for another seed"):
+        require_same_images(members("own_steps.DigitsOfTheSeed"))
 
 
 def check_that_the_winner_is_the_same_alone(model: str, data: str, epochs: int, folder: Path) -> None:

@@ -7,6 +7,7 @@ from small_studies import LEARNING_RATES, LR, TUNED, TUNED_EXPERIMENT
 
 from losslab.cli import main
 from losslab.report import read_trials, summarise_folder
+from losslab.study import read_declared
 from losslab.study.setting import tuning_range
 
 
@@ -21,7 +22,7 @@ def test_every_loss_gets_the_same_list_and_an_end_that_is_best_is_extended(tuned
         values, best = tried[setting.arm], setting.varied[LR]
         assert min(values) < best < max(values) or best in limits
     assert any(max(values) > LEARNING_RATES[-1] for values in tried.values())  # these learning rates are low
-    assert len(read_trials(tuned_study, "journal").trials) == sum(map(len, tried.values()))
+    assert len(read_trials(tuned_study, read_declared(tuned_study)).trials) == sum(map(len, tried.values()))
 
 
 def test_what_is_compared_is_each_loss_at_its_best(tuned_study: Path) -> None:
@@ -37,9 +38,9 @@ def test_what_is_compared_is_each_loss_at_its_best(tuned_study: Path) -> None:
 
 
 def test_a_second_call_extends_nothing_more(study: Path) -> None:
-    before = len(read_trials(study, "journal").trials)
+    before = len(read_trials(study, read_declared(study)).trials)
     assert main(["sweep", "--config", "study.yaml", "--name", "tuned"]) == 0
-    assert len(read_trials(study, "journal").trials) == before
+    assert len(read_trials(study, read_declared(study)).trials) == before
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,17 @@
 
 command: `losslab sweep`: check everything, print the number of trainings and the disk space, run, and show the results
 confirm: `losslab confirm`: train the best settings again on fresh seeds, and read the test images once
+identity: study.json; whether code and images are still those that the study began with
 study: the loop: ask Optuna for trials, train them, tell the results
 training: one setting at one seed: a fit whose last epoch becomes a result
 populations: group compatible trainings, and train each group as one
 population: many classifiers as one vectorised model
+eligibility: which trainings may form a population, and why the others are trained alone
 ownership: which process runs a trial, and whether that process is alive
 storage: where Optuna keeps a study: a journal file, or a database that may be away for a while
 workers: several processes on one study, and their parent
 display: the progress bar of a study
 """
 
-from losslab.sweep.command import MAY_CHANGE
+from losslab.sweep.identity import MAY_CHANGE
 from losslab.sweep.population import Population, PopulationData

@@ -1,19 +1,40 @@
 """`losslab sweep`: check everything, print the number of trainings and the disk space, run, show the results."""
 
 import argparse
-import json
 import logging
 import os
 import shlex
 from pathlib import Path
+from typing import Any
 
-import yaml
+import torch
 
 from losslab.data import ImageDataModule
 from losslab.errors import UserError, did_you_mean
 from losslab.metrics import metric_keys
-from losslab.report import Summary, show_summary, summarise_folder, write_report
-from losslab.run import RUNS, SEED, CommandLine, Config, OptionParser, differences, read_yaml, study_name, write_whole
+from losslab.report import (
+    Summary,
+    counting_confirmation,
+    is_loss,
+    loss_identity,
+    show_summary,
+    summarise_folder,
+    write_best_file,
+    write_report,
+)
+from losslab.run import (
+    ACCEPT,
+    RUNS,
+    SEED,
+    CommandLine,
+    Config,
+    OptionParser,
+    code_digests,
+    named_folder,
+    read_yaml,
+    require_complete,
+    study_name,
+)
 from losslab.study import Setting, corner_settings, grid_settings, group_keys, read_results, read_study
 from losslab.sweep.display import Display
 from losslab.sweep.storage import hide_password
@@ -21,9 +42,6 @@ from losslab.sweep.study import Study
 from losslab.sweep.workers import PARENT, STORAGE, Workers, parent_is_gone
 
 _log = logging.getLogger("losslab")
-
-MAY_CHANGE = ("trials", "keep", "storage", "family", "baseline", "population", "max_retry", "time_limit")
-"""Keys of a study file that may change between two calls, because no training depends on them."""
 
 
 def sweep_command(tokens: list[str]) -> None:
@@ -46,7 +64,9 @@ def sweep_command(tokens: list[str]) -> None:
     options, changes = parser.parse_known_args(tokens)
     require_positive(options, "workers")
     is_worker = PARENT in os.environ
-    if is_worker:
+    if not is_worker:  # one of a confirmation is given gamma/confirm
+        named_folder(options.config.stem if options.name is None else options.name)
+    else:
         options.storage = os.environ[STORAGE]
     given = {key: getattr(options, key) for key in ("experiment", "seeds", "trials", "storage", "population", "keep")}
     given = {key: value for key, value in given.items() if value is not None}
@@ -60,9 +80,11 @@ def sweep_command(tokens: list[str]) -> None:
         return
     # study.json must not hold a database's password.
     storage = [] if options.storage is None else ["--storage", hide_password(study_file.storage)]
+    tokens = [token for token in tokens if token != ACCEPT]
     command = f"losslab sweep {shlex.join([*without_options(tokens, '--storage'), *storage])}"
     worker_tokens = without_options(tokens, "--workers", "--storage")
-    run_study(study, read_yaml(options.config) | given, command, options.workers, worker_tokens)
+    content = read_yaml(options.config) | given
+    run_study(study, content, command, options.workers, worker_tokens, options.accept_code_change)
     summary, _ = summarise_folder(study.folder)
     show_summary(summary, study.folder)
     write_best(study, summary)
@@ -70,11 +92,12 @@ def sweep_command(tokens: list[str]) -> None:
 
 
 def add_running_options(parser: argparse.ArgumentParser) -> None:
-    """Add --population and --workers, which `sweep` and `confirm` share."""
+    """Add --population, --workers and --accept-code-change, which `sweep` and `confirm` share."""
     parser.add_argument(
         "--population", type=population, metavar="N", help="trainings at once, or 'auto' (default: the file's)"
     )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
+    parser.add_argument(ACCEPT, action="store_true", help="go on although code changed; the page shows it")
 
 
 def population(text: str) -> int | str:
@@ -100,7 +123,15 @@ def without_options(tokens: list[str], *names: str) -> list[str]:
     return kept
 
 
-def run_study(study: Study, content: Config, command: str, workers: int, worker_tokens: list[str]) -> None:
+def run_study(
+    study: Study,
+    content: Config,
+    command: str,
+    workers: int,
+    worker_tokens: list[str],
+    accept_code: bool = False,
+    origin: Path | None = None,
+) -> None:
     """Check a study, train what is left of it, and print its failures.
 
     Args:
@@ -109,12 +140,14 @@ def run_study(study: Study, content: Config, command: str, workers: int, worker_
         command: the user's command, for study.json.
         workers: number of processes.
         worker_tokens: arguments of `losslab sweep` for each process, if there are several.
+        accept_code: go on although code changed.
+        origin: the folder of the study that this one confirms.
 
     Raises:
         UserError: before any training, if a setting, the data or the folder cannot be used, or the folder holds another
-            study; afterwards, if no training succeeded.
+            study; if code or images changed; afterwards, if no training succeeded.
     """
-    data, parameters = _check_settings(study)
+    data, parameters, code = _check_settings(study)
     storage = {"storage": hide_password(study.file.storage)}
     record = {
         "study": content | storage,
@@ -122,8 +155,10 @@ def run_study(study: Study, content: Config, command: str, workers: int, worker_
         "data": {"name": data.data_name, **data.hashes},
         "declared": study.file.declared() | storage,
         "command": command,
+        "code": code,
     }
-    _write_record(study.folder, record)
+    study.identity.write_record(record, accept_code, origin)
+    study.identity.require_images_of_results()
     study.open()
     done = len(read_results(study.folder))
     _announce(study, done, parameters, data)
@@ -138,22 +173,34 @@ def run_study(study: Study, content: Config, command: str, workers: int, worker_
         raise UserError(f"no training of {study.folder} succeeded; the errors are above.")
 
 
-def _check_settings(study: Study) -> tuple[ImageDataModule, int]:
+def _check_settings(study: Study) -> tuple[ImageDataModule, int, dict[str, str]]:
     """Parse and build every setting of a grid, or the corners of a search; read and check the data once.
 
     Returns:
-        The experiment's data, and the number of parameters of the largest model.
+        The experiment's data, the number of parameters of the largest model, and the digests of all settings' code.
     """
     file, command_line = study.file, study.command_line
     command_line.parse_config({**study.base, SEED: file.seeds[0]})
     data = command_line.build().data
-    largest, dropped = 0, dict[str, list[str]]()
+    code = code_digests(study.base)
+    largest, dropped, losses, labels = 0, dict[str, list[str]](), dict[str, str](), dict[str, str]()
     for setting in corner_settings(file) if file.is_search else grid_settings(file):
         try:
-            study.configure(setting, file.seeds[0])
-            model = command_line.build().model
+            identity = study.configure(setting, file.seeds[0])
+            code |= code_digests(command_line.resolved())
+            parts = command_line.build()
+            require_complete(command_line.resolved(), parts, as_result=True)
+            model = parts.model
         except UserError as error:
             raise UserError(f"setting {study.label(setting)}: {error}") from error
+        if not file.is_search and identity in labels:
+            raise UserError(
+                f"settings {labels[identity]} and {study.label(setting)} have the same configuration: delete one."
+            )
+        labels[identity] = study.label(setting)
+        if any(map(is_loss, (file.monitor, *file.family))):
+            config = command_line.resolved()
+            losses.setdefault(loss_identity(config, _weighs_by_frequency(model)), setting.label(several_arms=True))
         largest = max(largest, sum(parameter.numel() for parameter in model.parameters()))
         if "model" in file.arms[setting.arm]:
             dropped[setting.arm] = _dropped_arguments(study.base, command_line.resolved())
@@ -163,43 +210,40 @@ def _check_settings(study: Study) -> tuple[ImageDataModule, int]:
     data.prepare_data()
     data.setup("fit")
     if file.stage == "confirm":
-        data.load_test()  # a missing file is found now, not after hours of training
+        data.setup("test")  # a missing file is found now, not after hours of training
     groups = group_keys(dict(zip(data.class_names, data.class_counts.tolist(), strict=True)))
     known = [f"val/{key}" for key in ("loss", *metric_keys(data.class_names), *groups)]
     for key in (file.monitor, *file.family):
         if key not in known:
             raise UserError(f"there is no metric {key!r}{did_you_mean(key, known)}")
-    return data, largest
+    if len(losses) > 1:
+        settings = " and ".join([*losses.values()][:2])
+        raise UserError(
+            f"{'monitor' if is_loss(file.monitor) else 'family'} is val/loss, but settings differ in their loss "
+            f"({settings}), and losses are on different scales. Give another metric, such as val/f1/macro."
+        )
+    return data, largest, code
+
+
+def _weighs_by_frequency(model: Any) -> bool:
+    """Return whether the values of a model's loss depend on how many training images each class has."""
+    loss, classes = model.loss, model.num_classes
+    if not hasattr(loss, "set_class_counts"):
+        return False
+    values, logits = [], torch.arange(classes * classes).reshape(classes, classes).sin()  # (C, C)
+    for counts in (torch.ones(classes, dtype=torch.int64), torch.arange(1, classes + 1)):
+        loss.set_class_counts(counts)
+        try:
+            values.append(loss(logits, torch.arange(classes)).sum().item())
+        except (ValueError, RuntimeError):  # it cannot be trained either, which the training says
+            return False
+    return values[0] != values[1]
 
 
 def _dropped_arguments(base: Config, config: Config) -> list[str]:
     """Return which of the model's loss, optimizer and lr_scheduler `base` sets and `config` leaves at their default."""
     before, after = (each["model"]["init_args"] for each in (base, config))
     return [name for name in ("loss", "optimizer", "lr_scheduler") if before.get(name) and not after.get(name)]
-
-
-def _write_record(folder: Path, record: Config) -> None:
-    """Write study.json; raise UserError if the folder holds another study."""
-    file = folder / "study.json"
-    record = json.loads(json.dumps(record))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            write_whole(file, json.dumps(record, indent=1) + "\n")
-            return
-        former = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot use the study folder {folder}: {error}. Repair it, or give another --name.") from None
-    changed = [
-        f"{part}.{line}"
-        for part in ("study", "experiment", "data")
-        for line in differences(former[part], record[part])
-        if part != "study" or not line.startswith(MAY_CHANGE)
-    ]
-    if changed:
-        raise UserError(f"{folder} holds a study that differs: {'; '.join(changed)}. Give this one another --name.")
-    if record != former:
-        write_whole(file, json.dumps(record, indent=1) + "\n")
 
 
 def _announce(study: Study, done: int, parameters: int, data: ImageDataModule) -> None:
@@ -217,12 +261,12 @@ def _announce(study: Study, done: int, parameters: int, data: ImageDataModule) -
 
 
 def write_best(study: Study, summary: Summary) -> None:
-    """Write the chosen setting's whole configuration to best.yaml; comments in front say how it was chosen."""
+    """Write the search's choice to best.yaml, with comments, unless a confirmation's choice counts (`write_report`)."""
     chosen, folder = summary.chosen, study.folder
+    if counting_confirmation(folder) is not None:
+        return
     study.configure(Setting(chosen.arm, chosen.varied), study.file.seeds[0])
-    config = yaml.safe_dump(study.command_line.resolved(), sort_keys=False)
-    header = f"# {chosen.label}, chosen by the study {folder.name} on validation.\n# {' '.join(summary.answer)}\n"
+    lines = [f"{chosen.label}, chosen by the study {folder.name} on validation.", " ".join(summary.answer)]
     if chosen is not summary.best:
-        header += f"# So this is the baseline, {chosen.label}, and not {summary.best.label}.\n"
-    write_whole(folder / "best.yaml", f"{header}# Train it: losslab fit --config {folder}/best.yaml\n{config}")
-    print(f"{folder}/best.yaml: {chosen.label}")
+        lines.append(f"So this is the baseline, {chosen.label}, and not {summary.best.label}.")
+    write_best_file(folder, chosen.label, lines, study.command_line.resolved())

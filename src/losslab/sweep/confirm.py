@@ -8,7 +8,6 @@ import json
 import shlex
 from pathlib import Path
 
-import yaml
 from filelock import FileLock
 
 from losslab.errors import UserError
@@ -25,6 +24,7 @@ from losslab.report import (
     write_report,
 )
 from losslab.run import (
+    ACCEPT,
     RUNS,
     SEED,
     CommandLine,
@@ -33,8 +33,10 @@ from losslab.run import (
     OptionParser,
     RunFolder,
     config_hash,
+    dump_yaml,
     earlier_reads,
     evaluate_run,
+    read_record,
     read_yaml,
     study_name,
     utc_now,
@@ -55,7 +57,7 @@ from losslab.sweep.ownership import count_spent
 from losslab.sweep.study import Study
 from losslab.sweep.training import checkpoint_folders, drop_checkpoints
 
-KEPT_KEYS = ("monitor", "direction", "family", "population", "max_retry", "time_limit")
+KEPT_KEYS = ("monitor", "family", "population", "max_retry", "time_limit")
 """Keys of a study file that its confirmation takes over."""
 
 
@@ -106,15 +108,16 @@ def confirm_command(tokens: list[str]) -> None:
     if options.population is not None:
         worker_tokens += ["--population", str(options.population)]
     content = read_yaml(confirm / "study.yaml") | given
+    tokens = [token for token in tokens if token != ACCEPT]
     command = f"losslab confirm {shlex.join(without_options(tokens, '--workers'))}"
-    run_study(study, content, command, options.workers, worker_tokens)
+    run_study(study, content, command, options.workers, worker_tokens, options.accept_code_change, folder)
     _read_test_images(confirm, command_line, configs)
     summary, _ = summarise_folder(confirm)
     drop_checkpoints(checkpoint_folders(confirm), {summary.best.setting_hash})
     confirmation = read_confirmation(confirm)
     assert confirmation is not None
     show_summary(confirmation.summary, confirm)
-    print(confirmation.status_text)
+    print(f"{confirmation.status_text} {confirmation.choice_text}")
     write_report(folder)
 
 
@@ -140,7 +143,7 @@ def _study_folder(given: Path) -> Path:
 def _finished_summary(folder: Path, record: Config) -> Summary:
     """Return the study's summary; raise UserError if the study is not finished."""
     summary, _ = summarise_folder(folder)
-    known = read_trials(folder, summary.study.storage)
+    known = read_trials(folder, summary.study)
     if known.unreadable:
         raise UserError(
             f"whether {folder} is finished is unknown, since its trials cannot be read ({known.unreadable}). "
@@ -168,9 +171,8 @@ def _choose(summary: Summary, top: int | None) -> tuple[list[SettingResults], st
 
     The declared baseline does not count as one of the best. A search has none; its best setting is the baseline.
     """
-    ranked = sorted(summary.complete, key=lambda s: -summary.study.sign * s.mean_sd(summary.study.monitor)[0])
-    baseline = summary.baseline or ranked[0]
-    kept = [baseline, *[setting for setting in ranked if setting is not baseline][:top]]
+    baseline = summary.baseline or summary.ranked[0]
+    kept = [baseline, *[setting for setting in summary.ranked if setting is not baseline][:top]]
     if len(kept) == 1:
         raise UserError(f"{summary.name} has one setting only: there is nothing to compare it with.")
     return [setting for setting in summary.complete if setting in kept], baseline.label
@@ -213,8 +215,8 @@ def _write_files(
         "stage": "confirm",
     }
     confirm.mkdir(parents=True, exist_ok=True)
-    write_whole(confirm / "experiment.yaml", yaml.safe_dump(record["experiment"], sort_keys=False))
-    write_whole(confirm / "study.yaml", yaml.safe_dump(content, sort_keys=False))
+    write_whole(confirm / "experiment.yaml", dump_yaml(record["experiment"]))
+    write_whole(confirm / "study.yaml", dump_yaml(content))
     return confirm
 
 
@@ -236,6 +238,7 @@ def _read_test_images(confirm: Path, command_line: CommandLine, configs: dict[st
 
     A read is recorded before it happens. After a kill between a read and its result, the confirmation needs `--again`.
     """
+    test_images = (read_record(confirm / "study.json") or {}).get("data", {}).get("test")
     with FileLock(confirm / "test.lock"):  # another call of the same command waits, and finds the results
         unread = [
             (result, path)
@@ -249,6 +252,7 @@ def _read_test_images(confirm: Path, command_line: CommandLine, configs: dict[st
             config = {**configs[result["setting_hash"]], SEED: result["seed"]}
             command_line.parse_config(config)
             before = earlier_reads({config_hash(config)}, result["data_name"])
-            _, metrics = evaluate_run("test", FinishedRun(run, run.checkpoint("last"), command_line))
+            finished = FinishedRun(run, run.checkpoint("last"), command_line)
+            _, metrics = evaluate_run("test", finished, test_images)
             reading = {"tested_at": utc_now(), "earlier_reads": len(before)}
             write_result(path, result | {"metrics": result["metrics"] | metrics} | reading)

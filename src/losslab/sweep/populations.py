@@ -29,8 +29,10 @@ from losslab.run import (
 )
 from losslab.study import Result, Setting, StudyFile, read_result
 from losslab.sweep.display import Display, TrainingProgress
+from losslab.sweep.eligibility import TrainAloneError, shared_model_key, why_alone
+from losslab.sweep.identity import StudyChangedError
 from losslab.sweep.ownership import LeaseLostError
-from losslab.sweep.population import Population, PopulationData, shared_model_key
+from losslab.sweep.population import Population, PopulationData
 from losslab.sweep.training import TimeLimitError, Training, describe_error
 
 WARM_UP, MEASURED = 5, 20
@@ -115,6 +117,16 @@ class MemberRecords(Checkpoint):
         trainer.should_stop = len(pl_module.stopped) == len(self._folders)
 
 
+def require_same_images(members: Sequence[Member]) -> None:
+    """Raise TrainAloneError if a data module of the user's own, set up for the first member, depends on the seed."""
+    data = members[0].parts.data
+    other = next((m.parts.data for m in members if m.training.seed != members[0].training.seed), data)
+    if other is not data and not type(data).__module__.startswith("losslab."):
+        other.setup("fit")
+        if other.hashes != data.hashes:
+            raise TrainAloneError(f"{type(data).__name__} loads other images for another seed")
+
+
 def _write_member(parts: Parts, folder: RunFolder) -> None:
     """Write a member's predictions, and a checkpoint that `losslab test` can evaluate."""
     member = parts.model
@@ -145,7 +157,8 @@ class Populations:
     ) -> None:
         self.size = AUTO_SIZE if study.population == "auto" else study.population
         self._command_line, self._configure, self._study, self._display = command_line, configure, study, display
-        self._is_faster: dict[str, bool] = {}
+        self._together: dict[str, bool] = {}
+        self._said: set[str] = set()
 
     def train(self, trials: Sequence[tuple[Trial, Sequence[Training]]], callbacks: Sequence[Callback] = ()) -> Failures:
         """Train the trainings that can be trained together, and write their results.
@@ -164,8 +177,10 @@ class Populations:
                     self._configure(training.setting, training.seed)
                     parts = self._command_line.build(logger_arguments=training.tracker_arguments())
                     config = self._command_line.resolved()
-                    key = shared_model_key(config, parts)
-                    if key is not None:
+                    if reason := why_alone(config, parts):
+                        self._say_alone(reason)
+                    else:
+                        key = shared_model_key(config, parts)
                         groups.setdefault(key, {})[training.key] = Member(trial, training, parts, config)
         failures: Failures = {}
         for key, group in groups.items():
@@ -173,15 +188,25 @@ class Populations:
             for start in range(0, len(members), self.size):
                 chunk = members[start : start + self.size]
                 if len(chunk) > 1 and self._should_train_together(key, [member.training for member in chunk]):
-                    failures |= self._train(chunk, callbacks)
+                    failures |= self._train(key, chunk, callbacks)
         return failures
 
-    def _train(self, members: list[Member], callbacks: Sequence[Callback]) -> Failures:
+    def _say_alone(self, reason: object) -> None:
+        """Print, once, why trainings are trained alone."""
+        if str(reason) not in self._said:
+            self._said.add(str(reason))
+            self._display.print(f"{reason}: trained alone.")
+
+    def _train(self, key: str, members: list[Member], callbacks: Sequence[Callback]) -> Failures:
         label = f"{len(members)} trainings as one"
         try:
             outcomes = self._train_as_one(members, [TrainingProgress(self._display, label, len(members)), *callbacks])
-        except (OSError, LeaseLostError, UpdateFinishedTrialError):
+        except (OSError, LeaseLostError, UpdateFinishedTrialError, StudyChangedError):
             raise
+        except TrainAloneError as error:
+            self._say_alone(error)
+            self._together[key] = False
+            return {}
         except TimeLimitError as error:
             self._display.print(f"{label}: {error}.")
             return {member.training.key: error for member in members}
@@ -206,6 +231,7 @@ class Populations:
         data = members[0].parts.data
         data.prepare_data()
         data.setup("fit")
+        require_same_images(members)
         folders = []
         for place, (_, training, parts, config) in enumerate(members):
             training.remove_remains()
@@ -245,20 +271,22 @@ class Populations:
 
     def _should_train_together(self, key: str, trainings: Sequence[Training]) -> bool:
         """Return True for a given size; for "auto", measure a few steps, once for each `shared_model_key`."""
-        if self._study.population != "auto":
-            return True
-        if key not in self._is_faster:
+        if key not in self._together and self._study.population == "auto":
             try:
                 ratio = self._step_seconds(trainings[:1]) * len(trainings) / self._step_seconds(trainings)
+            except TrainAloneError as error:
+                self._say_alone(error)
+                self._together[key] = False
+                return False
             except Exception as error:
                 ratio = 0.0
                 self._display.print(f"{len(trainings)} trainings as one: {describe_error(error)}")
-            self._is_faster[key] = ratio > 1
+            self._together[key] = ratio > 1
             self._display.print(
                 f"{len(trainings)} trainings as one take {ratio:.1f} times fewer seconds a step than one by one: "
                 f"trained {'together' if ratio > 1 else 'one by one'}."
             )
-        return self._is_faster[key]
+        return self._together.get(key, True)
 
     def _step_seconds(self, trainings: Sequence[Training]) -> float:
         """Measure a step of several trainings as one population, or of one training alone."""

@@ -1,6 +1,7 @@
 """The loop of a study, in one of its processes: ask Optuna for trials, train them at each seed, tell the results."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from lightning.pytorch import Callback
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from losslab.errors import UserError
+from losslab.errors import TrainingError, UserError
 from losslab.run import CommandLine
 from losslab.study import (
     Setting,
@@ -24,6 +25,7 @@ from losslab.study import (
     tuning_extensions,
 )
 from losslab.sweep.display import Display, TrainingProgress
+from losslab.sweep.identity import DataCheck, Identity, StudyChangedError
 from losslab.sweep.ownership import (
     LEASE_SECONDS,
     Lease,
@@ -61,8 +63,10 @@ class Study:
 
     def __init__(self, study: StudyFile, folder: Path, command_line: CommandLine) -> None:
         self.file, self.folder, self.command_line = study, folder, command_line
+        self.command_line.monitor = study.monitor
         self.base = command_line.resolved()
         self._lock = FileLock(folder / "lock")
+        self.identity = Identity(study, folder, command_line, self._lock)
 
     def open(self, wait: bool = False) -> None:
         """Open or create the Optuna study; `wait`: retry a database that does not answer (it has answered before).
@@ -143,7 +147,7 @@ class Study:
             if trial.user_attrs.get("retries", 0) <= self.file.max_retry
             and not waits_for_another(others, trial, self._lease)
         ]
-        callbacks = [LeaseCheck(self._lease, ready), TimeLimit(self.file.time_limit, len(ready))]
+        callbacks = [*self._checks(ready), TimeLimit(self.file.time_limit, len(ready))]
         try:
             return populations.train(
                 [(trial, [self._training(trial, seed) for seed in self.file.seeds]) for trial in ready], callbacks
@@ -153,9 +157,17 @@ class Study:
         except OSError as error:
             raise UserError(f"in {self.folder}: {error}. The same command continues the study.") from error
 
+    def _checks(self, trials: list[Trial]) -> list[Callback]:
+        settings = [trial.user_attrs["setting_hash"] for trial in trials if "setting_hash" in trial.user_attrs]
+        return [
+            LeaseCheck(self._lease, trials),
+            DataCheck(functools.partial(self.identity.require_same_images, settings=settings)),
+        ]
+
     def _training(self, trial: Trial, seed: int) -> Training:
         setting = suggest_setting(self.file, trial)
         setting_hash = self.configure(setting, seed)
+        self.identity.require_same_code()
         if trial.user_attrs.get("setting_hash") != setting_hash:
             trial.set_user_attr("setting_hash", setting_hash)
         # A process that lost this setting and is still alive must not write into the same folder.
@@ -188,7 +200,7 @@ class Study:
                 self._lease.check(trial)
                 self._lease.extend(trial)
                 time.sleep(POLL_SECONDS)
-            callbacks = [LeaseCheck(self._lease, [trial]), TimeLimit(self.file.time_limit)]
+            callbacks = [*self._checks([trial]), TimeLimit(self.file.time_limit)]
             values = [
                 self._train_at(trial, seed, failures, callbacks, first=number == 0, display=display)
                 for number, seed in enumerate(self.file.seeds)
@@ -196,9 +208,11 @@ class Study:
         except optuna.TrialPruned as pruned:
             display.print(f"{label}: {pruned}")
             self._tell(trial, state=TrialState.PRUNED)
-        except (LeaseLostError, UpdateFinishedTrialError, OSError):
+        except (LeaseLostError, UpdateFinishedTrialError, OSError, StudyChangedError):
             raise
         except Exception as error:  # whatever error a setting causes, the others go on
+            if not isinstance(error, TrainingError):  # it may be that the images are gone
+                self.identity.require_still(*self.identity.own_images())
             failure = describe_error(error)
             trial.set_user_attr("failure", failure)
             display.print(f"{label}: failed: {failure}")

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
+from losslab.errors import TrainingError
 from losslab.run import (
     CommandLine,
     Config,
@@ -85,7 +87,10 @@ class Training(NamedTuple):
     def write_result(self, metrics: dict[str, float]) -> Result:
         """Write and return the finished run's result; if another process was first, return the result that it wrote."""
         manifest = RunFolder(self.run_path).manifest()
-        kept = ("data_name", "class_counts", "hashes", "device", "precision", "seconds", "started_at", "population")
+        kept = (
+            "data_name", "class_counts", "hashes", "code", "conditions", "device", "precision", "float32", "seconds",
+            "started_at", "population",
+        )  # fmt: skip
         result: Result = {
             "study": study_name(self.study_folder),
             "label": self.label,
@@ -106,8 +111,12 @@ class Pruning(Callback):
 
     def __init__(self, trial: optuna.Trial, monitor: str) -> None:
         self._trial, self._monitor = trial, monitor
+        self._reported = -1
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch <= self._reported or trainer.state.fn != TrainerFn.FITTING:
+            return  # a second validation in an epoch, or the one after the fit
+        self._reported = trainer.current_epoch
         self._trial.report(float(trainer.callback_metrics[self._monitor]), trainer.current_epoch)
         unfinished = trainer.current_epoch + 1 < (trainer.max_epochs or 0)
         if unfinished and self._trial.should_prune():
@@ -121,9 +130,17 @@ def train(command_line: CommandLine, training: Training, callbacks: list[Callbac
         command_line: holds the training's configuration.
         training: the training.
         callbacks: added to the Trainer's.
+
+    Raises:
+        TrainingError: the training was cut short, so that it is no result.
     """
     training.remove_remains()
     fitted = fit_run(command_line, training.run_path, False, callbacks, training.tracker_arguments())
+    if fitted.partial is not None:
+        finish_trackers(fitted.trainer)
+        if fitted.interrupted_by is not None:
+            raise Interrupted(fitted.interrupted_by)
+        raise TrainingError(f"the training is partial ({fitted.partial}): it ended before its epochs or steps")
     result = training.write_result(fitted.metrics)
     finish_trackers(fitted.trainer, fitted.summary())
     if fitted.interrupted_by is not None:

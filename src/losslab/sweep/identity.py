@@ -1,0 +1,215 @@
+"""What a study is: study.json; and whether its code and its images are still those that it began with."""
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from losslab.data import ImageDataModule
+from losslab.errors import UserError
+from losslab.run import (
+    SEED,
+    CommandLine,
+    Config,
+    code_digests,
+    continue_code,
+    differences,
+    read_record,
+    write_whole,
+)
+from losslab.study import Result, Setting, StudyFile, read_declared, read_result, read_results, result_path
+
+_log = logging.getLogger("losslab")
+
+MAY_CHANGE = ("trials", "keep", "storage", "family", "baseline", "direction", "population", "max_retry", "time_limit")
+"""Keys of a study file that may change between two calls, because no training depends on them."""
+
+
+class StudyChangedError(UserError):
+    """The code or the images are not the study's any more. It stops the study, and no setting has failed by it."""
+
+
+class Identity:
+    """A study's study.json, and the checks of code and images against it.
+
+    Args:
+        study: the study file.
+        folder: runs/<study>.
+        command_line: parses and builds the settings.
+        lock: the study's lock.
+    """
+
+    def __init__(self, study: StudyFile, folder: Path, command_line: CommandLine, lock: FileLock) -> None:
+        self._study, self._folder, self._command_line, self._lock = study, folder, command_line, lock
+        self._base = command_line.resolved()
+        self._file = folder / "study.json"
+
+    def write_record(self, record: Config, accept_code: bool, origin: Path | None = None) -> None:
+        """Write study.json.
+
+        Args:
+            record: study, experiment, data, declared and command, and `code`: the digests of the settings' code.
+            accept_code: go on although code changed, and note it in `code_changes`.
+            origin: the folder of the study that this one confirms.
+
+        Raises:
+            UserError: the folder holds another study, or images or code changed since its last call, or since `origin`.
+        """
+        record = json.loads(json.dumps(record))
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            former = json.loads(self._file.read_text()) if self._file.exists() else None
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"cannot use the study folder {self._folder}: {error}. Repair it, or give another --name."
+            ) from None
+        if former is not None:
+            former["data"] = record["data"] | former["data"]  # of before test images were recorded
+            changed = [
+                f"{part}.{line}"
+                for part in ("study", "experiment", "data")
+                for line in differences(former[part], record[part])
+                if part != "study" or not line.startswith(MAY_CHANGE)
+            ]
+            if changed:
+                raise UserError(
+                    f"{self._folder} holds a study that differs: {'; '.join(changed)}. Give this one another --name."
+                )
+            before, now = (each["declared"].get("direction") for each in (former, record))
+            if before != now and {"space", "arm_space", "pruner"} & former["study"].keys():
+                raise UserError(
+                    f"{self._folder} holds a study that differs: its trials were chosen to {before} "
+                    f"{record['declared'].get('monitor')}, which is to {now} now. Give this one another --name."
+                )
+            if "code" not in former and any(self._folder.glob("results/*/*.json")):
+                _log.warning(
+                    "NOTICE: %s has results of before code was recorded: whether it changed is unknown.", self._folder
+                )
+            known, where, instead = former | {"code": self._known_code(former)}, self._folder, "give another --name"
+        elif origin is not None:
+            sweep = read_record(origin / "study.json") or {}
+            if _images(sweep["data"]) != _images(record["data"]):  # a user's images may depend on the seed
+                self.require_still({**self._base, SEED: read_declared(origin).seeds[0]}, _images(sweep["data"]), origin)
+            code = {name: digest for name, digest in sweep.get("code", {}).items() if name in record["code"]}
+            known, where, instead = {"code": code}, origin, "sweep again under another --name"
+        else:
+            known, where, instead = {}, self._folder, ""
+        record |= continue_code(known, record["code"], where, instead, accept_code)
+        if record != former:
+            write_whole(self._file, json.dumps(record, indent=1) + "\n")
+
+    def _known_code(self, record: Config) -> dict[str, str]:
+        """Return the digests of study.json, and those of results that differ, unless the user has accepted them."""
+        known = dict(record.get("code", {}))
+        accepted = {pair for change in record.get("code_changes", []) for pair in change["former"].items()}
+        for result in read_results(self._folder):
+            known |= dict(result.get("code", {}).items() - accepted)
+        return known
+
+    def require_same_code(self) -> None:
+        """Compare the code of the command line's configuration with study.json, which gets what is new to it.
+
+        Raises:
+            StudyChangedError: another process trains the study with other code.
+        """
+        ours = code_digests(self._command_line.resolved())
+        record = read_record(self._file)
+        if record is None or ours.items() <= record.get("code", {}).items():
+            return
+        with self._lock:
+            record = read_record(self._file) or record
+            try:
+                record |= continue_code(record, ours, self._folder, "give another --name", accept=False)
+            except UserError as error:
+                raise StudyChangedError(str(error)) from None
+            write_whole(self._file, json.dumps(record, indent=1) + "\n")
+
+    def own_images(self) -> tuple[Config, tuple[str, str]]:
+        """Return the study's own configuration, and the name and hash of its images."""
+        record = read_record(self._file) or {}
+        return {**self._base, SEED: self._study.seeds[0]}, _images(record.get("data", {}))
+
+    def require_same_images(self, data: ImageDataModule, settings: Iterable[str]) -> None:
+        """Raise StudyChangedError if images changed since the study began, or since a setting's first result.
+
+        Args:
+            data: the images of the next training.
+            settings: hashes of the settings that are to be trained; one that varies the data may have other images than
+                the study, and those of a user's data module may depend on the seed.
+        """
+        paths = [path for key in settings for path in result_path(self._folder, key, 0).parent.glob("*.json")]
+        results = [result for path in paths if (result := read_result(path)) is not None]
+        ours = _images({"name": data.data_name, **data.hashes})
+        for config, images in [self.own_images(), *((self._config(result), _images(result)) for result in results)]:
+            if images != ours:
+                self.require_still(config, images)
+
+    def require_images_of_results(self) -> None:
+        """Raise StudyChangedError if a result's images are neither the study's nor those that its setting loads now."""
+        _, images = self.own_images()
+        loaded = set()
+        for result in read_results(self._folder):
+            if _images(result) != images:
+                config = self._config(result)
+                key = json.dumps([config["data"], config[SEED], _images(result)])
+                if key not in loaded:
+                    self.require_still(config, _images(result))
+                loaded.add(key)
+
+    def _config(self, result: Result) -> Config:
+        return {**Setting(**result["setting"]).config(self._study, self._base), SEED: result["seed"]}
+
+    def require_still(self, config: Config, images: tuple[str, str], where: Path | None = None) -> None:
+        """Raise StudyChangedError if this configuration loads other images now.
+
+        Args:
+            config: a whole configuration.
+            images: name and hash of the images that it loaded before; "" for what was not recorded.
+            where: the folder of the study that they were recorded in, if it is another one.
+        """
+        if not all(images):
+            return
+        former = self._command_line.resolved()
+        try:
+            with isolate_rng():
+                self._command_line.parse_config({**config, "trainer": {"accelerator": "cpu", "logger": False}})
+                data = self._command_line.build().data
+                data.prepare_data()
+                data.setup("fit")
+            now = _images({"name": data.data_name, **data.hashes})
+            found = f"are now {_described(now)}."
+        except UserError as error:
+            now, found = ("", ""), f"cannot be loaded any more: {error}"
+        finally:
+            self._command_line.parse_config(former)
+        if now != images:
+            raise StudyChangedError(
+                f"the images of {where or self._folder} were {_described(images)} and {found} Put the former ones back "
+                "and repeat the command, which goes on with all results, or give another --name."
+            )
+
+
+def _images(record: Config) -> tuple[str, str]:
+    """Return name and SHA-256 of the images in a result, or in study.json's `data`; "" for what is not recorded."""
+    name = record.get("data_name", record.get("name"))
+    return name or "", record.get("hashes", record).get("train", "")
+
+
+def _described(images: tuple[str, str]) -> str:
+    return f"{images[0]} (SHA-256 {images[1][:12]})"
+
+
+class DataCheck(Callback):
+    """Calls `check` with the data of a training, or of a population, before the first step."""
+
+    def __init__(self, check: Callable[[ImageDataModule], None]) -> None:
+        self._check = check
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self._check(getattr(data, "data", data))
