@@ -41,6 +41,10 @@ def test_a_study_against_itself_shows_nothing(gamma_study: Path) -> None:
     assert page["verdicts"] is not None
     assert {cell["word"] for cells in page["verdicts"]["rows"].values() for cell in cells} == {"not shown"}
     assert page["verdicts"]["size"] == 3 * 3  # settings in common x metrics
+    losses = [row for row in page["means"].rows if row[1] == "loss, own units"]  # of the same loss in both
+    assert [row[4] for row in losses] == ["+0"] * 3
+    value = read_compared_item(gamma_study).settings[0].mean_sd("val/loss")[0]
+    assert float(losses[0][2].split("±")[0]) == pytest.approx(value, rel=1e-3)
 
 
 def test_a_difference_that_all_seeds_have_is_shown_and_marked(gamma_study: Path, tmp_path: Path) -> None:
@@ -72,6 +76,8 @@ def test_two_runs_and_their_page(tiny_mlp: list[str]) -> None:
     assert main(["fit", *tiny_mlp, "--name", "b", "--model.loss.gamma", "5"]) == 0
     assert main(["report", "--compare", "runs/a", "runs/b"]) == 0
     page = Path("runs/compare/a-and-b.html").read_text()
+    assert "different losses, which are on different scales: the loss is left out" in page
+    assert "own units" not in page
     assert "model.init_args.loss.init_args.gamma" in page
     assert "two runs; in the configuration 1 value differs." in page
     assert "No verdict below 6 paired seeds; there are 1." in page
@@ -79,6 +85,15 @@ def test_two_runs_and_their_page(tiny_mlp: list[str]) -> None:
     content = json.loads(re.search(r'id="figure-by-class">(.*?)</script>', page)[1])  # type: ignore[index]
     assert len(content["traces"]) == 4
     assert all(not trace["meta"] for trace in content["traces"])  # nothing to choose from: all are shown
+
+
+def test_conditions_are_shown_beside_each_other(gamma_study: Path, tmp_path: Path) -> None:
+    limited = shifted(gamma_study, tmp_path / "limited", 0.0)
+    for file in limited.glob("results/*/*.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"conditions": {"limit_train_batches": 1}}))
+    page = comparison_content(read_compared_item(gamma_study), read_compared_item(limited))
+    assert page["answer"][0].endswith("limited is limited: limit_train_batches=1.")
+    assert ["conditions", "none", "limited: limit_train_batches=1"] in page["sources"].rows
 
 
 def test_a_comparison_of_different_things_is_refused(

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from losslab.report.predictions import MOST_IMAGES, confusion, data_url, gallery, mean_confusion
+from losslab.report.predictions import MOST_IMAGES, calibration, confusion, data_url, gallery, mean_confusion
 from losslab.report.records import Predictions
 
 
@@ -63,3 +63,17 @@ def test_the_gallery_has_the_images_that_it_shows() -> None:
     assert len(shown) == MOST_IMAGES < content["total"]["a"]
     assert {str(mistake[0]) for mistake in shown} == set(content["images"])
     assert [mistake[3] for mistake in shown] == sorted((mistake[3] for mistake in shown), reverse=True)
+
+
+def test_images_that_the_loss_ignores_are_in_no_figure() -> None:
+    """They have the label -1; the other images keep their places in the split."""
+    given = draw(0)
+    kept = given.labels != 3
+    marked = given._replace(labels=np.where(kept, given.labels, -1))
+    others = Predictions(given.logits[:, kept], given.labels[kept])
+    assert (mean_confusion(marked) == mean_confusion(others)).all()
+    shown = calibration({"a": marked}, {"a": None})
+    assert shown.table.rows == calibration({"a": others}, {"a": None}).table.rows
+    mistakes = gallery({"a": marked}, np.zeros((40, 1, 2, 2), dtype=np.uint8))["settings"]["a"]
+    assert mistakes
+    assert all(kept[image] for image, *_ in mistakes)

@@ -1,13 +1,16 @@
 """The summary says what the results say, and no more."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from losslab.report import Summary, format_interval, summarise
+from losslab.errors import UserError
+from losslab.report import Summary, confirmation_of, format_interval, summarise, summarise_folder
 from losslab.report.verdicts import Verdict
-from losslab.study import StudyFile
+from losslab.study import StudyFile, result_path, write_result
 
 GAMMA = "model.loss.gamma"
 COUNTS = {"cat": 50, "dog": 5}
@@ -28,7 +31,7 @@ def declared(**changes: Any) -> StudyFile:
 def results(scores: dict[float, list[float]], **more: Any) -> list[dict[str, Any]]:
     def metrics(score: float) -> dict[str, float]:
         keys = [f"{m}/{c}" for m in ("precision", "recall") for c in ("macro", "cat", "dog")]
-        return {f"val/{key}": score for key in [*keys, "f1/macro", "acc", "ece"]}
+        return {f"val/{key}": score for key in [*keys, "f1/macro", "acc", "ece", "loss"]}
 
     return [
         {
@@ -100,9 +103,91 @@ def test_nothing_complete_is_nothing_to_compare() -> None:
 
 def test_less_can_be_better() -> None:
     lower = (np.array(BASE) - [0.3, 0.31, 0.29, 0.302, 0.3, 0.305]).tolist()
-    summary = summary_of({0: BASE, 2: lower}, direction="minimize")
+    summary = summary_of({0: BASE, 2: lower}, monitor="val/ece", direction="minimize", family=[])
     assert summary.best.label == "gamma=2"
     assert summary.chosen.label == "gamma=2"
+    assert summary.answer[1].startswith("gamma=2 has the best mean ECE: −30.12 [")
+    assert "points against the baseline, lower" in summary.answer[1]
+
+
+def test_a_lower_loss_is_better_and_is_not_in_percent() -> None:
+    lower = (np.array(BASE) - [0.3, 0.31, 0.29, 0.302, 0.3, 0.305]).tolist()
+    summary = summary_of({0: BASE, 2: lower}, monitor="val/loss", direction="minimize")
+    assert [setting.label for setting in summary.ranked] == ["gamma=2", "gamma=0"]
+    assert summary.chosen.label == "gamma=2"
+    assert summary.answer[1].startswith("gamma=2 has the best mean loss: −0.301 [−0.3")
+    assert "points" not in summary.answer[1]
+    assert "] against the baseline, lower" in summary.answer[1]
+    worse = summary_of({0: lower, 2: BASE}, monitor="val/loss", direction="minimize")
+    assert worse.answer[1] == "No setting has a better mean loss than gamma=0, the baseline."
+    assert worse.chosen.label == "gamma=0"
+    search = summary_of({0: BASE, 2: lower}, monitor="val/loss", direction="minimize", baseline=None)
+    assert search.answer[0].startswith("Best of 2 on validation: gamma=2, loss 0.6088±0.")
+    assert "%" not in search.answer[0]
+
+
+def test_losses_of_different_settings_are_not_compared() -> None:
+    given = results({0: BASE, 2: BETTER})
+    summary = summarise("pets", given, declared(monitor="val/loss", direction="minimize"), same_loss=False)
+    assert summary.answer == [
+        "The settings differ in their loss, so val/loss does not compare them: monitor another metric."
+    ]
+    assert summary.family is not None
+    assert summary.family.metrics == ["val/f1/macro"]
+
+
+def test_a_confirmation_chooses_on_validation_of_those_that_the_test_images_show_to_be_better() -> None:
+    given = results({0: BASE, 1: BETTER, 2: BASE, 3: BASE})
+    test_scores = {"gamma=0": 0.0, "gamma=1": 0.05, "gamma=2": 0.06, "gamma=3": -0.05}
+    for result in given:
+        shift = test_scores[result["label"]] * (1 + result["seed"] / 100)
+        result["metrics"] |= {f"test/{m}": BASE[result["seed"]] + shift for m in ("f1/macro", "loss")}
+    confirmation = confirmation_of("pets/confirm", given, declared(), True)
+    assert confirmation.summary.best.label == "gamma=2"
+    assert confirmation.summary.chosen.label == "gamma=1"
+    assert confirmation.choice_text == "gamma=1 is shown to have a better macro F1 than gamma=0, and is the choice."
+    less = confirmation_of("pets/confirm", given, declared(monitor="val/loss", direction="minimize", family=[]), True)
+    assert less.summary.chosen.label == "gamma=3"
+    worse = confirmation_of("pets/confirm", given[:6] + given[18:], declared(), True)
+    assert worse.summary.chosen.label == "gamma=0"
+    assert worse.choice_text == "No setting is shown to have a better macro F1 than gamma=0, which is the choice."
+
+
+def test_the_heading_says_how_far_a_training_was_limited() -> None:
+    given = results({0: BASE, 2: SAME}, conditions={"limit_train_batches": 1})
+    assert summarise("pets", given, declared()).heading.endswith(", limited: limit_train_batches=1")
+    given[0]["conditions"] = {}
+    assert summarise("pets", given, declared()).heading.endswith(", partly limited: limit_train_batches=1")
+
+
+@pytest.mark.parametrize(
+    ("change", "arms", "refused"),
+    [
+        ({"data_name": "embedded pets"}, {}, True),
+        ({"hashes": {"train": "b", "split": "c"}}, {}, True),
+        ({"conditions": {"overfit_batches": 2}}, {}, True),
+        ({"data_name": "embedded pets"}, {"focal": {"data": {}}}, True),  # a seed of the setting has other images
+        ({}, {}, False),
+    ],
+)
+def test_results_of_different_images_or_limits_are_not_averaged(
+    tmp_path: Path, change: dict[str, Any], arms: dict[str, Any], refused: bool
+) -> None:
+    given = results({0: BASE, 2: SAME}, hashes={"train": "a", "split": "c"})
+    given[7] |= change
+    (tmp_path / "study.json").write_text(json.dumps({"declared": declared().declared(), "study": {"arms": arms}}))
+    for result in given:
+        write_result(result_path(tmp_path, result["setting_hash"], result["seed"]), result)
+    if not refused:
+        assert len(summarise_folder(tmp_path)[1]) == 12
+        return
+    with pytest.raises(UserError, match=r"cannot be averaged or compared: gamma=\d seed=\d has .*another --name"):
+        summarise_folder(tmp_path)
+    for result in given:  # all images of a setting are the same, and its arm changes the data
+        changed = result | (change if result["label"] == "gamma=2" else {})
+        result_path(tmp_path, result["setting_hash"], result["seed"]).write_text(json.dumps(changed))
+    if arms:
+        assert "embedded pets and pets" in summarise_folder(tmp_path)[0].heading
 
 
 def test_a_search_without_a_baseline_says_that_its_best_is_optimistic() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from losslab.report import escape_markdown, show_summary, summarise
+from losslab.report.tables import markdown, means_table, verdict_table
 from losslab.study import StudyFile
 
 SCORES = {0: [0.90, 0.92, 0.91], 2: [0.93, 0.91, 0.92]}
@@ -35,6 +36,36 @@ def test_table_and_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     table = list(csv.DictReader(rows))
     assert float(table[1]["val/recall/dog mean"]) == pytest.approx(0.92)
     assert float(table[1]["val/recall/dog sd"]) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("metric", "title", "css"),
+    [("loss", "loss, own units", "worse"), ("ece", "ECE", "worse"), ("acc", "accuracy", "better")],
+)
+def test_more_of_a_loss_is_marked_as_worse_and_is_not_in_percent(metric: str, title: str, css: str) -> None:
+    scores = {0: [0.1, 0.12, 0.11, 0.1, 0.13, 0.12], 2: [0.4, 0.421, 0.41, 0.402, 0.43, 0.42]}
+    results = [
+        {
+            "label": f"gamma={gamma}", "order": gamma, "seed": seed, "setting_hash": str(gamma), "data_name": "pets",
+            "setting": {"arm": "focal", "values": {"gamma": gamma}}, "metrics": {f"val/{metric}": score},
+        }
+        for gamma, by_seed in scores.items()
+        for seed, score in enumerate(by_seed)
+    ]  # fmt: skip
+    study = StudyFile("", {}, [0, 1, 2, 3, 4, 5], monitor=f"val/{metric}", baseline={"arm": "focal", "gamma": 0})
+    summary = summarise("pets", results, study)
+    assert summary.family is not None
+    table = verdict_table(summary.family)
+    assert table is not None
+    assert table["columns"] == [title]
+    (cell,) = table["rows"]["gamma=2"]
+    assert (cell["word"], cell["css"]) == ("higher", css)
+    text = markdown(summary)
+    share = metric != "loss"
+    assert ("+30.05 [" in cell["interval"], "+0.301 [" in cell["interval"]) == (share, not share)
+    assert ("| 41.38±" in text, "| 0.4138±" in text) == (share, not share)
+    assert title in means_table(summary, summary.settings).columns
+    assert means_table(summary, summary.settings, ", %").columns[2] == (f"{title}, %" if share else title)
 
 
 def test_names_are_no_markup() -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from losslab.study import (
     class_groups,
+    format_mean,
     group_keys,
     read_result,
     read_results,
@@ -78,6 +80,21 @@ def test_every_class_is_in_one_group(classes: int) -> None:
     groups = class_groups(counts)
     assert sorted(name for part in groups.values() for name in part) == sorted(counts)
     assert len(groups["head"]) == len(groups["tail"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("key", "mean", "sd", "text"),
+    [
+        ("val/f1/macro", 0.9, 0.01, "90.00±1.00"),
+        ("test/recall/3", 0.9, math.nan, "90.00"),
+        ("val/ece", 0.0125, 0.001, "1.25±0.10"),
+        ("val/loss", 0.31249, 0.0041234, "0.3125±0.0041"),
+        ("val/loss", 12.5, math.nan, "12.5"),
+        ("test/loss", 0.000012, 0.0000034, "1.2e-05±3.4e-06"),
+    ],
+)
+def test_shares_are_in_percent_and_a_loss_in_its_own_units(key: str, mean: float, sd: float, text: str) -> None:
+    assert format_mean(key, mean, sd) == text
 
 
 def test_balanced_classes_have_no_tail() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from losslab.errors import UserError
-from losslab.study import StudyFile, read_declared
+from losslab.study import Setting, SettingResults, StudyFile, read_declared, read_study
 
 BASELINE = {"arm": "focal", "model.init_args.loss.init_args.gamma": 0}
 
@@ -77,3 +77,76 @@ def test_a_record_that_cannot_be_read_is_refused(tmp_path: Path, content: str | 
         (tmp_path / "study.json").write_text(content)
     with pytest.raises(UserError, match=message):
         read_declared(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "direction", "sign"),
+    [("val/loss", "minimize", -1), ("val/ece", "minimize", -1), ("val/f1/macro", "maximize", 1)],
+)
+def test_the_direction_is_the_metrics_and_another_one_is_refused(
+    tmp_path: Path, monitor: str, direction: str, sign: int
+) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(f"experiment: tiny.yaml\narms: {{a: {{}}, b: {{}}}}\nseeds: [0]\nmonitor: {monitor}\n")
+    study = read_study(file, {})
+    assert (study.direction, study.sign, study.declared()["direction"]) == (direction, sign, direction)
+    assert read_study(file, {"direction": direction}) == study
+    wrong = {"minimize": "maximize", "maximize": "minimize"}[direction]
+    with pytest.raises(UserError, match=f"direction is {wrong}, but {monitor} is to {direction}; leave direction out"):
+        read_study(file, {"direction": wrong})
+
+
+def test_a_record_that_maximised_a_loss_is_read_to_minimise_it_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "study.json").write_text(RECORD.replace("val/f1/macro", "val/loss"))
+    assert read_declared(tmp_path).direction == "minimize"
+    (record,) = caplog.records
+    assert "was run to maximize val/loss; its results are read to minimize it" in record.getMessage()
+
+
+@pytest.mark.parametrize("monitor", ["val/loss", "val/acc"])
+def test_a_setting_whose_mean_is_nan_is_never_the_best(monitor: str) -> None:
+    def setting(*values: float) -> SettingResults:
+        return SettingResults("", "a", {}, "", [0, 1], {monitor: [*values]}, [], [])
+
+    diverged, first, second = setting(float("nan"), 0.1), setting(0.3, 0.3), setting(0.2, 0.5)
+    study = StudyFile("", {}, [0, 1], monitor=monitor)
+    best = study.best([diverged, first, second])
+    assert best is (first if monitor == "val/loss" else second)
+    assert study.best([diverged, best]) is study.best([best, diverged]) is best
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("arms: {a: {}}\ngrid: {x.y: [1, 1.0]}", r"x.y has the values \(1, 1.0\), which count as one"),
+        ("arms: {a: {}}\ngrid: {x.y: [false, 0]}", r"x.y has the values \(False, 0\), which count as one"),
+        (
+            "arms: {a: {}}\ntrials: 2\n"
+            "space: {x: {class_path: optuna.distributions.CategoricalDistribution, init_args: {choices: [1, true]}}}",
+            r"x has the values \(1, True\), which count as one",
+        ),
+        ("arms: {a: {x.y: 1, x: {z: 2}}, b: {}}", "arm a gives x twice, by x.y and by x"),
+        ("arms: {a: {x: {y: 1}, x.y: 2}, b: {}}", "arm a gives x.y twice, by x and by x.y"),
+        ("arms: {a: {x.y: 1}}\ngrid: {x.y: [1, 2]}", "arm a gives x.y twice"),
+        ("arms: {a: {x.y: 1}}\ntune: {x: [1, 2, 4]}", "arm a gives x twice, by x.y and by x"),
+        ("arms: {a: {}, a: {x: 1}}", "line 2, column 15: a is given twice"),
+        ("arms: {off: {}, b: {}}", "line 2, column 8: a key must be a string, but YAML reads off as False"),
+    ],
+)
+def test_no_value_of_a_study_is_silently_replaced_by_another(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(f"experiment: tiny.yaml\n{text}\nseeds: [0]\n")
+    with pytest.raises(UserError, match=message):
+        read_study(file, {})
+
+
+def test_a_value_within_an_arms_object_is_varied_by_the_grid(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("experiment: tiny.yaml\narms: {a: {x: {y: 1, z: 2}, v.w: 3}}\ngrid: {x.y: [1, 2.0]}\nseeds: [0]\n")
+    study = read_study(file, {})
+    assert [Setting("a", {"x.y": value}).config(study, {})["x"] for value in (1, 2.0)] == [
+        {"y": 1, "z": 2},
+        {"y": 2.0, "z": 2},
+    ]

@@ -2,21 +2,34 @@
 
 import importlib
 import inspect
+import logging
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import losslab.losses
-from losslab.errors import UserError, did_you_mean
+from losslab.errors import UserError, did_you_mean, expand_path
 from losslab.report.compare import comparison_content, read_compared_item
 from losslab.report.curves import loss_curves
 from losslab.report.page import page_content, render
-from losslab.report.summary import read_confirmations, summarise_folder
+from losslab.report.records import read_config
+from losslab.report.summary import Summary, counting_confirmation, read_confirmations, summarise_folder
 from losslab.report.tables import markdown
 from losslab.report.wandb_report import save_wandb_report
-from losslab.run import RUNS, OptionParser, constructor_arguments, find_own_modules, write_whole, writing
+from losslab.run import (
+    RUNS,
+    Config,
+    OptionParser,
+    as_value,
+    constructor_arguments,
+    dump_yaml,
+    find_own_modules,
+    write_whole,
+    writing,
+)
+
+_log = logging.getLogger("losslab")
 
 PLOT_LOSS_HELP = """\
 usage: losslab plot-loss LOSS [--ARGUMENT VALUE ...] [--out FILE]
@@ -58,7 +71,7 @@ def report_command(tokens: list[str]) -> None:
 
 
 def write_report(folder: Path) -> None:
-    """Write report.html and report.md into runs/<study>.
+    """Write report.html and report.md into runs/<study>, and best.yaml if a confirmation chose its setting.
 
     Raises:
         UserError: the folder holds no study, the study has no result, or the folder cannot be written.
@@ -67,7 +80,46 @@ def write_report(folder: Path) -> None:
     with writing(folder):
         write_whole(folder / "report.html", render("page", page=page_content(folder, summary, results)))
         write_whole(folder / "report.md", markdown(summary, read_confirmations(folder)))
+        _write_confirmed_best(folder, summary)
     print(f"{folder}/report.html, {folder}/report.md")
+
+
+def _write_confirmed_best(folder: Path, summary: Summary) -> None:
+    """Write the setting that the study's last confirmation chose to best.yaml, as it was trained there."""
+    counting = counting_confirmation(folder)
+    if counting is None:
+        return
+    place, confirmation = counting
+    confirmed, chosen = confirmation.summary, confirmation.summary.chosen
+    seeds = confirmed.study.seeds
+    lines = [
+        f"{chosen.label}, chosen by the confirmation {confirmed.name} on the fresh seeds {min(seeds)} to {max(seeds)} "
+        "and the test images.",
+        " ".join([*confirmed.answer, confirmation.choice_text, confirmation.status_text]),
+    ]
+    if summary.chosen.setting_hash not in {setting.setting_hash for setting in confirmed.tried}:
+        lines.append(f"The search now chooses {summary.chosen.label}, which was not confirmed.")
+        _log.warning("NOTICE: %s/best.yaml: %s `losslab confirm --again` confirms it.", folder, lines[-1])
+    config = read_config(place, chosen)
+    if not config:
+        _log.warning("NOTICE: %s/best.yaml is not written: the runs of %s cannot be read.", folder, place)
+        return
+    write_best_file(folder, chosen.label, lines, config)
+
+
+def write_best_file(folder: Path, label: str, comments: Sequence[str], config: Config) -> None:
+    """Write a setting's whole configuration to best.yaml in the study's folder, and print its label.
+
+    Args:
+        folder: runs/<study>.
+        label: the setting's name.
+        comments: lines in front of the configuration: how it was chosen.
+        config: a resolved configuration.
+    """
+    lines = [*comments, f"Train it: losslab fit --config {shlex.quote(f'{folder}/best.yaml')}"]
+    header = "".join(f"# {' '.join(line.split())}\n" for line in lines)  # a name may hold a line break
+    write_whole(folder / "best.yaml", header + dump_yaml(config))
+    print(f"{folder}/best.yaml: {label}")
 
 
 def write_comparison(a: Path, b: Path, out: Path | None) -> None:
@@ -120,7 +172,7 @@ def plot_loss_command(tokens: list[str]) -> None:
         figure = loss_curves(title, labels, losses)
     except (ValueError, RuntimeError, IndexError, TypeError) as error:
         raise UserError(f"{name} cannot be drawn for a single image: {error}") from error
-    path = Path(out[0]) if out else RUNS / "plot-loss" / f"{loss_class.__name__}.html"
+    path = expand_path(out[0], "--out") if out else RUNS / "plot-loss" / f"{loss_class.__name__}.html"
     _write_page(path, render("figure", figure=figure, command=f"losslab plot-loss {shlex.join(tokens)}"))
 
 
@@ -139,14 +191,7 @@ def _parse_arguments(tokens: list[str]) -> dict[str, list[Any]]:
     empty = next((name for name, values in found.items() if not values), None)
     if empty is not None:
         raise UserError(f"--{empty} needs a value.")
-    return {name: values if name == "out" else list(map(_parse_value, values)) for name, values in found.items()}
-
-
-def _parse_value(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+    return {name: values if name == "out" else list(map(as_value, values)) for name, values in found.items()}
 
 
 def _loss_class(name: str) -> type:

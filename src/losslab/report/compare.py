@@ -10,17 +10,25 @@ from typing import Any
 import numpy as np
 
 from losslab.errors import UserError
+from losslab.metrics import is_share
 from losslab.report.figure import Choice, Figure, Table, Trace, axes, categories, escape_tags, marker
 from losslab.report.predictions import confusion
-from losslab.report.records import setting_predictions
-from losslab.report.summary import metric_title, points, summarise_folder
+from losslab.report.records import loss_identity, losslab_origin, read_config, setting_predictions
+from losslab.report.summary import (
+    column_title,
+    format_difference,
+    is_loss,
+    limits_text,
+    metric_title,
+    summarise_folder,
+)
 from losslab.report.tables import verdict_table
 from losslab.report.verdicts import Family, compare_pairs
 from losslab.run import SEED, Config, RunFolder, differences, find_run
-from losslab.study import SettingResults, group_by_setting, percent, with_group_metrics
+from losslab.study import SettingResults, format_mean, group_by_setting, with_group_metrics
 
 MARKED_FROM = 0.005
-"""Differences of means of this size and more are marked."""
+"""Differences of means of shares of this size and more are marked."""
 
 
 @dataclass
@@ -100,16 +108,21 @@ def comparison_content(a: ComparedItem, b: ComparedItem) -> dict[str, Any]:
     if pairs[0][0].classes != pairs[0][1].classes:
         raise UserError(f"{a.name} and {b.name} have different classes: nothing can be set side by side.")
     same_images = all(a.hashes(part) == b.hashes(part) for part in ("train", "split"))
-    family = _family(a, pairs) if same_images else None
+    same_loss = all(_loss(a, in_a) == _loss(b, in_b) for in_a, in_b in pairs)
+    family = _family(a, pairs, same_loss) if same_images else None
     changed = [line.partition(": ") for line in differences(a.config, b.config)]
     confused = _confusion(a, b, pairs[0]) if same_images else None
+    notes = [
+        *([] if same_images else ["Images or split differ: the means stand side by side, and nothing is compared."]),
+        *([] if same_loss else ["The two have different losses, which are on different scales: the loss is left out."]),
+    ]
     return {
         "names": (a.name, b.name),
         "answer": _answer(a, b, len(pairs), family, len(changed)),
         "configuration": Table(["setting of", a.name, b.name], [[path, *v.split(" -> ", 1)] for path, _, v in changed]),
         "sources": _sources(a, b),
-        "means": _means(a, b, pairs),
-        "note": "" if same_images else "Images or split differ: the means stand side by side, and nothing is compared.",
+        "means": _means(a, b, pairs, same_loss),
+        "note": " ".join(notes),
         "verdicts": verdict_table(family),
         "figures": [_by_class(a, b, pairs), *([confused] if confused else [])],
         "command": f"losslab report --compare {shlex.quote(str(a.folder))} {shlex.quote(str(b.folder))}",
@@ -124,11 +137,16 @@ def _pairs(a: ComparedItem, b: ComparedItem) -> list[Pair]:
     return [(s, in_b[key]) for s in a.settings if (key := (s.arm, str(s.varied))) in in_b]
 
 
-def _family(a: ComparedItem, pairs: list[Pair]) -> Family | None:
+def _loss(item: ComparedItem, setting: SettingResults) -> str:
+    return loss_identity(read_config(item.folder, setting) or item.config)
+
+
+def _family(a: ComparedItem, pairs: list[Pair], same_loss: bool) -> Family | None:
     """Return the verdicts on b against a, over the seeds that all settings share; None without such a seed."""
     settings = [setting for pair in pairs for setting in pair]
     seeds = sorted(set.intersection(*(set(setting.seeds) for setting in settings)))
-    keys = [key for key in a.endpoints if all(key in setting.values for setting in settings)]
+    endpoints = [key for key in a.endpoints if same_loss or not is_loss(key)]
+    keys = [key for key in endpoints if all(key in setting.values for setting in settings)]
     if not seeds or not keys:
         return None
     return compare_pairs([(_at(in_b, seeds), _at(in_a, seeds)) for in_a, in_b in pairs], a.name, keys, len(seeds))
@@ -147,6 +165,9 @@ def _answer(a: ComparedItem, b: ComparedItem, pairs: int, family: Family | None,
         f"{b.name} against {a.name}: {compared}; in the configuration "
         f"{changed or 'no'} value{'s differ' if changed != 1 else ' differs'}."
     )
+    for item in (a, b):
+        if limits := limits_text(item.records):
+            first += f" {item.name} is {limits}."
     if family is None:
         return [first, "Nothing is compared: the two do not share images, split, seeds and metrics."]
     shown = "; ".join(f"{metric_title(v.metric)} of {v.setting} is {v.word}" for v in family.shown)
@@ -162,6 +183,8 @@ def _sources(a: ComparedItem, b: ComparedItem) -> Table:
         row(key, *({str(record.get(key, "not recorded")) for record in item.records} for item in both))
         for key in ("data_name", "git_commit", "device", "precision")
     ]
+    rows.append(row("losslab", *({losslab_origin(record) for record in item.records} for item in both)))
+    rows.append(["conditions", *(limits_text(item.records) or "none" for item in both)])
     rows += [
         row(f"{part} (SHA-256)", *({h[:12] for h in item.hashes(part)} for item in both)) for part in ("train", "split")
     ]
@@ -170,17 +193,18 @@ def _sources(a: ComparedItem, b: ComparedItem) -> Table:
     return Table(["what", a.name, b.name], rows, [i for i, (_, in_a, in_b) in enumerate(rows) if in_a != in_b])
 
 
-def _means(a: ComparedItem, b: ComparedItem, pairs: list[Pair]) -> Table:
+def _means(a: ComparedItem, b: ComparedItem, pairs: list[Pair], same_loss: bool) -> Table:
     rows: list[list[str]] = []
     marked = []
     for in_a, in_b in pairs:
         for key in in_a.values:
-            if key in in_b.values and key.startswith("val/") and key != "val/loss":
+            if key in in_b.values and key.startswith("val/") and (same_loss or not is_loss(key)):
                 means = in_a.mean_sd(key), in_b.mean_sd(key)
                 difference = means[1][0] - means[0][0]
-                if abs(difference) >= MARKED_FROM:
+                if abs(difference) >= MARKED_FROM and is_share(key):
                     marked.append(len(rows))
-                rows.append([in_a.label, metric_title(key), percent(*means[0]), percent(*means[1]), points(difference)])
+                texts = (*(format_mean(key, *mean) for mean in means), format_difference(key, difference))
+                rows.append([in_a.label, column_title(key), *texts])
     return Table(["setting", "metric", f"{a.name}, %", f"{b.name}, %", "difference, points"], rows, marked)
 
 
@@ -192,7 +216,8 @@ def _by_class(a: ComparedItem, b: ComparedItem, pairs: list[Pair]) -> Figure:
     for label, pair in zip(labels, pairs, strict=True):
         for panel, metric in enumerate(("precision", "recall")):
             for index, (item, setting) in enumerate(zip((a, b), pair, strict=True)):
-                means = [setting.mean_sd(f"val/{metric}/{name}") for name in classes]
+                keys = [f"val/{metric}/{name}" for name in classes]
+                means = [setting.mean_sd(key) for key in keys]
                 traces.append(
                     {
                         "type": "scatter", "mode": "markers", "name": escape_tags(item.name), "legendgroup": item.name,
@@ -203,7 +228,7 @@ def _by_class(a: ComparedItem, b: ComparedItem, pairs: list[Pair]) -> Figure:
                         "hovertemplate": "%{x}: %{y:.4f}<extra>%{fullData.name}</extra>", **axes(panel),
                     }
                 )  # fmt: skip
-                rows.append([label, item.name, metric, *(percent(*mean) for mean in means)])
+                rows.append([label, item.name, metric, *map(format_mean, keys, *zip(*means, strict=True))])
     return Figure(
         "by-class", "Each class, side by side", "Means over the seeds; bars are one standard deviation.",
         traces,

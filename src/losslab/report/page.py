@@ -17,7 +17,14 @@ from losslab.report.figure import Figure, script_json
 from losslab.report.precision_recall import precision_recall_by_class, precision_recall_plane, varied_number
 from losslab.report.predictions import calibration, confusion, read_gallery
 from losslab.report.records import focal_gamma, provenance_table, read_config, reproduce_commands, setting_predictions
-from losslab.report.summary import Confirmation, Summary, metric_title, read_confirmations
+from losslab.report.summary import (
+    Confirmation,
+    Summary,
+    counting_confirmation,
+    is_loss,
+    metric_title,
+    read_confirmations,
+)
 from losslab.report.tables import class_differences, means_table, verdict_table
 from losslab.report.trials import read_trials, trial_figures, unfinished_table
 from losslab.study import Result, SettingResults
@@ -58,13 +65,15 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> dict[
     same_images = bool(labels) and all(np.array_equal(part, labels[0]) for part in labels)
     first_run = next((folder / s.runs[0] for s in settings if s.label in predictions), folder)
     images, no_gallery = read_gallery(first_run, predictions, classes) if same_images else ({}, NO_PREDICTIONS)
-    trials = read_trials(folder, study.storage)
+    trials = read_trials(folder, study)
     confirmations = read_confirmations(folder)
     listed = summary.ranked[:MOST_LISTED] if len(summary.settings) > MOST_LISTED else summary.settings
-    # The confirmation's answer, if there is one, counts more than the search's.
-    answer = summary.answer
-    if confirmations:
-        answer = ["Confirmed on fresh seeds and the test images:", *confirmations[-1].summary.answer]
+    answer, counting = summary.answer, counting_confirmation(folder)
+    if counting is not None:  # its answer counts more than the search's
+        confirmed = counting[1]
+        answer = [
+            "Confirmed on fresh seeds and the test images:", *confirmed.summary.answer, confirmed.choice_text,
+        ]  # fmt: skip
     # Without a varied number each setting has a colour, of which there are few.
     placed = summary.settings if varied_number(summary.settings) else settings
     return {
@@ -86,7 +95,10 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> dict[
         "no_gallery": no_gallery,
         "calibration": calibration(predictions, gammas) if predictions else None,
         "learning": learning_curves(folder, settings),
-        "trials": trial_figures(trials, study.monitor, study.direction == "maximize"),
+        # Losses on different scales have no common best.
+        "trials": []
+        if is_loss(study.monitor) and not summary.same_loss
+        else trial_figures(trials, study.monitor, study.direction == "maximize"),
         "unreadable": trials.unreadable,
         "unfinished": unfinished_table(trials.trials),
         "provenance": provenance_table(folder, results),
@@ -102,7 +114,8 @@ def _confirmation_content(confirmation: Confirmation) -> dict[str, Any]:
     return {
         "name": summary.name,
         "described": f"{len(summary.settings)} settings that the search chose on validation, trained again with each "
-        f"of the fresh seeds {min(seeds)} to {max(seeds)}, which took part in no choice. {confirmation.status_text}",
+        f"of the fresh seeds {min(seeds)} to {max(seeds)}, which took part in no choice. {confirmation.status_text} "
+        f"{confirmation.choice_text}",
         "heading": summary.heading,
         "means": means_table(summary, summary.settings, ", %"),
         "verdicts": verdict_table(summary.family),

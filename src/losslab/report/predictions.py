@@ -119,7 +119,8 @@ def calibration(predictions: Mapping[str, Predictions], gammas: Mapping[str, flo
     diagonal = {"type": "scatter", "mode": "lines", "x": [0, 1], "y": [0, 1], "hoverinfo": "skip", "showlegend": False}
     traces: list[Trace] = [diagonal | {"line": {"color": "@muted", "width": 1, "dash": "dot"}} | axes(0)]
     rows = []
-    for label, given in predictions.items():
+    for label, every in predictions.items():
+        given = every._replace(logits=every.logits[:, every.labels >= 0], labels=every.labels[every.labels >= 0])
         stacked = given.logits.reshape(-1, given.logits.shape[2])  # (S N, C)
         versions = {"as trained": softmax(stacked.astype(float), axis=1)}
         if gamma := gammas[label]:

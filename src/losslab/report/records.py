@@ -1,5 +1,6 @@
 """Predictions, epochs, configurations, images and origins of a study's runs."""
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ from losslab.errors import UserError
 from losslab.report.figure import Table
 from losslab.run import CommandLine, RunFolder, read_predictions, read_record, require_same_data
 from losslab.study import Result, SettingResults
+
+CONFIRM_FOLDER = "confirm"
 
 
 class Predictions(NamedTuple):
@@ -69,6 +72,17 @@ def focal_gamma(config: dict[str, Any]) -> float | None:
     return float(arguments.get("gamma", 2.0)) if not arguments.get("label_smoothing") else None
 
 
+def loss_identity(config: dict[str, Any], by_frequency: bool = False) -> str:
+    """Return a text that is the same for configurations whose values of the loss are on the same scale.
+
+    Args:
+        config: a resolved configuration.
+        by_frequency: whether the loss depends on class frequencies; its scale then is one only for the same data.
+    """
+    loss = ((config.get("model") or {}).get("init_args") or {}).get("loss")
+    return json.dumps([loss, config.get("data") if by_frequency else None], sort_keys=True)
+
+
 def validation_images(run: Path) -> np.ndarray:
     """Return the images of a run's validation split, in its order: (N, channels, height, width) uint8.
 
@@ -90,7 +104,7 @@ def validation_images(run: Path) -> np.ndarray:
 def provenance_table(folder: Path, results: list[Result]) -> Table:
     """Return code, data, split, configurations, seeds, versions, devices and seconds of a study's results."""
     manifest = RunFolder(folder / results[0]["run"]).manifest() if "run" in results[0] else {}
-    commits = {f"{result.get('git_commit')}{', with changes' if result.get('git_dirty') else ''}" for result in results}
+    accepted = [f"{', '.join(sorted(change['former']))} (accepted {change['at']})" for change in _code_changes(folder)]
     versions = ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items())
     seconds = sum(result.get("seconds", 0.0) for result in results)
 
@@ -98,7 +112,9 @@ def provenance_table(folder: Path, results: list[Result]) -> Table:
         return ", ".join(sorted({result.get(key, "?") for result in results}))
 
     rows = [
-        ["commit", ", ".join(sorted(commits)).replace("None", "not in a repository")],
+        ["losslab", ", ".join(sorted({losslab_origin(result) for result in results}))],
+        ["your repository", ", ".join(sorted({_commit(r.get("git_commit"), r.get("git_dirty")) for r in results}))],
+        ["code that changed", "; ".join(accepted) or "none"],
         ["images", distinct("data_name")],
         ["data (SHA-256)", _hashes(results, "train")],
         ["split (SHA-256)", _hashes(results, "split")],
@@ -114,12 +130,41 @@ def provenance_table(folder: Path, results: list[Result]) -> Table:
     return Table(["what", "value"], rows)
 
 
+def changed_code_text(folder: Path) -> str:
+    """Return ", code changed: mine.MyLoss" if the user of a study has accepted that its code changed, else ""."""
+    names = sorted({name for change in _code_changes(folder) for name in change["former"]})
+    return f", code changed: {', '.join(names)}" if names else ""
+
+
+def _code_changes(folder: Path) -> list[dict[str, Any]]:
+    changes: list[dict[str, Any]] = (read_record(folder / "study.json") or {}).get("code_changes", [])
+    return changes
+
+
+def losslab_origin(record: Result) -> str:
+    """Return the version and the commit of the losslab that a result or a run was made with."""
+    losslab = record.get("losslab")
+    if losslab is None:
+        return "not recorded"
+    return f"{losslab['version']}, {_commit(losslab['commit'], losslab['dirty'])}"
+
+
+def _commit(commit: str | None, dirty: bool | None) -> str:
+    return f"commit {commit}{', with changes' if dirty else ''}" if commit else "not in a repository"
+
+
+def confirmation_folders(study: Path) -> list[Path]:
+    """Return runs/<study>/confirm, confirm-2 and so on, in this order."""
+    found = [file.parent for file in study.glob(f"{CONFIRM_FOLDER}*/study.yaml")]
+    return sorted(found, key=lambda folder: (len(folder.name), folder.name))
+
+
 def reproduce_commands(folder: Path) -> list[str]:
-    """Return the commands that reproduce the study and its page."""
-    command = (read_record(folder / "study.json") or {}).get("command")
-    study = shlex.quote(str(folder))
-    best = shlex.quote(f"{folder}/best.yaml")
-    return [*([command] if command else []), f"losslab report {study}", f"losslab fit --config {best}"]
+    """Return the commands that reproduce the study, its confirmations and its page, and train the choice."""
+    records = (read_record(part / "study.json") or {} for part in (folder, *confirmation_folders(folder)))
+    commands = [record["command"] for record in records if record.get("command")]
+    study, best = shlex.quote(str(folder)), shlex.quote(f"{folder}/best.yaml")
+    return [*commands, f"losslab report {study}", f"losslab fit --config {best}"]
 
 
 def _hashes(results: list[Result], name: str) -> str:

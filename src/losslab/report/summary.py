@@ -1,17 +1,20 @@
 """A study or a confirmation as settings, verdicts and an answer in three sentences."""
 
 import dataclasses
+import json
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from losslab.errors import UserError
+from losslab.metrics import is_share
+from losslab.report.records import changed_code_text, confirmation_folders, loss_identity, read_config
 from losslab.report.verdicts import Family, Verdict, compare
 from losslab.run import read_yaml, study_name
-from losslab.study import Result, SettingResults, StudyFile, group_by_setting, percent, read_declared, read_results
+from losslab.study import Result, SettingResults, StudyFile, format_mean, group_by_setting, read_declared, read_results
 
-CONFIRM_FOLDER = "confirm"
 TEST_FOLDER = "test"
 """The folder of a confirmation with one result for each run that was evaluated on the test images."""
 
@@ -30,6 +33,7 @@ class Summary:
         baseline: the declared baseline, if it is complete.
         family: the comparisons with the baseline.
         answer: three sentences at most.
+        same_loss: whether all settings have the same loss, without which the values of a loss are not compared.
     """
 
     name: str
@@ -41,15 +45,22 @@ class Summary:
     baseline: SettingResults | None
     family: Family | None
     answer: list[str]
+    same_loss: bool = True
 
     @property
     def chosen(self) -> SettingResults:
-        """The setting to continue with: the best, or the baseline if the best is not shown to be better."""
+        """The setting to continue with: the best if it is shown to be better than the baseline, else the baseline.
+
+        In a confirmation, the best on validation of those that the test images show to be better: the highest of
+        several test means would be a choice on the test images.
+        """
         if self.baseline is None or self.family is None:
             return self.best
-        verdict = self.family.of(self.best.label, self.study.monitor)
-        better = "higher" if self.study.direction == "maximize" else "lower"
-        return self.best if verdict is not None and verdict.word == better else self.baseline
+        monitor, confirms = self.study.monitor, self.study.split == "test"
+        verdicts = ((s, self.family.of(s.label, monitor)) for s in (self.complete if confirms else [self.best]))
+        better = [setting for setting, verdict in verdicts if verdict is not None and verdict.better]
+        validation = dataclasses.replace(self.study, monitor=f"val/{monitor.partition('/')[2]}")
+        return max(better, key=validation.score, default=self.baseline)
 
     @property
     def complete(self) -> list[SettingResults]:
@@ -60,27 +71,29 @@ class Summary:
     def ranked(self) -> list[SettingResults]:
         """The complete settings, or all if none is complete, the best mean of the monitored metric first."""
         settings = self.complete or self.settings
-        return sorted(settings, key=lambda s: -self.study.sign * s.mean_sd(self.study.monitor)[0])
+        return sorted(settings, key=self.study.score, reverse=True)
 
 
-def summarise(name: str, results: list[Result], study: StudyFile) -> Summary:
+def summarise(name: str, results: list[Result], study: StudyFile, same_loss: bool = True) -> Summary:
     """Group results by setting, and compare the complete settings with the baseline.
 
     Args:
         name: the study's name.
         results: one or more. A setting that failed or was pruned before its last seed cannot be the best one.
         study: declares the monitored metric, the baseline and the family.
+        same_loss: whether all settings have the same loss; else the values of a loss are not compared.
     """
     tried = group_by_setting(results)
     settings = study.tuned(tried) if study.tune else tried
     heading = _heading(name, results, study)
-    summary = Summary(name, heading, study, settings, tried, settings[0], None, None, [])
+    summary = Summary(name, heading, study, settings, tried, settings[0], None, None, [], same_loss)
     complete = summary.complete
     if complete:
         summary.best = study.best(complete)
         summary.baseline = next((setting for setting in complete if study.is_baseline(setting)), None)
     if summary.baseline is not None:
-        keys = [key for key in study.endpoints(results) if all(key in setting.values for setting in complete)]
+        endpoints = [key for key in study.endpoints(results) if same_loss or not is_loss(key)]
+        keys = [key for key in endpoints if all(key in setting.values for setting in complete)]
         summary.family = compare(complete, summary.baseline, keys)
     summary.answer = _answer(summary)
     return summary
@@ -90,13 +103,65 @@ def summarise_folder(folder: Path) -> tuple[Summary, list[Result]]:
     """Return the summary of runs/<study>, and its results.
 
     Raises:
-        UserError: the folder holds no study, or the study has no result.
+        UserError: the folder holds no study, or the study has no result, or results of different images.
     """
     study = read_declared(folder)
     results = read_results(folder)
     if not results:
         raise UserError(f"{folder} has no result yet; `losslab sweep` makes them.")
-    return summarise(study_name(folder), results, study), results
+    _require_same_conditions(folder, results)
+    summary = summarise(study_name(folder), results, study, _same_loss(folder, results, study))
+    summary.heading += changed_code_text(folder)
+    return summary, results
+
+
+def is_loss(key: str) -> bool:
+    """Return whether a metric is the loss, whose values compare settings with the same loss only."""
+    return key.partition("/")[2] == "loss"
+
+
+def _same_loss(folder: Path, results: list[Result], study: StudyFile) -> bool:
+    """Whether all settings have the same loss, as far as their runs tell; True if no loss is to be compared."""
+    if not any(map(is_loss, study.endpoints(results))):
+        return True
+    configs = filter(None, (read_config(folder, setting) for setting in group_by_setting(results)))
+    return len(set(map(loss_identity, configs))) <= 1
+
+
+def _require_same_conditions(folder: Path, results: list[Result]) -> None:
+    """Raise UserError if results of one setting differ in images or limits, or of two settings of the same data.
+
+    A study whose arms or values change the data, or the Trainer, has settings of different images, or limits.
+    """
+    arms = json.loads((folder / "study.json").read_text()).get("study", {}).get("arms") or {}
+    paths = {path for arm in arms.values() for path in arm} | {p for r in results for p in r["setting"]["values"]}
+    measured: list[tuple[str, bool, Callable[[Result], list[Any]]]] = [
+        ("data", False, lambda r: [r.get("data_name")]),
+        # The seed draws a long tail and label noise, and a user's images may depend on it.
+        ("data", True, lambda r: [r.get("hashes", {}).get("train"), r.get("hashes", {}).get("split")]),
+        ("trainer", False, lambda r: [json.dumps(r.get("conditions") or {}, sort_keys=True)]),
+    ]
+    for part, by_seed, values_of in measured:
+        varied = any(path.split(".")[0] == part for path in paths)
+        first: dict[tuple[str, int | None], tuple[Result, list[Any]]] = {}
+        for result in results:
+            values = values_of(result)
+            group = (result["setting_hash"] if varied else "", result["seed"] if by_seed else None)
+            known, expected = first.setdefault(group, (result, values))
+            for value, other in zip(values, expected, strict=True):
+                if None not in (value, other) and value != other:
+                    raise UserError(
+                        f"{folder}: results of different {'images' if part == 'data' else 'limits'} cannot be averaged "
+                        f"or compared: {known['label']} seed={known['seed']} has {other}, {result['label']} "
+                        f"seed={result['seed']} has {value}. Run the study again under another --name."
+                    )
+
+
+def limits_text(records: Iterable[dict[str, Any]]) -> str:
+    """Return "limited: limit_train_batches=1" for results or manifests whose conditions say so, else ""."""
+    found = {", ".join(f"{key}={value}" for key, value in (r.get("conditions") or {}).items()) for r in records}
+    texts = sorted(found - {""})
+    return f"{'partly ' if '' in found else ''}limited: {' or '.join(texts)}" if texts else ""
 
 
 def _heading(name: str, results: list[Result], study: StudyFile) -> str:
@@ -107,19 +172,22 @@ def _heading(name: str, results: list[Result], study: StudyFile) -> str:
     seeds = f"{len(study.seeds)} seed{'s' if len(study.seeds) > 1 else ''}"
     names = " and ".join(sorted({result["data_name"] for result in results}))
     split = "validation" if study.split == "val" else "test"
-    return f"{name}: {split} split of {names}, mean and sd over {seeds}{rate}"
+    limits = f", {text}" if (text := limits_text(results)) else ""
+    return f"{name}: {split} split of {names}, mean and sd over {seeds}{rate}{limits}"
 
 
 def _answer(summary: Summary) -> list[str]:
     best, baseline, family, monitor = summary.best, summary.baseline, summary.family, summary.study.monitor
     if not summary.complete:
         return ["No setting has a result for each of its seeds: there is nothing to compare yet."]
+    if is_loss(monitor) and not summary.same_loss:
+        return [f"The settings differ in their loss, so {monitor} does not compare them: monitor another metric."]
     if summary.study.split == "test":
         if family is None:
             return ["The baseline has no result for each seed: nothing is compared."]
         return [_differences(family), family.method]
     if baseline is None or family is None:
-        value = f"{metric_title(monitor)} {percent(*best.mean_sd(monitor))} %"
+        value = f"{metric_title(monitor)} {format_mean(monitor, *best.mean_sd(monitor))}{' %' * is_share(monitor)}"
         return [
             f"Best of {len(summary.settings)} on validation: {best.label}, {value} (n = {len(best.seeds)}).",
             "The best of several settings is likely worse on fresh seeds; without a baseline nothing is compared.",
@@ -132,8 +200,8 @@ def _answer(summary: Summary) -> list[str]:
         hint = f" ({verdict.hint})" if verdict.hint else ""
         kept = "" if summary.chosen is best else f", so {baseline.label} stays the choice"
         choice = (
-            f"{best.label} has the best mean {metric_title(monitor)}: {format_interval(verdict)} points against the "
-            f"baseline, {verdict.word}{hint}{kept}."
+            f"{best.label} has the best mean {metric_title(monitor)}: {format_interval(verdict)}"
+            f"{' points' * is_share(monitor)} against the baseline, {verdict.word}{hint}{kept}."
         )
     return [_differences(family), choice, family.method]
 
@@ -161,19 +229,23 @@ def _differences(family: Family) -> str:
 
 
 def format_interval(verdict: Verdict) -> str:
-    """Format the difference in percentage points with its interval; with its sd if there are too few seeds for one."""
+    """Format the difference, as `format_difference`, with its interval; with its sd if too few seeds give none."""
+    key = verdict.metric
     if not verdict.decidable:
-        return points(verdict.mean) + ("" if math.isnan(verdict.sd) else f" (sd {100 * verdict.sd:.2f})")
+        sd = f"{100 * verdict.sd:.2f}" if is_share(key) else f"{verdict.sd:.2g}"
+        return format_difference(key, verdict.mean) + ("" if math.isnan(verdict.sd) else f" (sd {sd})")
     # An interval that excludes zero needs enough digits to show it.
     nearest = min(abs(verdict.low), abs(verdict.high))
     digits = 2 if verdict.word == "not shown" else next((d for d in (2, 3) if round(100 * nearest, d)), 4)
-    mean, low, high = (points(number, digits) for number in (verdict.mean, verdict.low, verdict.high))
+    mean, low, high = (format_difference(key, end, digits) for end in (verdict.mean, verdict.low, verdict.high))
     return f"{mean} [{low}, {high}]"
 
 
-def points(difference: float, digits: int = 2) -> str:
-    """Format a difference in percentage points, with its sign."""
-    return f"{round(100 * difference, digits) + 0.0:+.{digits}f}".replace("-", "−")  # + 0.0: no minus before zero
+def format_difference(key: str, difference: float, digits: int = 2) -> str:
+    """Format a metric's difference with its sign: of shares in percentage points, of a loss in its own units."""
+    # + 0.0: no minus before zero
+    text = f"{round(100 * difference, digits) + 0.0:+.{digits}f}" if is_share(key) else f"{difference + 0.0:+.3g}"
+    return text.replace("-", "−")
 
 
 def metric_title(key: str) -> str:
@@ -181,6 +253,11 @@ def metric_title(key: str) -> str:
     parts = key.split("/")[1:]
     words = {"f1": "F1", "ece": "ECE", "acc": "accuracy"}
     return " ".join(words.get(part, part) for part in reversed(parts))
+
+
+def column_title(key: str, unit: str = "") -> str:
+    """Return a metric's title for a table in percent or in points, `unit` behind it; a loss is marked as neither."""
+    return f"{metric_title(key)}{unit if is_share(key) else ', own units'}"
 
 
 class Confirmation(NamedTuple):
@@ -210,11 +287,15 @@ class Confirmation(NamedTuple):
         unfinished = "" if self.whole else " It is not finished: missing results are not compared."
         return f"Test images read: {self.reads_text}.{unfinished}"
 
-
-def confirmation_folders(study: Path) -> list[Path]:
-    """Return runs/<study>/confirm, confirm-2 and so on, in this order."""
-    found = [file.parent for file in study.glob(f"{CONFIRM_FOLDER}*/study.yaml")]
-    return sorted(found, key=lambda folder: (len(folder.name), folder.name))
+    @property
+    def choice_text(self) -> str:
+        """The setting that the confirmation chooses, and why, in a sentence; "" if nothing is compared."""
+        chosen, baseline, metric = self.summary.chosen, self.summary.baseline, metric_title(self.summary.study.monitor)
+        if baseline is None or self.summary.family is None:
+            return ""
+        if chosen is baseline:
+            return f"No setting is shown to have a better {metric} than {baseline.label}, which is the choice."
+        return f"{chosen.label} is shown to have a better {metric} than {baseline.label}, and is the choice."
 
 
 def read_confirmations(study: Path) -> list[Confirmation]:
@@ -223,21 +304,37 @@ def read_confirmations(study: Path) -> list[Confirmation]:
     return [confirmation for confirmation in read if confirmation is not None]
 
 
+def counting_confirmation(study: Path) -> tuple[Path, Confirmation] | None:
+    """Return folder and contents of the confirmation whose choice counts: the last one that is over.
+
+    None if there is none, or if its baseline has no result for each seed, so that it compares nothing.
+    """
+    over = [folder for folder in confirmation_folders(study) if is_over(folder)]
+    last = read_confirmation(over[-1]) if over else None
+    return (over[-1], last) if last is not None and last.summary.family is not None else None
+
+
 def read_confirmation(folder: Path) -> Confirmation | None:
     """Return the confirmation in runs/<study>/confirm; None if it has no test result.
 
     Raises:
-        UserError: the confirmation's study.json cannot be read.
+        UserError: the confirmation's study.json cannot be read, or its results are of different images.
     """
     results = read_results(folder / TEST_FOLDER)
     if not results:
         return None
     study = read_declared(folder)
+    _require_same_conditions(folder, results)
     planned = len(read_yaml(folder / "study.yaml")["arms"]) * len(study.seeds)
-    return confirmation_of(study_name(folder), results, study, len(results) == planned)
+    same_loss = _same_loss(folder, results, study)
+    confirmation = confirmation_of(study_name(folder), results, study, len(results) == planned, same_loss)
+    confirmation.summary.heading += changed_code_text(folder)
+    return confirmation
 
 
-def confirmation_of(name: str, results: list[Result], study: StudyFile, whole: bool) -> Confirmation:
+def confirmation_of(
+    name: str, results: list[Result], study: StudyFile, whole: bool, same_loss: bool = True
+) -> Confirmation:
     """Summarise a confirmation's test results.
 
     Args:
@@ -245,10 +342,11 @@ def confirmation_of(name: str, results: list[Result], study: StudyFile, whole: b
         results: one or more, from the folder `TEST_FOLDER`.
         study: the confirmation's study file, whose metrics are validation metrics.
         whole: whether `results` has every setting at every seed.
+        same_loss: see `summarise`.
     """
     monitor, *family = (f"test/{key.removeprefix('val/')}" for key in (study.monitor, *study.family))
     second = sum(result.get("earlier_reads", 0) > 0 for result in results)
-    summary = summarise(name, results, dataclasses.replace(study, monitor=monitor, family=family))
+    summary = summarise(name, results, dataclasses.replace(study, monitor=monitor, family=family), same_loss)
     return Confirmation(summary, len(results), second, whole)
 
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from losslab.report.figure import Table
 from losslab.report.statistics import half_width
-from losslab.report.summary import Confirmation, Summary, format_interval, metric_title, points
+from losslab.report.summary import Confirmation, Summary, column_title, format_difference, format_interval
 from losslab.report.verdicts import Family, Verdict
 from losslab.run import console, dense_table, write_whole
-from losslab.study import SettingResults, percent
+from losslab.study import SettingResults, format_mean
 
 HEADLINE = ("precision/macro", "recall/macro", "precision/tail", "recall/tail", "f1/macro", "ece")
 MOST_COLUMNS = 6
@@ -24,12 +24,12 @@ HALF_WIDTH = 75
 
 
 def means_table(summary: Summary, settings: Sequence[SettingResults], unit: str = "") -> Table:
-    """Return one row per setting: mean and sd over the seeds, in percent, of the headline metrics.
+    """Return one row per setting: mean and sd over the seeds of the headline metrics and of the monitored one.
 
     Args:
         summary: of the study. A metric that one of its settings lacks has no column.
         settings: the rows, in order.
-        unit: added to the name of each metric.
+        unit: added to the name of each metric that is in percent; a loss is in its own units.
     """
     split = summary.study.split
     keys = [
@@ -38,22 +38,22 @@ def means_table(summary: Summary, settings: Sequence[SettingResults], unit: str 
         # A class may be named "tail": its metrics are not the group's.
         if all(f"{split}/{metric}" in s.values and metric.split("/")[-1] not in s.classes for s in summary.settings)
     ]
-    rows = [[s.label, str(len(s.seeds)), *(percent(*s.mean_sd(key)) for key in keys)] for s in settings]
-    return Table(["setting", "n", *(f"{metric_title(key)}{unit}" for key in keys)], rows)
+    if summary.study.monitor not in keys:
+        keys.append(summary.study.monitor)
+    rows = [[s.label, str(len(s.seeds)), *(format_mean(key, *s.mean_sd(key)) for key in keys)] for s in settings]
+    return Table(["setting", "n", *(column_title(key, unit) for key in keys)], rows)
 
 
 def classes_table(summary: Summary, settings: Sequence[SettingResults], metric: str) -> Table:
     """Return one row per class, one column per setting: "precision" or "recall" in percent."""
-    rows = [
-        [name, *(percent(*s.mean_sd(f"{summary.study.split}/{metric}/{name}")) for s in settings)]
-        for name in summary.settings[0].classes
-    ]
+    keys = {name: f"{summary.study.split}/{metric}/{name}" for name in summary.settings[0].classes}
+    rows = [[name, *(format_mean(key, *s.mean_sd(key)) for s in settings)] for name, key in keys.items()]
     return Table(["class", *(setting.label for setting in settings)], rows)
 
 
 def comparisons_table(family: Family) -> Table:
     """Return one row per comparison of the family."""
-    rows = [[v.setting, metric_title(v.metric), format_interval(v), v.word, v.hint] for v in family.verdicts]
+    rows = [[v.setting, column_title(v.metric), format_interval(v), v.word, v.hint] for v in family.verdicts]
     return Table(["setting", "metric", "difference", "verdict", "to be shown"], rows)
 
 
@@ -65,11 +65,12 @@ def class_differences(summary: Summary) -> Table:
     keys = [f"{metric}/{name}" for name in baseline.classes for metric in ("precision", "recall")]
 
     def cell(setting: SettingResults, key: str) -> str:
-        difference = np.subtract(setting.values[f"val/{key}"], baseline.values[f"val/{key}"])  # (seeds,)
+        difference = np.subtract(setting.values[key], baseline.values[key])  # (seeds,)
         half, mean = half_width(difference.tolist()), float(difference.mean())
-        return points(mean) + ("" if math.isnan(half) else f" [{points(mean - half)}, {points(mean + half)}]")
+        middle, low, high = (format_difference(key, end) for end in (mean, mean - half, mean + half))
+        return middle if math.isnan(half) else f"{middle} [{low}, {high}]"
 
-    rows = [[s.label, *(cell(s, key) for key in keys)] for s in summary.complete if s is not baseline]
+    rows = [[s.label, *(cell(s, f"val/{key}") for key in keys)] for s in summary.complete if s is not baseline]
     return Table(["setting", *(key.replace("/", " ", 1) for key in keys)], rows)
 
 
@@ -117,7 +118,7 @@ def markdown(summary: Summary, confirmations: Sequence[Confirmation] = ()) -> st
     parts = [f"# {escape_markdown(summary.name)}"]
     for confirmation in confirmations:
         parts += [f"## {escape_markdown(confirmation.summary.name)}", *_markdown_parts(confirmation.summary)]
-        parts.append(confirmation.status_text)
+        parts += filter(None, (escape_markdown(confirmation.choice_text), confirmation.status_text))
     if confirmations:
         parts.append("## The search")
     return "\n\n".join([*parts, *_markdown_parts(summary)]) + "\n"
@@ -175,7 +176,7 @@ def verdict_table(family: Family | None) -> dict[str, Any] | None:
     rows: dict[str, list[dict[str, Any]]] = {}
     for verdict in family.verdicts:
         rows.setdefault(verdict.setting, []).append(_verdict_cell(verdict, widest[verdict.metric]))
-    columns = list(map(metric_title, family.metrics))
+    columns = list(map(column_title, family.metrics))
     return {
         "baseline": family.baseline, "size": family.size, "method": family.method, "columns": columns, "rows": rows,
     }  # fmt: skip
@@ -192,6 +193,6 @@ def _verdict_cell(verdict: Verdict, widest: float) -> dict[str, Any]:
         bar = [round(HALF_WIDTH + (HALF_WIDTH - 5) * end / widest, 1) for end in ends]
     return {
         "word": verdict.word if verdict.decidable else "no verdict",
-        "css": "none" if verdict.word == "not shown" else verdict.word,
+        "css": "none" if verdict.word == "not shown" else "better" if verdict.better else "worse",
         "interval": format_interval(verdict), "hint": verdict.hint, "bar": bar,
     }  # fmt: skip

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from losslab.report.figure import Figure, Table, Trace, escape_tags
 from losslab.run import study_name
+from losslab.study import StudyFile
 
 STATES = {
     TrialState.COMPLETE: ("complete", "circle", "@c0"),
@@ -40,14 +41,15 @@ class Trials(NamedTuple):
     unreadable: str
 
 
-def read_trials(folder: Path, storage: str) -> Trials:
+def read_trials(folder: Path, declared: StudyFile) -> Trials:
     """Read the trials of runs/<study>.
 
     Args:
         folder: the study's folder.
-        storage: "journal" for the folder's journal.log, or a database URL.
+        declared: its storage is "journal", for the folder's journal.log, or a database URL. If Optuna was told the
+            opposite direction, as earlier versions did for a monitored loss, its importance has no meaning.
     """
-    journal = folder / "journal.log"
+    journal, storage = folder / "journal.log", declared.storage
     try:
         if storage == "journal" and not journal.is_file():
             raise FileNotFoundError(f"{journal} is missing")
@@ -59,8 +61,8 @@ def read_trials(folder: Path, storage: str) -> Trials:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            several = len(varying(trials)) > 1
-            importance = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator()) if several else {}
+            meaningful = len(varying(trials)) > 1 and study.direction.name.lower() == declared.direction
+            importance = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator()) if meaningful else {}
     except (RuntimeError, ValueError):  # too few trials
         importance = {}
     return Trials(trials, importance, "")

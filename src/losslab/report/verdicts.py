@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from losslab.metrics import better_direction
 from losslab.report.statistics import ALL_PATTERNS_UP_TO, FEWEST_SEEDS, RANDOM_PATTERNS, max_t, seeds_needed
 from losslab.study import SettingResults
 
@@ -37,6 +38,11 @@ class Verdict(NamedTuple):
     def word(self) -> Literal["higher", "lower", "not shown"]:
         """The verdict: whether the interval lies above zero, below zero, or includes it."""
         return "higher" if self.low > 0 else "lower" if self.high < 0 else "not shown"
+
+    @property
+    def better(self) -> bool:
+        """Whether the setting is shown to be better than the baseline: lower for a loss or ECE, else higher."""
+        return self.word == ("higher" if better_direction(self.metric) == "maximize" else "lower")
 
     @property
     def decidable(self) -> bool:

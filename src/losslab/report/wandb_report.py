@@ -126,7 +126,7 @@ def _confirmation_blocks(confirmation: Confirmation) -> list[Any]:
         *(wr.P(sentence) for sentence in summary.answer),
         wr.MarkdownBlock(markdown_means(summary)),
         *([wr.MarkdownBlock(markdown_verdicts(summary))] if summary.family else []),
-        wr.P(confirmation.status_text),
+        wr.P(f"{confirmation.status_text} {confirmation.choice_text}"),
     ]
 
 

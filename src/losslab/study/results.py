@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from losslab.metrics import is_share
 from losslab.run import read_record
 
 Result = dict[str, Any]
@@ -132,9 +133,10 @@ def _setting(group: list[Result]) -> SettingResults:
     )
 
 
-def percent(mean: float, sd: float) -> str:
-    """Format a mean and a standard deviation in percent; a NaN standard deviation is left out."""
-    return f"{100 * mean:.2f}" if np.isnan(sd) else f"{100 * mean:.2f}±{100 * sd:.2f}"
+def format_mean(key: str, mean: float, sd: float) -> str:
+    """Format a metric's mean and sd: a share in percent, a loss in its own units; a NaN sd is left out."""
+    parts = (f"{100 * mean:.2f}", f"{100 * sd:.2f}") if is_share(key) else (f"{mean:.4g}", f"{sd:.2g}")
+    return parts[0] if np.isnan(sd) else "±".join(parts)
 
 
 def class_groups(class_counts: dict[str, int]) -> dict[str, list[str]]:

@@ -3,18 +3,23 @@
 import argparse
 import itertools
 import json
-from dataclasses import dataclass, field
+import logging
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import jsonargparse
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
-from losslab.errors import UserError
-from losslab.run import explain_parse_error, read_yaml
+from losslab.errors import UserError, expand_path
+from losslab.metrics import better_direction
+from losslab.run import explain_parse_error, is_given, read_yaml
 from losslab.study.results import Result, SettingResults, class_groups
+
+_log = logging.getLogger("losslab")
 
 DECLARED = ("seeds", "monitor", "direction", "baseline", "family", "storage", "tune")
 """Keys of a study file that study.json repeats under "declared": all that a summary of the results needs."""
@@ -40,7 +45,8 @@ class StudyFile:
         trials: number of settings that a search tries.
         seeds: each setting is trained once with each seed.
         monitor: the validation metric after the last epoch whose mean over the seeds is the objective.
-        direction: whether more of the monitored metric is better.
+        direction: whether more of the monitored metric is better; None: as the metric says (less of a loss or of ECE is
+            better). Another direction than the metric's is refused.
         sampler: for a search; None: Optuna's TPE, seeded with 0.
         pruner: stops a setting within its first seed, step = epoch; None: nothing is pruned.
         baseline: the setting to compare with: `arm`, and the value of each path in `grid`.
@@ -65,7 +71,7 @@ class StudyFile:
     arm_space: dict[str, dict[str, BaseDistribution]] = field(default_factory=dict)
     trials: int | None = None
     monitor: str = "val/f1/macro"
-    direction: Literal["maximize", "minimize"] = "maximize"
+    direction: Literal["maximize", "minimize"] | None = None
     sampler: BaseSampler | None = None
     pruner: BasePruner | None = None
     baseline: dict[str, Any] | None = None
@@ -76,6 +82,9 @@ class StudyFile:
     time_limit: float | None = None
     keep: Literal["best", "all"] = "best"
     stage: Literal["search", "confirm"] = "search"
+
+    def __post_init__(self) -> None:
+        self.direction = self.direction or better_direction(self.monitor)
 
     @property
     def is_search(self) -> bool:
@@ -123,9 +132,14 @@ class StudyFile:
         """Return a setting's arm and values, without the tuned value."""
         return {"arm": setting.arm} | {path: value for path, value in setting.varied.items() if path not in self.tune}
 
+    def score(self, setting: SettingResults) -> float:
+        """Return a setting's mean of the monitored metric, negated if less of it is better; -inf if it is NaN."""
+        mean = setting.mean_sd(self.monitor)[0]
+        return -math.inf if math.isnan(mean) else self.sign * mean
+
     def best(self, settings: list[SettingResults]) -> SettingResults:
         """Return the setting with the best mean of the monitored metric."""
-        return max(settings, key=lambda setting: self.sign * setting.mean_sd(self.monitor)[0])
+        return max(settings, key=self.score)
 
     def tuned(self, settings: list[SettingResults]) -> list[SettingResults]:
         """Return the best of each group of settings that differ only in the tuned value; complete settings come first.
@@ -166,7 +180,7 @@ def read_study(path: Path, changes: dict[str, Any]) -> StudyFile:
         ) from None
     study = StudyFile(**objects.as_dict(), arms=content.get("arms", {}), grid=content.get("grid") or {})
     if "experiment" not in changes:
-        study.experiment = str(path.parent / study.experiment)
+        study.experiment = str(path.parent / expand_path(study.experiment, f"{path}: experiment"))
     _check(study, path)
     return study
 
@@ -174,11 +188,13 @@ def read_study(path: Path, changes: dict[str, Any]) -> StudyFile:
 def read_declared(folder: Path) -> StudyFile:
     """Read the study that runs/<study>/study.json declares.
 
+    A direction that contradicts the metric, which earlier versions wrote for a monitored loss, is read as the metric's.
+
     Raises:
         UserError: there is no study.json, or it cannot be read.
     """
     try:
-        return StudyFile.from_declared(json.loads((folder / "study.json").read_text())["declared"])
+        study = StudyFile.from_declared(json.loads((folder / "study.json").read_text())["declared"])
     except FileNotFoundError:
         raise UserError(f"{folder} holds no study: there is no study.json in it.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -186,6 +202,15 @@ def read_declared(folder: Path) -> StudyFile:
             f"{folder}/study.json cannot be read ({type(error).__name__}: {error}); "
             "`losslab sweep` with the study's file writes it again."
         ) from None
+    direction = better_direction(study.monitor)
+    if study.direction == direction:
+        return study
+    _log.warning(
+        "NOTICE: %s was run to %s %s; its results are read to %s it. Where the study searched, tuned or pruned, "
+        "it tried the wrong settings: run it again under another --name.",
+        folder, study.direction, study.monitor, direction,
+    )  # fmt: skip
+    return replace(study, direction=direction)
 
 
 def _check(study: StudyFile, path: Path) -> None:
@@ -213,6 +238,19 @@ def _check(study: StudyFile, path: Path) -> None:
         require(study.trials is None, "trials is for a search; a grid has one trial for each combination.")
     else:
         require(study.trials is not None and study.trials >= 1, f"trials must be >= 1, got {study.trials}.")
+    searched = {**study.space, **{key: space for own in study.arm_space.values() for key, space in own.items()}}
+    choices = {key: each.choices for key, each in searched.items() if isinstance(each, CategoricalDistribution)}
+    for key, listed in {**study.grid, **choices}.items():
+        equal = next((pair for pair in itertools.combinations(listed, 2) if pair[0] == pair[1]), None)
+        require(equal is None, f"{key} has the values {equal}, which count as one: delete one.")
+    for arm, parts in arms.items():
+        varied = {**study.grid, **study.tune, **study.space, **study.arm_space.get(arm, {})}
+        paths = [*parts, *varied]
+        for before, after in itertools.combinations(paths, 2):
+            inner = before.startswith(f"{after}.") or before == after
+            outer = after in parts and after.startswith(f"{before}.")
+            twice = inner or (outer and is_given(parts[before], after[len(before) + 1 :]))
+            require(not twice, f"arm {arm} gives {after} twice, by {before} and by {after}: delete one.")
     unknown = set(study.arm_space) - set(arms)
     require(not unknown, f"arm_space names {', '.join(sorted(unknown))}; the arms are {', '.join(arms)}.")
     seeds = study.seeds
@@ -228,6 +266,11 @@ def _check(study: StudyFile, path: Path) -> None:
     limit = study.time_limit
     require(limit is None or 0 < limit < float("inf"), f"time_limit must be > 0 seconds, got {limit}.")
     require(study.monitor.startswith("val/"), f"monitor must be a validation metric, got {study.monitor!r}.")
+    direction = better_direction(study.monitor)
+    require(
+        study.direction == direction,
+        f"direction is {study.direction}, but {study.monitor} is to {direction}; leave direction out.",
+    )
     require(all(key.startswith("val/") for key in study.family), f"family must be val/ metrics, got {study.family}.")
     if study.baseline is not None:
         expected = {"arm", *study.grid}
