@@ -15,6 +15,7 @@ class Pictures(TinyDigits):
     def __init__(self, file: str = "shift.txt", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.file = Path(file)
+        self.data = "an attribute of the module's own, with the name of one of a population's"
 
     @property
     def data_name(self) -> str:  # type: ignore[override]

@@ -62,7 +62,7 @@ def _in_a_step(reached: Callable[..., None]) -> None:
 def _between_seeds(reached: Callable[..., None]) -> None:
     from losslab.sweep.study import Study
 
-    _before(Study, "_train_at", reached, lambda *_, first, **__: not first)
+    _before(Study, "_train_at", reached, lambda study, trial, seed, *_: seed != study.file.seeds[0])
 
 
 def _writing(kind: str, folder: str, reached: Callable[..., None]) -> None:

@@ -31,8 +31,8 @@ from losslab.losses import (
     PointwiseLoss,
     PolyLoss,
     TverskyLoss,
+    constructor_arguments,
 )
-from losslab.run import constructor_arguments
 
 COUNTS = torch.tensor([900, 30, 300, 10, 100, 50, 700, 20, 200, 80])
 """Training images of each class: every loss is told, whether it asks or not."""

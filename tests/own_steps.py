@@ -14,6 +14,14 @@ from losslab.losses import FocalLoss
 from losslab.models import MLP
 
 
+class MakesItsLoss(MLP):
+    """Has a hyper-parameter of its loss as its own argument."""
+
+    def __init__(self, gamma: float = 2.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.loss = FocalLoss(gamma)
+
+
 class StandsStill(MLP):
     """Cannot learn."""
 

@@ -1,7 +1,9 @@
-"""UserError: a mistake that the user can fix; the hint at the nearest valid name; a path as the user means it."""
+"""UserError: a mistake that the user can fix; notices; the nearest valid name; a path as the user means it."""
 
 import difflib
 import errno
+import functools
+import logging
 import os
 import re
 from collections.abc import Iterable
@@ -20,6 +22,15 @@ class UserError(ValueError):
 
 class TrainingError(UserError):
     """A training failed after it had started, for a reason that the user can fix."""
+
+
+def notice(text: str) -> None:
+    """Log a NOTICE: something that a user should know, and that stops nothing."""
+    logging.getLogger("losslab").warning("NOTICE: %s", text)
+
+
+notice_once = functools.cache(notice)
+"""Logs a text once in a process: a study builds the same data, losses and schedules many times."""
 
 
 def did_you_mean(name: str, candidates: Iterable[str], otherwise: str = "", prefix: str = "") -> str:

@@ -14,14 +14,14 @@ import torch
 from losslab.data import LabelledImages, MNISTDataModule, mnist
 from losslab.data import mnist as mnist_files
 from losslab.data.mnist import MD5, download_mnist, embedded_mnist, find_mnist, read_mnist
-from losslab.errors import UserError
+from losslab.errors import UserError, notice_once
 
 
 @pytest.fixture(autouse=True)
 def nothing_told_yet() -> Iterator[None]:
-    mnist._warn_once.cache_clear()
+    notice_once.cache_clear()
     yield
-    mnist._warn_once.cache_clear()
+    notice_once.cache_clear()
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_setup_alone_downloads_too(write_mnist, monkeypatch, load):
 
 def test_a_damaged_file_is_an_error_and_no_reason_for_the_embedded_images(write_mnist, no_download, own_folder):
     (write_mnist(own_folder / "data" / "MNIST" / "raw") / "train-images-idx3-ubyte").write_bytes(b"")
-    with pytest.raises(UserError, match="no MNIST file"):
+    with pytest.raises(UserError, match="not MNIST's file"):
         MNISTDataModule().setup("fit")
 
 
@@ -356,13 +356,13 @@ def test_files_are_read_as_they_were_written(write_mnist, root, raw, part, count
         (lambda content: content[:6], "truncated"),
         (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "MD5"),
         (lambda content: content + b"\0", "MD5"),
-        (lambda content: b"<html>Not found</html>", "no MNIST file"),
+        (lambda content: b"<html>Not found</html>", "not MNIST's file"),
         (lambda content: gzip.compress(content)[:-9], "truncated or damaged"),
         (lambda content: gzip.compress(content)[:15] + bytes(40), "truncated or damaged"),
         (lambda content: gzip.compress(content)[:-1] + b"?", "truncated or damaged"),
-        (lambda content: gzip.compress(b"<html>Not found</html>"), "no MNIST file"),
-        (lambda content: b"\0\0\x08\2" + content[4:], "no MNIST file"),
-        (lambda content: b"", "no MNIST file"),
+        (lambda content: gzip.compress(b"<html>Not found</html>"), "not MNIST's file"),
+        (lambda content: b"\0\0\x08\2" + content[4:], "not MNIST's file"),
+        (lambda content: b"", "not MNIST's file"),
     ],
     ids=[
         *("last byte lost", "all images lost", "header cut", "altered", "longer", "HTML", "gzip cut", "gzip altered"),

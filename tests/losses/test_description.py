@@ -38,6 +38,8 @@ def same_values(loss: nn.Module, other: nn.Module) -> bool:
 
 
 def test_every_loss_comes_back_with_its_class_and_its_values(loss: Example) -> None:
+    if describe_loss(loss.make(5)) is None:
+        pytest.skip("a loss of the user's own, which a checkpoint does not build")
     policies = loss.all_policies(5)
     for made in (loss.make(5), loss.make(5, **policies | ({"ignore_index": 4} if "ignore_index" in policies else {}))):
         other = again(made)

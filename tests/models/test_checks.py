@@ -13,10 +13,10 @@ from tiny_digits import TinyDigits
 from torch import Tensor, nn
 from torch.optim import lr_scheduler as schedules
 
-from losslab.errors import UserError
+from losslab.errors import UserError, notice_once
 from losslab.losses import CompoundLoss, CrossEntropyLoss, DiceLoss, FocalLoss, LDAMLoss, Loss, ignored_label
 from losslab.models import MLP
-from losslab.models.checks import notice, require_fitting
+from losslab.models.checks import require_fitting
 
 CPU = torch.device("cpu")
 EPOCHS, STEPS = 3, 12
@@ -25,7 +25,7 @@ EPOCHS, STEPS = 3, 12
 
 @pytest.fixture(autouse=True)
 def _notices_anew() -> None:
-    notice.cache_clear()
+    notice_once.cache_clear()
 
 
 def notices(caplog) -> list[str]:
@@ -122,8 +122,8 @@ sigmoid_focal_loss.__module__ = "torchvision.ops.focal_loss"
         (lambda z, t: (z.argmax(1) != t).float().mean(), "<lambda> has no gradient in the logits"),
         (FocalLoss(class_weights=[1.0, 2.0]), "class_weights must be 3 numbers, one a class, got 2"),
         (LDAMLoss(), "LDAMLoss needs the classes' frequencies"),
-        (CrossEntropyLoss("none"), "must return a scalar, but CrossEntropyLoss.* has reduction='none'; use 'mean'"),
-        (DiceLoss(reduction="none"), "must return a scalar, but DiceLoss.* has reduction='none'; use 'mean' or"),
+        (CrossEntropyLoss("none"), r"CrossEntropyLoss\(\) returns a tensor \(66,\).* has reduction='mean'"),
+        (DiceLoss(reduction="none"), r"must return a scalar tensor, but DiceLoss\(.*\) returns a tensor \(3,\)"),
     ],
 )
 def test_a_loss_that_cannot_be_right_is_refused_in_one_line(loss, told: str) -> None:
@@ -304,7 +304,7 @@ def test_a_cycle_of_another_length_than_the_training_is_refused(schedule, argume
             lambda o: schedules.CosineAnnealingLR(o, 12),
             r"CosineAnnealingLR\(T_max=12\) .* epoch, of which the training has 3: .* minimum",
         ),
-        (lambda o: schedules.CosineAnnealingLR(o, 2), r"T_max=2\) .* the rate rises again"),
+        (lambda o: schedules.CosineAnnealingLR(o, 1), r"T_max=1\) .* the rate rises again"),
         (lambda o: schedules.StepLR(o, 3), r"StepLR\(step_size=3\) .* the rate never changes"),
         (lambda o: schedules.MultiStepLR(o, [5, 9]), r"milestones=5\) .* the rate never changes"),
         (lambda o: schedules.LinearLR(o, total_iters=5), r"total_iters=5\) .* does not reach its end"),
@@ -375,3 +375,22 @@ def test_data_of_another_shape_than_the_models_are_refused(stage: str, arguments
     trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False)
     with pytest.raises(UserError, match=told):
         getattr(trainer, stage)(MLP((4,), **arguments), datamodule=TinyDigits())
+
+
+def test_a_cosine_that_ends_with_the_last_epoch_is_not_warned_of(caplog) -> None:
+    fit(mlp(lr_scheduler=lambda o: schedules.CosineAnnealingLR(o, EPOCHS - 1)))
+    assert notices(caplog) == []
+
+
+def test_a_schedule_by_epochs_fits_a_training_by_steps() -> None:
+    trainer = fit(mlp(lr_scheduler=lambda o: schedules.StepLR(o, 1)), max_epochs=-1, max_steps=STEPS)
+    assert trainer.lr_scheduler_configs[0].scheduler.last_epoch == EPOCHS
+
+
+def test_a_loss_that_compares_the_images_of_a_batch_is_not_warned_of(caplog) -> None:
+    def hardest(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        losses = F.cross_entropy(logits, labels, reduction="none")  # (N,)
+        return losses[losses > losses.mean()].sum() / len(losses)
+
+    require_fitting(hardest, 3, CPU)
+    assert notices(caplog) == []

@@ -24,7 +24,7 @@ from losslab.losses import (
 )
 from losslab.metrics import classification_metrics, metric_keys
 from losslab.models import CNN, MLP, Classifier, NonFiniteLossError, ResNet, SeparableCNN
-from losslab.models.checks import name_of
+from losslab.models.checks import name_of, notice_once
 
 TRAIN_KEYS = {"train/loss", "train/acc_running", "train/acc"}
 VAL_KEYS = {"val/loss", *(f"val/{key}" for key in metric_keys(TinyDigits.class_names))}
@@ -587,6 +587,66 @@ def test_a_loss_that_is_given_or_set_by_the_constructor_is_not_replaced(tmp_path
     fit(seeded_mlp(loss=FocalLoss(2.0)), max_epochs=1).save_checkpoint(tmp_path / "model.ckpt")
     loaded = MLP.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True, loss=FocalLoss(3.0))
     assert loaded.loss.gamma == 3
+
+
+def test_going_on_with_another_loss_than_the_checkpoints_is_noticed(tmp_path, caplog):
+    class OwnDefault(MLP):
+        def __init__(self, loss=None, **kwargs):
+            super().__init__(loss=loss or FocalLoss(2.0), **kwargs)
+
+    fit(OwnDefault(loss=FocalLoss(5.0)), max_epochs=1).save_checkpoint(tmp_path / "model.ckpt")
+    caplog.clear()
+    notice_once.cache_clear()
+    OwnDefault.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True, loss=FocalLoss(5.0))
+    assert "trained with the loss" not in caplog.text
+    OwnDefault.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    assert "trained with the loss" in caplog.text
+
+
+def test_an_object_among_the_networks_own_arguments_has_to_be_given_again(tmp_path):
+    class Own(MLP):
+        def __init__(self, activation: nn.Module | None = None, scale=torch.relu, **kwargs):
+            super().__init__(**kwargs)
+            self.activation, self.scale = activation or nn.ReLU(), scale
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.activation(super().forward(images))
+
+    path = tmp_path / "model.ckpt"
+    fit(Own(), max_epochs=1).save_checkpoint(path)
+    assert isinstance(Own.load_from_checkpoint(path, weights_only=True).activation, nn.ReLU)
+    fit(Own(activation=nn.Tanh()), max_epochs=1).save_checkpoint(path)
+    with pytest.raises(UserError, match=r"trained with activation=Tanh\(\), an object"):
+        Own.load_from_checkpoint(path, weights_only=True)
+    assert isinstance(Own.load_from_checkpoint(path, weights_only=True, activation=nn.Tanh()).activation, nn.Tanh)
+
+
+def test_a_step_that_does_not_call_losslabs_trains_and_is_validated():
+    class OwnStep(MLP):
+        def training_step(self, batch, batch_idx):
+            images, labels = batch
+            return nn.functional.cross_entropy(self(images), labels)
+
+    model, untrained = OwnStep(), OwnStep()
+    untrained.load_state_dict(model.state_dict())
+    metrics = fit(model).callback_metrics
+    images, labels = split("val")
+    assert metrics["val/loss"] == model.loss(logits_of(model, images), labels)
+    assert metrics["val/loss"] < model.loss(logits_of(untrained, images), labels)
+    assert "train/loss" not in metrics
+
+
+def test_probabilities_instead_of_logits_and_an_ignored_class_are_noticed(caplog):
+    class Softmax(MLP):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images).softmax(dim=1)
+
+    notice_once.cache_clear()
+    fit(seeded_mlp(loss=FocalLoss(ignore_index=9)), max_epochs=1)
+    assert "the loss ignores class 9" in caplog.text
+    assert "probabilities" not in caplog.text
+    fit(Softmax(), max_epochs=1)
+    assert "the network returns probabilities" in caplog.text
 
 
 @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), HalfSquaredError(), nn.functional.cross_entropy], ids=name_of)

@@ -38,7 +38,7 @@ def test_running_numbers_are_means_over_the_images_of_batches_of_any_size(leadin
     assert metrics.keys() == {"train/loss", "train/acc_running"}
     torch.testing.assert_close(metrics["train/loss"], loss)
     torch.testing.assert_close(metrics["train/acc_running"], accuracy)
-    assert tally.losses_by_step().shape == (*leading, 3)
+    assert tally.by_step().shape == (2, *leading, 3)
 
 
 def test_a_population_tallies_what_each_member_tallies_alone() -> None:
@@ -120,14 +120,14 @@ def test_logits_that_are_not_finite_are_named_with_their_step_unless_the_image_i
         tally.add(loss, logits, labels)
         ignoring.add(loss, logits, labels, ignored=2)
     with pytest.raises(NonFiniteLossError, match=rf"the logits became {bad} in epoch 0, step 1\."):
-        require_finite(tally.losses_by_step(), "loss", "epoch 0", tally.top_logits_by_step())
-    require_finite(ignoring.losses_by_step(), "loss", "epoch 0", ignoring.top_logits_by_step())
+        require_finite(tally.by_step()[0], "loss", "epoch 0", tally.by_step()[1])
+    require_finite(ignoring.by_step()[0], "loss", "epoch 0", ignoring.by_step()[1])
 
 
 def test_half_precision_logits_are_summed_without_overflow() -> None:
     tally = EpochTally()
     tally.add(torch.tensor(0.0), torch.full((256, 3), 6e4, dtype=torch.float16), torch.zeros(256, dtype=torch.int64))
-    require_finite(tally.losses_by_step(), "loss", "epoch 0", tally.top_logits_by_step())
+    require_finite(tally.by_step()[0], "loss", "epoch 0", tally.by_step()[1])
 
 
 def test_a_tally_of_an_earlier_version_goes_on() -> None:
@@ -135,4 +135,4 @@ def test_a_tally_of_an_earlier_version_goes_on() -> None:
     tally = EpochTally([torch.tensor(0.5)] * 2, [torch.tensor(3)] * 2, [6, 6])
     (batch,) = batches([6])
     tally.add(*batch)
-    assert tally.top_logits_by_step().shape == tally.losses_by_step().shape == (3,)
+    assert tally.by_step().shape == (2, 3)

@@ -42,7 +42,7 @@ def test_a_study_against_itself_shows_nothing(gamma_study: Path) -> None:
     assert {cell["word"] for cells in page["verdicts"]["rows"].values() for cell in cells} == {"not shown"}
     assert page["verdicts"]["size"] == 3 * 3  # settings in common x metrics
     losses = [row for row in page["means"].rows if row[1] == "loss, own units"]  # of the same loss in both
-    assert [row[4] for row in losses] == ["+0"] * 3
+    assert [row[4] for row in losses] == ["+0.00"] * 3
     value = read_compared_item(gamma_study).settings[0].mean_sd("val/loss")[0]
     assert float(losses[0][2].split("±")[0]) == pytest.approx(value, rel=1e-3)
 

@@ -9,6 +9,7 @@ import pytest
 
 from losslab.errors import UserError
 from losslab.report import Summary, confirmation_of, format_interval, summarise, summarise_folder
+from losslab.report.summary import format_difference
 from losslab.report.verdicts import Verdict
 from losslab.study import StudyFile, result_path, write_result
 
@@ -101,6 +102,16 @@ def test_nothing_complete_is_nothing_to_compare() -> None:
     assert summary.family is None
 
 
+def test_one_comparison_that_is_not_shown_is_told_in_the_singular() -> None:
+    answer = summary_of({0: BASE, 1: BETTER, 2: BASE}).answer
+    assert answer[0].endswith("has higher macro F1; the other 1 of 2 comparisons is not shown.")
+
+
+def test_a_loss_has_three_digits_also_where_the_last_ones_are_zero() -> None:
+    differences = [format_difference("val/loss", value) for value in (0.1004, -0.00499999, -0.0, 123.4)]
+    assert differences == ["+0.100", "−0.00500", "+0.00", "+123"]
+
+
 def test_less_can_be_better() -> None:
     lower = (np.array(BASE) - [0.3, 0.31, 0.29, 0.302, 0.3, 0.305]).tolist()
     summary = summary_of({0: BASE, 2: lower}, monitor="val/ece", direction="minimize", family=[])
@@ -158,6 +169,17 @@ def test_the_heading_says_how_far_a_training_was_limited() -> None:
     assert summarise("pets", given, declared()).heading.endswith(", limited: limit_train_batches=1")
     given[0]["conditions"] = {}
     assert summarise("pets", given, declared()).heading.endswith(", partly limited: limit_train_batches=1")
+
+
+def test_results_of_different_images_are_found_although_the_first_one_records_none(tmp_path: Path) -> None:
+    given = results({0: BASE, 1: SAME, 2: SAME}, hashes={"train": "a", "split": "c"})
+    del given[1]["hashes"]
+    given[7] |= {"hashes": {"train": "b", "split": "c"}}  # of the same seed
+    (tmp_path / "study.json").write_text(json.dumps({"declared": declared().declared(), "study": {"arms": {}}}))
+    for result in given:
+        write_result(result_path(tmp_path, result["setting_hash"], result["seed"]), result)
+    with pytest.raises(UserError, match=r"results of different images .* gamma=1 seed=1 has b, gamma=2 seed=1 has a"):
+        summarise_folder(tmp_path)
 
 
 @pytest.mark.parametrize(

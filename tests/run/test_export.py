@@ -54,7 +54,7 @@ def test_the_file_gives_what_the_fit_has_written(run: Path, capsys: pytest.Captu
     readme = (run / "export" / "README.md").read_text()
     for words in ("float32 (batch, 1, 28, 28)", "(pixel - 0.5) / 0.5", "127.5", "0 = 0, 1 = 1", "tiny-digits", "50"):
         assert words in readme
-    assert "into this form:\n  a picture as uint8 (*image_shape): scaled" in readme
+    assert "into this form: a picture as uint8 (*image_shape): scaled" in readme
 
 
 def test_a_file_that_says_something_else_is_not_written(

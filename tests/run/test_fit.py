@@ -184,7 +184,7 @@ def test_a_fit_is_not_continued_on_other_images(tiny_mlp: list[str], capsys: pyt
 
 def test_no_epoch_at_all_is_refused(tiny_mlp: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", *tiny_mlp, "--trainer.max_epochs", "0"]) == 2
-    assert "trainer.max_epochs must be >= 1, got 0." in capsys.readouterr().err
+    assert "trainer.max_epochs must be >= 1, or -1 for no limit, got 0." in capsys.readouterr().err
 
 
 def test_a_fit_that_differs_is_not_continued(tiny_mlp: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,7 +196,7 @@ def test_a_fit_that_differs_is_not_continued(tiny_mlp: list[str], capsys: pytest
     assert main(["fit", *tiny_mlp, "--ckpt_path", "last", "--model", "CNN"]) == 2
     assert "model.class_path: losslab.models.MLP -> losslab.models.CNN" in capsys.readouterr().err
     assert main(["fit", *tiny_mlp, "--ckpt_path", "elsewhere.ckpt"]) == 2
-    assert "ckpt_path must be 'last'" in capsys.readouterr().err
+    assert "ckpt_path of a fit must be 'last'" in capsys.readouterr().err
 
 
 def test_a_loss_that_becomes_nan_is_named_and_keeps_what_was_done(

@@ -67,13 +67,13 @@ def test_a_file_that_is_not_whole_is_named(share: float) -> None:
     write_predictions(path, (torch.randn(7, 3), torch.arange(7) % 3))
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match=r"predictions\.npz does not hold the logits and labels of a split"):
+    with pytest.raises(ValueError, match=r"predictions\.npz does not hold a split's logits and labels"):
         read_predictions(path)
 
 
 def test_a_file_of_something_else_is_named() -> None:
     np.savez("predictions.npz", logits=np.zeros((7, 3)))
-    with pytest.raises(ValueError, match="does not hold the logits and labels"):
+    with pytest.raises(ValueError, match="does not hold a split's logits"):
         read_predictions(Path("predictions.npz"))
     with pytest.raises(FileNotFoundError):
         read_predictions(Path("nothing.npz"))

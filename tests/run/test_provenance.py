@@ -11,7 +11,7 @@ from new_process import forget, write_loss
 
 from losslab.cli import main
 from losslab.run import RunFolder, config_hash, earlier_reads, git_state, provenance
-from losslab.run.provenance import float32_precision, note_test_read
+from losslab.run.provenance import conditions, float32_precision, note_test_read
 
 CONFIG = {"seed_everything": 1, "model": {"class_path": "MLP"}}
 
@@ -23,6 +23,20 @@ def test_a_read_is_found_by_its_configuration_and_data() -> None:
     (read,) = earlier_reads({config_hash(CONFIG)}, "pets")
     assert read["run"] == "runs/a"
     assert earlier_reads({config_hash(CONFIG)}, "other pets") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"fast_dev_run": 0, "limit_val_batches": 1.0, "overfit_batches": 0}, {}),
+        ({"fast_dev_run": True, "limit_val_batches": None}, {"fast_dev_run": True}),
+        ({"limit_val_batches": 1, "overfit_batches": 0.5}, {"limit_val_batches": 1, "overfit_batches": 0.5}),
+        ({"limit_val_batches": 0}, {"limit_val_batches": 0}),
+    ],
+)
+def test_conditions_are_what_leaves_out_batches(arguments: dict[str, object], expected: dict[str, object]) -> None:
+    """One batch is not 1.0, all of them; and fast_dev_run=0 leaves out none."""
+    assert conditions({"trainer": arguments}) == expected
 
 
 def test_a_half_written_line_hides_no_other() -> None:

@@ -146,7 +146,7 @@ def test_a_value_within_an_arms_object_is_varied_by_the_grid(tmp_path: Path) -> 
     file = tmp_path / "study.yaml"
     file.write_text("experiment: tiny.yaml\narms: {a: {x: {y: 1, z: 2}, v.w: 3}}\ngrid: {x.y: [1, 2.0]}\nseeds: [0]\n")
     study = read_study(file, {})
-    assert [Setting("a", {"x.y": value}).config(study, {})["x"] for value in (1, 2.0)] == [
+    assert [Setting("a", {"x.y": value}).config(study, {}, 0)["x"] for value in (1, 2.0)] == [
         {"y": 1, "z": 2},
         {"y": 2.0, "z": 2},
     ]

@@ -59,8 +59,13 @@ def check(study: str) -> None:
             "grid: {data.init_args.imbalance: [1, 0.1]}",  # other frequencies are other weights
             "weighted imbalance=1 and weighted imbalance=0.1",
         ),
+        (
+            "arms: {own: {model.class_path: own_steps.MakesItsLoss}}\nmonitor: val/loss\n"
+            "grid: {model.init_args.gamma: [0, 5]}",
+            "own gamma=0 and own gamma=5",
+        ),
     ],
-    ids=["gammas", "family", "search", "label smoothing", "weights by frequency"],
+    ids=["gammas", "family", "search", "label smoothing", "weights by frequency", "a network that makes its loss"],
 )
 def test_losses_on_different_scales_are_refused_as_a_metric(study: str, settings: str) -> None:
     with pytest.raises(
@@ -77,3 +82,17 @@ def test_losses_on_different_scales_are_refused_as_a_metric(study: str, settings
 def test_the_values_of_one_loss_compare_any_other_settings(grid: str) -> None:
     check(f"{GAMMAS}monitor: val/loss\nfamily: [val/loss]\ngrid: {{{grid}}}")
     check(f"{GAMMAS}monitor: val/ece\ngrid: {{{LOSS}.init_args.gamma: [0, 2]}}")
+
+
+def test_what_leaves_the_loss_as_it_is_does_not_keep_its_values_from_being_compared() -> None:
+    weighted = f"arms: {{weighted: {{{LOSS}: {{{FREQUENCY}}}}}}}"
+    check(f"{weighted}\nmonitor: val/loss\ngrid: {{data.init_args.batch_size: [20, 40]}}")
+    check(f"arms: {{left_out: {{{LOSS}: null}}, written: {{{LOSS}: {{{CROSS_ENTROPY}}}}}}}\nmonitor: val/loss")
+
+
+def test_settings_that_ignore_different_labels_are_refused() -> None:
+    with pytest.raises(UserError, match=r"ignore different labels .*Give their losses the same ignore_index"):
+        check(f"{GAMMAS}grid: {{{LOSS}.init_args.ignore_index: [null, 9]}}")
+    check(f"{GAMMAS}grid: {{{LOSS}.init_args.ignore_index: [9], {LOSS}.init_args.gamma: [0, 1]}}")
+    torchs = f"{{{LOSS}: {{class_path: torch.nn.CrossEntropyLoss}}}}"  # whose ignore_index is -100
+    check(f"arms: {{ours: {{{LOSS}: {{{CROSS_ENTROPY}}}}}, torchs: {torchs}}}")

@@ -46,10 +46,8 @@ class EpochOrder:
 
     def batch_seed(self, batch: int) -> int:
         """Return a 63-bit seed for the augmentation of batch number `batch` of this epoch on this rank."""
-        state = np.random.SeedSequence([self.seed, self._drawn_epoch, self.rank, batch + 1]).generate_state(
-            1, np.uint64
-        )
-        return int(state[0] >> np.uint64(1))
+        sequence = np.random.SeedSequence([self.seed, self._drawn_epoch, self.rank, batch + 1])
+        return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class EvaluationBatches:

@@ -124,13 +124,12 @@ class ImageDataModule(LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         """Load the splits of a stage ("fit", "validate", "test" or "predict"), once, and move them to the device."""
         self._check_names()
-        if stage == "test":
-            if "test" not in self._splits:
-                test = self.load_test()
-                test.check("test", self.image_shape, self.num_classes)
-                self.hashes["test"] = test.fingerprint()
-                self._splits["test"] = test
-        elif "train" not in self._splits:
+        if stage == "test" and "test" not in self._splits:
+            test = self.load_test()
+            test.check("test", self.image_shape, self.num_classes)
+            self.hashes["test"] = test.fingerprint()
+            self._splits["test"] = test
+        if stage != "test" and "train" not in self._splits:
             images = self.load_train()
             images.check("training", self.image_shape, self.num_classes)
             self._split(images)
@@ -147,14 +146,11 @@ class ImageDataModule(LightningDataModule, ABC):
             )
 
     def _split(self, images: LabelledImages) -> None:
-        total, classes = len(images.labels), self.num_classes
-        val_size = self.val_size or self.default_val_size or total // 10
-        train_index, val_index = validation_split(
-            images.labels, self.class_names, val_size, self.split_seed, self.data_name
-        )
+        labels, names, classes = images.labels, self.class_names, self.num_classes
+        val_size = self.val_size or self.default_val_size or len(labels) // 10
+        train_index, val_index = validation_split(labels, names, val_size, self.split_seed, self.data_name)
         if self.imbalance is not None:
-            labels = images.labels[train_index]
-            kept = long_tail(labels, classes, self.imbalance, self.class_ranks, self.seed)
+            kept = long_tail(labels[train_index], classes, self.imbalance, self.class_ranks, self.seed)
             train_index = train_index[kept]
         train = images.take(train_index)
         if self.label_noise:
@@ -164,7 +160,7 @@ class ImageDataModule(LightningDataModule, ABC):
             empty = torch.nonzero(torch.bincount(chosen.labels, minlength=classes) == 0).flatten().tolist()
             if empty:
                 raise UserError(
-                    f"no {part} image is left of class {', '.join(self.class_names[c] for c in empty)}: "
+                    f"no {part} image is left of class {', '.join(names[c] for c in empty)}: "
                     f"{remedy} data.val_size ({val_size:,}) or change data.label_noise ({self.label_noise})."
                 )
         split = hashlib.sha256(train_index.numpy().data)
@@ -216,9 +212,8 @@ class ImageDataModule(LightningDataModule, ABC):
     def evaluation_dataloader(self, split: str) -> EvaluationBatches:
         """Return a split ("train", "val" or "test") in its own order, not augmented: each image once over all ranks."""
         rank, world_size = self._rank_and_world_size()
-        return EvaluationBatches(
-            self._splits[split].take(slice(rank, None, world_size)), self.eval_batch_size, self.scale
-        )
+        share = self._splits[split].take(slice(rank, None, world_size))
+        return EvaluationBatches(share, self.eval_batch_size, self.scale)
 
     def val_dataloader(self) -> EvaluationBatches:
         """Return the validation split."""

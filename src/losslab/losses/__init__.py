@@ -24,7 +24,7 @@ from losslab.losses.binary_focal import BinaryFocalLoss
 from losslab.losses.class_weighting import ClassWeighting, EffectiveNumber, InverseFrequency
 from losslab.losses.compound import CompoundLoss
 from losslab.losses.cross_entropy import CrossEntropyLoss
-from losslab.losses.description import build_loss, describe_loss
+from losslab.losses.description import build_loss, constructor_arguments, describe_loss
 from losslab.losses.focal import FocalLoss, focal_crossover, focal_gradient_ratio, focal_to_probability, matching_gamma
 from losslab.losses.generalized_cross_entropy import GeneralizedCrossEntropyLoss
 from losslab.losses.ldam import LDAMLoss
@@ -53,6 +53,7 @@ __all__ = [
     "PolyLoss",
     "TverskyLoss",
     "build_loss",
+    "constructor_arguments",
     "describe_loss",
     "dice_threshold",
     "focal_crossover",

@@ -41,7 +41,7 @@ class AdaptiveFocalLoss(PointwiseLoss):
         if not 0 < p_0 < 0.5:
             raise ValueError(f"p_0 must be in (0, 0.5), got {p_0}")
         self.rule = rule
-        self.register_buffer("p_0", torch.tensor(float(p_0)), persistent=False)
+        self.add_number("p_0", p_0)
 
     def extra_repr(self) -> str:
         return f"rule={self.rule!r}" + (f", p_0={self.p_0.item():g}" if self.rule == "lambert_w" else "")

@@ -44,7 +44,7 @@ class BinaryFocalLoss(PointwiseLoss):
         if alpha is not None and not 0 <= alpha <= 1:
             raise ValueError(f"alpha must be in [0, 1] or None, got {alpha}")
         positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
-        self.register_buffer("gamma", torch.tensor(float(gamma)), persistent=False)
+        self.add_number("gamma", gamma)
         self.register_buffer("positive_weight", torch.tensor(float(positive)), persistent=False)
         self.register_buffer("negative_weight", torch.tensor(float(negative)), persistent=False)
 

@@ -26,7 +26,7 @@ class CompoundLoss(Loss):
         weights = [1.0] * len(losses) if weights is None else list(weights)
         if len(losses) < 2 or any(not isinstance(loss, Loss) or loss.reduction == "none" for loss in losses):
             raise ValueError(
-                f"losses must be two or more of losslab's losses with reduction 'mean' or 'sum', got {list(losses)}"
+                f"losses must be 2 or more of losslab's, with reduction 'mean' or 'sum', got {list(losses)}"
             )
         if len({loss.ignore_index for loss in losses}) > 1:
             raise ValueError(f"losses must have one ignore_index, got {[loss.ignore_index for loss in losses]}")

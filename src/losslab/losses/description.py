@@ -1,7 +1,7 @@
 """A loss as plain values: what a checkpoint holds to build it again."""
 
-import importlib
 import inspect
+import sys
 from typing import Any
 
 from torch import Tensor, nn
@@ -45,24 +45,23 @@ def _describe(value: Any) -> Any:
     name = type(value).__name__
     if _class_of(f"{FACE}.{name}") is not type(value):
         raise TypeError(f"{value!r} is no object of {FACE}")
-    arguments = {argument: _describe(_argument(value, argument)) for argument in _argument_names(type(value))}
-    return {"class_path": f"{FACE}.{name}", "init_args": arguments}
+    arguments = {argument: getattr(value, argument) for argument in constructor_arguments(type(value))}
+    if weighting := getattr(value, "weighting", None):  # its weights belong to the data of the training
+        arguments["class_weights"] = weighting
+    return {"class_path": f"{FACE}.{name}", "init_args": {key: _describe(part) for key, part in arguments.items()}}
 
 
-def _argument(value: Any, name: str) -> Any:
-    """Return the value that a constructor's argument would have now: the attribute or buffer of its name."""
-    return value.weighting if name == "class_weights" and value.weighting is not None else getattr(value, name)
-
-
-def _argument_names(owner: type) -> list[str]:
-    """Return a class's arguments, with those of its bases as far as it takes **kwargs for them."""
-    names: list[str] = []
-    for constructor in (vars(base)["__init__"] for base in owner.__mro__[:-1] if "__init__" in vars(base)):
+def constructor_arguments(owner: type) -> dict[str, inspect.Parameter]:
+    """Return a class's constructor arguments by name, with those of its bases as far as it takes **kwargs for them."""
+    found: dict[str, inspect.Parameter] = {}
+    for constructor in (vars(base)["__init__"] for base in owner.__mro__ if "__init__" in vars(base)):
         _, *arguments = inspect.signature(constructor).parameters.values()
-        names += [each.name for each in arguments if each.kind is not each.VAR_KEYWORD]
+        for each in arguments:
+            if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
+                found.setdefault(each.name, each)
         if not any(each.kind is each.VAR_KEYWORD for each in arguments):
             break
-    return names
+    return found
 
 
 def _build(value: Any) -> Any:
@@ -79,5 +78,5 @@ def _build(value: Any) -> Any:
 def _class_of(class_path: Any) -> type | None:
     """Return the loss or class weighting of this path; None where losslab.losses has none."""
     module, _, name = str(class_path).rpartition(".")
-    found = getattr(importlib.import_module(FACE), name, None) if module == FACE else None
+    found = vars(sys.modules[FACE]).get(name) if module == FACE else None
     return found if isinstance(found, type) and issubclass(found, Loss | ClassWeighting) else None

@@ -39,10 +39,7 @@ class FocalLoss(PointwiseLoss):
         super().__init__(**kwargs)
         if not 0 <= gamma < math.inf:
             raise ValueError(f"gamma must be >= 0 and finite, got {gamma}")
-        self.register_buffer("gamma", torch.tensor(float(gamma)), persistent=False)
-
-    def extra_repr(self) -> str:
-        return f"gamma={self.gamma.item():g}"
+        self.add_number("gamma", gamma)
 
     def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
         return focal(*log_probabilities.per_image(logits, label), self.gamma)

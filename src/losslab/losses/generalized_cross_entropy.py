@@ -32,10 +32,7 @@ class GeneralizedCrossEntropyLoss(PointwiseLoss):
         super().__init__(**kwargs)
         if not 0 < q <= 1:
             raise ValueError(f"q must be in (0, 1], got {q}")
-        self.register_buffer("q", torch.tensor(float(q)), persistent=False)
-
-    def extra_repr(self) -> str:
-        return f"q={self.q.item():g}"
+        self.add_number("q", q)
 
     def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
         return self._generalized(log_probabilities.per_image(logits, label)[0])

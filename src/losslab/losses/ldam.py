@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -43,16 +42,12 @@ class LDAMLoss(PointwiseLoss):
             raise ValueError(f"max_margin must be >= 0 and finite, got {max_margin}")
         if not 0 < scale < math.inf:
             raise ValueError(f"scale must be > 0 and finite, got {scale}")
-        self.register_buffer("max_margin", torch.tensor(float(max_margin)), persistent=False)
-        self.register_buffer("scale", torch.tensor(float(scale)), persistent=False)
-
-    def extra_repr(self) -> str:
-        return f"max_margin={self.max_margin.item():g}, scale={self.scale.item():g}"
+        self.add_number("max_margin", max_margin)
+        self.add_number("scale", scale)
 
     def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
-        return self._with_margin(
-            *log_probabilities.per_image(self._scaled(logits), label), self._margins(logits)[label]
-        )
+        margins = self._margins(logits)[label]
+        return self._with_margin(*log_probabilities.per_image(self._scaled(logits), label), margins)
 
     def per_class_as_label(self, logits: Tensor) -> Tensor:
         return self._with_margin(*log_probabilities.per_class(self._scaled(logits)), self._margins(logits))

@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from losslab.losses import log_probabilities
@@ -36,10 +35,7 @@ class LogitAdjustedLoss(PointwiseLoss):
         super().__init__(**kwargs)
         if not 0 <= tau < math.inf:
             raise ValueError(f"tau must be >= 0 and finite, got {tau}")
-        self.register_buffer("tau", torch.tensor(float(tau)), persistent=False)
-
-    def extra_repr(self) -> str:
-        return f"tau={self.tau.item():g}"
+        self.add_number("tau", tau)
 
     def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
         return -log_probabilities.per_image(self._adjusted(logits), label)[0]

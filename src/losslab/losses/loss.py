@@ -48,12 +48,21 @@ class Loss(nn.Module, ABC):
         super().__init__()
         if reduction not in ("none", "mean", "sum"):
             raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+        self._numbers: list[str] = []
         self.reduction = reduction
         self.ignore_index = ignore_index
         self.weighting = class_weights if isinstance(class_weights, ClassWeighting) else None
         # None or (C,). A checkpoint holds the counts only: the weights follow from the arguments.
         self.register_buffer("class_counts", None)
         self.register_buffer("class_weights", _given_weights(class_weights), persistent=False)
+
+    def add_number(self, name: str, value: float) -> None:
+        """Hold a hyper-parameter as a buffer, () float32, of which a population has one value for each member."""
+        self.register_buffer(name, torch.tensor(float(value)), persistent=False)
+        self._numbers.append(name)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={getattr(self, name).item():g}" for name in self._numbers)
 
     def set_class_counts(self, counts: Tensor) -> None:
         """Set the number of training images of each class, (C,) int64, all >= 1."""

@@ -120,11 +120,8 @@ class TverskyLoss(OverlapLoss):
         super().__init__(**kwargs)
         if not 0 <= alpha < math.inf or not 0 <= beta < math.inf or alpha + beta == 0:
             raise ValueError(f"alpha and beta must be >= 0, finite and not both 0, got {alpha} and {beta}")
-        self.register_buffer("alpha", torch.tensor(float(alpha)), persistent=False)
-        self.register_buffer("beta", torch.tensor(float(beta)), persistent=False)
-
-    def extra_repr(self) -> str:
-        return f"alpha={self.alpha.item():g}, beta={self.beta.item():g}"
+        self.add_number("alpha", alpha)
+        self.add_number("beta", beta)
 
     def misses_and_size(self, tp: Tensor, fp: Tensor, fn: Tensor) -> tuple[Tensor, Tensor]:
         misses = self.alpha * fp.sum(dim=0) + self.beta * fn.sum(dim=0)

@@ -33,10 +33,7 @@ class PolyLoss(PointwiseLoss):
         super().__init__(**kwargs)
         if not -1 <= epsilon < math.inf:
             raise ValueError(f"epsilon must be >= -1 and finite, got {epsilon}")
-        self.register_buffer("epsilon", torch.tensor(float(epsilon)), persistent=False)
-
-    def extra_repr(self) -> str:
-        return f"epsilon={self.epsilon.item():g}"
+        self.add_number("epsilon", epsilon)
 
     def per_image(self, logits: Tensor, label: Tensor) -> Tensor:
         return self._poly(*log_probabilities.per_image(logits, label))

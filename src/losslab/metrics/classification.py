@@ -27,7 +27,7 @@ SHARES = ("acc", "acc_running", "ece", "f1", "precision", "recall")
 
 def better_direction(key: str) -> Literal["maximize", "minimize"]:
     """Return whether a metric, such as "val/loss" or "recall/3", is to be maximised or minimised."""
-    return "minimize" if key.partition("/")[2] in LOWER_IS_BETTER or key in LOWER_IS_BETTER else "maximize"
+    return "minimize" if (key.partition("/")[2] or key) in LOWER_IS_BETTER else "maximize"
 
 
 def is_share(key: str) -> bool:
@@ -65,9 +65,7 @@ def classification_metrics(logits: Tensor, labels: Tensor, class_names: Sequence
     recall = multiclass_recall(predicted, labels, classes, average="none", validate_args=False)  # (C,)
     metrics = {
         "acc": multiclass_accuracy(predicted, labels, classes, average="micro", validate_args=False),
-        "ece": multiclass_calibration_error(
-            probabilities, labels, classes, n_bins=ECE_BINS, norm="l1", validate_args=False
-        ),
+        "ece": multiclass_calibration_error(probabilities, labels, classes, ECE_BINS, norm="l1", validate_args=False),
         "precision/macro": multiclass_precision(predicted, labels, classes, average="macro", validate_args=False),
         "recall/macro": multiclass_recall(predicted, labels, classes, average="macro", validate_args=False),
         "f1/macro": multiclass_f1_score(predicted, labels, classes, average="macro", validate_args=False),

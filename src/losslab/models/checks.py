@@ -3,11 +3,12 @@
 What cannot be right is refused; what may be meant gets one NOTICE a process.
 """
 
+import contextlib
 import copy
 import functools
-import logging
 import math
 import operator
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.optim import lr_scheduler as schedules
 
-from losslab.errors import UserError
+from losslab.errors import UserError, notice_once
 from losslab.losses import Loss, ignored_label
 from losslab.metrics import better_direction, is_share
 
@@ -52,7 +53,9 @@ def require_fitting(loss: Any, num_classes: int, device: torch.device) -> None:
         raise UserError(reason)
     with isolate_rng(include_cuda=device.type == "cuda"), torch.enable_grad():
         torch.manual_seed(0)
-        trial = _copy_of(loss)
+        trial = loss
+        with contextlib.suppress(Exception):  # raised where it holds something like an open file
+            trial = copy.deepcopy(loss)
         if isinstance(trial, nn.Module):
             dtype = torch.get_default_dtype()  # another one than float32 is that of the Trainer's precision
             trial = (trial.to(device) if dtype == torch.float32 else trial.to(device, dtype)).train()
@@ -60,17 +63,20 @@ def require_fitting(loss: Any, num_classes: int, device: torch.device) -> None:
         labels = labels.repeat(math.ceil(64 / len(labels)))  # N = 64 or more, of each class as many
         is_label = labels.unsqueeze(1) == torch.arange(num_classes, device=device)  # (N, C)
         random = _value(trial, torch.randn(is_label.shape, device=device), labels)
-        right, wrong = (_value(trial, CONFIDENT * (2.0 * c - 1), labels) for c in (is_label, is_label.roll(1, dims=0)))
+        noise = torch.randn(is_label.shape, device=device) / 10  # a loss may compare the images, which must differ
+        right, wrong = (
+            _value(trial, CONFIDENT * (2.0 * c - 1) + noise, labels) for c in (is_label, is_label.roll(1, dims=0))
+        )
     values = f"{random:.4g} on random logits, {right:.4g} on confident right ones and {wrong:.4g} on wrong ones"
     if not all(map(math.isfinite, (random, right, wrong))):
-        notice(f"the loss {name_of(loss)} is not finite: {values}.")
+        notice_once(f"the loss {name_of(loss)} is not finite: {values}.")
     elif min(random, right, wrong) < -1e-6:
-        notice(
+        notice_once(
             f"the loss {name_of(loss)} is negative: {values}. It may have no minimum, and take something else than "
             "logits, such as log-probabilities."
         )
-    elif right >= wrong:
-        notice(f"the loss {name_of(loss)} is not smaller for right answers: {values}. It may not teach them.")
+    elif right >= 0.998 * wrong:  # the noise makes equal ones differ
+        notice_once(f"the loss {name_of(loss)} is not smaller for right answers: {values}. It may not teach them.")
 
 
 def _is_for_others(loss: Any) -> str | None:
@@ -95,13 +101,6 @@ def _is_for_others(loss: Any) -> str | None:
     return f"a loss is called with logits (N, C) and labels (N,), but {name} takes {takes}: use {instead}."
 
 
-def _copy_of(loss: Any) -> Any:
-    try:
-        return copy.deepcopy(loss)
-    except Exception:  # it holds something that cannot be copied, such as an open file
-        return loss
-
-
 def _value(loss: Callable[[Tensor, Tensor], Any], logits: Tensor, labels: Tensor) -> float:
     kind = logits.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.get_default_dtype()
@@ -114,13 +113,11 @@ def _value(loss: Callable[[Tensor, Tensor], Any], logits: Tensor, labels: Tensor
             raise UserError(str(error)) from error
         first = (str(error).strip().splitlines() or [""])[0]
         raise UserError(f"the loss {name_of(loss)} fails when {called}: {type(error).__name__}: {first}") from error
-    if isinstance(value, Tensor) and value.ndim > 0 and isinstance(loss, Loss):
-        raise UserError(f"loss must return a scalar, but {loss} has reduction={loss.reduction!r}; use 'mean' or 'sum'.")
     if not isinstance(value, Tensor) or value.ndim > 0:
         got = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise UserError(
             f"loss must return a scalar tensor, but {name_of(loss)} returns {got}, {called}: "
-            "return the mean over the images (in torch's losses, reduction='mean')."
+            "return the mean over the images (a loss of losslab or torch has reduction='mean' for that)."
         )
     if not value.requires_grad:
         raise UserError(f"the loss {name_of(loss)} has no gradient in the logits, so that it cannot be minimised.")
@@ -129,13 +126,8 @@ def _value(loss: Callable[[Tensor, Tensor], Any], logits: Tensor, labels: Tensor
 
 def name_of(given: Any) -> str:
     """Return a name for an object that a user gave: a function's name, or the object's repr without line breaks."""
-    return getattr(given, "__qualname__", None) or " ".join(repr(given).split())
-
-
-@functools.cache
-def notice(text: str) -> None:
-    """Log a NOTICE, once in a process: a study trains the same loss and schedule many times."""
-    logging.getLogger("losslab").warning("NOTICE: %s", text)
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(given))  # an address differs in each process
+    return getattr(given, "__qualname__", None) or " ".join(text.split())
 
 
 # The schedule
@@ -157,13 +149,12 @@ def scheduler_config(
     Raises:
         UserError: the schedule has another length than the training, or watches the metric in the wrong direction.
     """
-    watches = isinstance(scheduler, schedules.ReduceLROnPlateau)
     interval = interval or ("step" if _counts_steps(scheduler) else "epoch")
     config = {"scheduler": scheduler, "interval": interval}
-    if watches:
+    if isinstance(scheduler, schedules.ReduceLROnPlateau):
         named = getattr(scheduler, "monitor", None) or monitor
         if named is None:
-            notice(f"ReduceLROnPlateau names no monitor, and watches {DEFAULT_MONITOR}.")
+            notice_once(f"ReduceLROnPlateau names no monitor, and watches {DEFAULT_MONITOR}.")
         config["monitor"] = monitor = named or DEFAULT_MONITOR
         config["frequency"] = trainer.check_val_every_n_epoch or 1
         right = better_direction(monitor)[:3]
@@ -182,7 +173,8 @@ def scheduler_config(
 
 def training_length(trainer: Trainer, interval: Interval) -> float:
     """Return how often a schedule is stepped in the training; infinite without max_epochs and max_steps."""
-    steps = trainer.estimated_stepping_batches  # also loads the data, which num_training_batches needs
+    trainer.fit_loop.setup_data()  # num_training_batches needs it
+    steps = trainer.estimated_stepping_batches
     if interval == "step" or math.isinf(steps):
         return steps
     return math.ceil(steps / math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
@@ -194,9 +186,13 @@ def _counts_steps(scheduler: Any) -> bool:
     return per_step or any(_counts_steps(part) for part in parts)
 
 
+def _rises_again(minimum: float, length: float) -> bool:
+    return minimum < length - 1  # the rate of the last epoch is that of length - 1
+
+
 MISFITS: tuple[tuple[type, str, Callable[[float, float], bool], str], ...] = (
     (schedules.CosineAnnealingLR, "T_max", operator.gt, "the rate does not reach its minimum"),
-    (schedules.CosineAnnealingLR, "T_max", operator.lt, "the rate rises again after its minimum"),
+    (schedules.CosineAnnealingLR, "T_max", _rises_again, "the rate rises again after its minimum"),
     (schedules.CosineAnnealingWarmRestarts, "T_0", operator.gt, "the rate does not reach its minimum"),
     (schedules.StepLR, "step_size", operator.ge, "the rate never changes"),
     (schedules.MultiStepLR, "milestones", operator.ge, "the rate never changes"),
@@ -217,7 +213,7 @@ def _check_length(scheduler: Any, length: float, interval: Interval) -> None:
     for part, begin, own_length in _parts(scheduler, 0, length):
         name = type(part).__name__
         if own_length <= 0:
-            notice(f"{name} never begins: it follows after {begin:.0f}, but its schedule {stepped}{hint}.")
+            notice_once(f"{name} never begins: it follows after {begin:.0f}, but its schedule {stepped}{hint}.")
             continue
         place = stepped if own_length == length else f"has {own_length:.0f} of the {length:.0f} {interval}s"
         total = getattr(part, "total_steps", None)
@@ -233,7 +229,7 @@ def _check_length(scheduler: Any, length: float, interval: Interval) -> None:
                 value = min(value, default=None)
             neutral = isinstance(part, schedules.ConstantLR) and part.factor == 1
             if value is not None and relation(value, own_length) and not neutral:
-                notice(f"{name}({attribute}={value}) {place}: {consequence}{hint}.")
+                notice_once(f"{name}({attribute}={value}) {place}: {consequence}{hint}.")
 
 
 def _parts(scheduler: Any, begin: float, length: float) -> Iterator[tuple[Any, float, float]]:
@@ -255,14 +251,11 @@ def _parts(scheduler: Any, begin: float, length: float) -> Iterator[tuple[Any, f
 
 def require_same_shape(model: Any, data: Any) -> None:
     """Raise UserError if a data module has images of another shape, or another number of classes, than the model."""
-    names = getattr(data, "class_names", None)
-    theirs: dict[str, Any] = {
-        "image_shape": getattr(data, "image_shape", None),
-        "num_classes": getattr(data, "num_classes", None) or (len(names) if names is not None else None),
-    }
-    for name, value in theirs.items():
+    shape, names = getattr(data, "image_shape", None), getattr(data, "class_names", None)
+    num_classes = getattr(data, "num_classes", None) or (names and len(names))
+    for name, value in (("image_shape", shape and tuple(shape)), ("num_classes", num_classes)):
         own = getattr(model, name)
-        if value is not None and (tuple(value) if name == "image_shape" else value) != own:
+        if value is not None and value != own:
             raise UserError(
                 f"the model has {name} {own}, and the data {type(data).__name__} have {value}: "
                 f"give the model {name}={value}, or the data that it was made for."

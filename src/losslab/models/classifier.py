@@ -1,6 +1,7 @@
 """The one abstract LightningModule: the step, the metrics and the optimiser are written here, once."""
 
 import functools
+import inspect
 import math
 import warnings
 from abc import ABC, abstractmethod
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from losslab.errors import UserError
+from losslab.errors import UserError, notice_once
 from losslab.losses import CrossEntropyLoss, Loss, build_loss, describe_loss, ignored_label
 from losslab.models.checks import Interval, name_of, require_fitting, require_same_shape, scheduler_config
 from losslab.models.epoch import (
@@ -73,8 +74,12 @@ class Classifier(LightningModule, ABC):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Attribute .* is an instance of `nn.Module`")
             self.save_hyperparameters(logger=False)
+        own = inspect.signature(type(self).__init__).parameters
+        self._objects: dict[str, str] = {}  # names of the objects that a subclass's own arguments were given
         for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
-            del self.hparams[name]
+            value = self.hparams.pop(name)
+            if name not in ("loss", "optimizer", "lr_scheduler") and name in own and own[name].default is not value:
+                self._objects[name] = name_of(value)
         self.num_classes, self.image_shape = num_classes, tuple(image_shape)
         self.loss = CrossEntropyLoss() if loss is None else loss
         self._loss_is_given = loss is not None
@@ -100,6 +105,8 @@ class Classifier(LightningModule, ABC):
         """Check that the data have the model's shape; in a fit, pass the class counts to the loss, and check it."""
         require_same_shape(self, self._datamodule)
         self._ignored = ignored_label(self.loss)
+        if self._ignored in range(self.num_classes):
+            notice_once(f"the loss ignores class {self._ignored}: its precision and recall are 0 by definition.")
         if stage == "fit":
             self.set_class_counts(getattr(self._datamodule, "class_counts", None))
             with self.trainer.precision_plugin.forward_context():
@@ -153,8 +160,9 @@ class Classifier(LightningModule, ABC):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self._require_finite_steps()
-        self.log_dict(running_metrics(self._sum_over_ranks(self._tally.sums())), prog_bar=True)
+        if self._tally.losses:  # a user's own training_step need not call this class's
+            self._require_finite_steps()
+            self.log_dict(running_metrics(self._sum_over_ranks(self._tally.sums())), prog_bar=True)
         if self.evaluates_train() and hasattr(self._datamodule, "evaluation_dataloader"):
             self.log("train/acc", self.train_accuracy())
 
@@ -171,9 +179,7 @@ class Classifier(LightningModule, ABC):
         return correct / images
 
     def _require_finite_steps(self) -> None:
-        losses, top_logits = map(  # (S,) each
-            self._sum_over_ranks, (self._tally.losses_by_step(), self._tally.top_logits_by_step())
-        )
+        losses, top_logits = self._sum_over_ranks(self._tally.by_step())  # (S,) each
         require_finite(losses, self.loss, f"epoch {self.current_epoch}", top_logits)
 
     def _sum_over_ranks(self, sums: Tensor) -> Tensor:
@@ -236,9 +242,8 @@ class Classifier(LightningModule, ABC):
         if self.trainer.world_size > 1:
             torch.distributed.all_gather_object(so_far, vars(self._tally))
         checkpoint["epoch_so_far"] = so_far
-        makers = {"optimizer": self.make_optimizer, "lr_scheduler": self.make_lr_scheduler}
-        names = {argument: name_of(maker) for argument, maker in makers.items() if maker is not None}
-        checkpoint["built_with"] = {"loss": describe_loss(self.loss) or name_of(self.loss), **names}
+        names = {argument: name_of(make) for argument, make in self._makers().items() if make is not None}
+        checkpoint["built_with"] = {**self._objects, "loss": describe_loss(self.loss) or name_of(self.loss), **names}
         arguments = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {k: v for k, v in arguments.items() if _is_plain(v)}
 
@@ -246,42 +251,44 @@ class Classifier(LightningModule, ABC):
         """Continue the tally of the epoch in which the checkpoint was saved; a loss that is not given is built again.
 
         Raises:
-            UserError: the checkpoint's loss is not one of losslab's, and the model was built without giving it.
+            UserError: the checkpoint's loss is not one of losslab's, or another argument was an object, and the model
+                was built without giving it.
         """
         so_far = checkpoint.get("epoch_so_far", [])
         if self.global_rank < len(so_far):  # otherwise more processes evaluate it than trained it
             self._tally = EpochTally(**so_far[self.global_rank])
         built_with = checkpoint.get("built_with", {})  # {} in a checkpoint of an earlier version
-        has_default = not self._loss_is_given and describe_loss(self.loss) == describe_loss(CrossEntropyLoss())
-        loss = built_with.get("loss")
-        if has_default and isinstance(loss, str):
-            raise UserError(f"the checkpoint's model was trained with {_to_give('loss', loss)}")
-        if has_default and loss is not None and loss != describe_loss(self.loss):
-            self.loss = build_loss(loss).to(self.device)
+        default = describe_loss(CrossEntropyLoss())
+        loss = built_with.get("loss", default)
+        if loss != default and not self._loss_is_given and describe_loss(self.loss) == default:
+            self.loss = _refuse("loss", loss) if isinstance(loss, str) else build_loss(loss).to(self.device)
             self._ignored = ignored_label(self.loss)
-        if self.make_optimizer is None and "optimizer" in built_with:
-            self.make_optimizer = functools.partial(_refuse, "optimizer", built_with["optimizer"])
-        if self.make_lr_scheduler is None and "lr_scheduler" in built_with:
-            self.make_lr_scheduler = functools.partial(_refuse, "lr_scheduler", built_with["lr_scheduler"])
+        elif not isinstance(self.hparams.get("loss"), dict) and loss != (
+            ours := describe_loss(self.loss) or name_of(self.loss)
+        ):
+            notice_once(f"the checkpoint's model was trained with the loss {loss}, and goes on with {ours}.")
+        for argument in built_with.keys() - self._objects.keys() - {"loss", *self._makers()}:
+            _refuse(argument, built_with[argument])
+        for argument, make in self._makers().items():
+            if make is None and argument in built_with:  # refused when the model trains on: a test needs neither
+                setattr(self, f"make_{argument}", functools.partial(_refuse, argument, built_with[argument]))
+
+    def _makers(self) -> dict[str, Callable[..., Any] | None]:
+        return {"optimizer": self.make_optimizer, "lr_scheduler": self.make_lr_scheduler}
 
 
 def _refuse(argument: str, name: str, *_: Any) -> Any:
-    raise UserError(f"the checkpoint's model was trained with {_to_give(argument, name)}")
-
-
-def _to_give(argument: str, name: str) -> str:
-    return (
-        f"{argument}={name}, an object, which a checkpoint does not hold: give it again, as in "
-        f"load_from_checkpoint(path, {argument}=...), or to the model's constructor."
+    raise UserError(
+        f"the checkpoint's model was trained with {argument}={name}, an object, which a checkpoint does not hold: give "
+        f"it again, as in load_from_checkpoint(path, {argument}=...), or to the model's constructor."
     )
 
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
-        return all(_is_plain(part) for part in (*value.keys(), *value.values()))
-    if isinstance(value, list | tuple):
-        return all(_is_plain(part) for part in value)
-    return value is None or isinstance(value, str | int | float | bool)
+        return _is_plain([*value.keys(), *value.values()])
+    parts = value if isinstance(value, list | tuple) else ()
+    return isinstance(value, list | tuple | str | int | float | None) and all(map(_is_plain, parts))
 
 
 def one_cycle(optimizer: Optimizer, steps: int) -> OneCycleLR:

@@ -39,9 +39,7 @@ class CNN(Classifier):
         if len(widths) != 3 or any(w < 1 for w in widths) or not 0 <= dropout < 1:
             raise ValueError(f"widths must be three numbers >= 1 and dropout in [0, 1), got {widths} and {dropout}")
         if crop < 0 or min(height, width) - 2 * crop < 20:
-            raise ValueError(
-                f"crop must be >= 0 and leave 20 x 20 pixels or more, got {crop} for images of {height} x {width}"
-            )
+            raise ValueError(f"crop must be >= 0 and leave 20 x 20 pixels or more, got {crop} for {height} x {width}")
         first, second, third = widths
         first_pool, second_pool = ([nn.MaxPool2d(2)] if max_pooling else [] for _ in range(2))
         stride = 1 if max_pooling else 2

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from losslab.errors import TrainingError, UserError
+from losslab.errors import TrainingError, UserError, notice_once
 from losslab.losses import ignored_label
 from losslab.metrics import classification_metrics
 
@@ -79,24 +79,17 @@ class EpochTally:
         lists = (self.losses, self.correct, self.sizes, self.top_logits)
         return EpochTally(*([x.to(device) if isinstance(x, Tensor) else x for x in entries] for entries in lists))
 
-    def losses_by_step(self) -> Tensor:
-        """Return the S losses, (..., S) float64 on CPU."""
-        return torch.stack(self.losses, dim=-1).cpu().double()
-
-    def top_logits_by_step(self) -> Tensor:
-        """Return the largest logit of each image summed over each of the S steps, (..., S) float64 on CPU."""
-        return torch.stack(self.top_logits, dim=-1).cpu().double()
+    def by_step(self) -> Tensor:
+        """Return the losses and the largest logits of S steps, (2, ..., S) float64 on CPU."""
+        return torch.stack([torch.stack(part, dim=-1).cpu().double() for part in (self.losses, self.top_logits)])
 
     def sums(self) -> Tensor:
         """Return (3, ...) float64 on CPU: the losses summed over all images, the correct images, all images."""
-        if all(isinstance(size, int) for size in self.sizes):
-            sizes = torch.tensor(self.sizes).double()  # (S,)
-        else:
-            shape = self.losses[0].shape
-            sizes = torch.stack([torch.as_tensor(x).cpu().expand(shape) for x in self.sizes], dim=-1).double()
+        shape = self.losses[0].shape
+        sizes = torch.stack([torch.as_tensor(x).cpu().expand(shape) for x in self.sizes], dim=-1).double()  # (..., S)
         correct = torch.stack(self.correct).sum(dim=0).cpu().double()  # (...)
-        losses = (self.losses_by_step() * sizes).sum(dim=-1)  # (...)
-        return torch.stack([losses, correct, sizes.sum(dim=-1).expand_as(correct)])
+        losses = (self.by_step()[0] * sizes).sum(dim=-1)  # (...)
+        return torch.stack([losses, correct, sizes.sum(dim=-1)])
 
 
 def count_correct(predicted: Tensor, labels: Tensor, ignored: int | None = None) -> tuple[Tensor, int | Tensor]:
@@ -146,16 +139,14 @@ def count_correct_in(loader: Any, model: LightningModule, ignored: int | None = 
     precision = model.trainer.precision_plugin
     trained = [module for module in model.modules() if module.training]
     model.eval()
+    correct = size = torch.zeros((), dtype=torch.int64)
     with torch.inference_mode(), precision.forward_context():
-        batches = [
-            count_correct(model(images).argmax(dim=-1), labels, ignored)
-            for images, labels in map(precision.convert_input, loader)
-        ]
+        for images, labels in map(precision.convert_input, loader):
+            more, counted = count_correct(model(images).argmax(dim=-1), labels, ignored)
+            correct, size = correct + more, size + counted
     for module in trained:
         module.training = True
-    correct = torch.stack([correct for correct, _ in batches]).sum(dim=0).cpu().double()
-    images = torch.as_tensor(sum(size for _, size in batches)).cpu().double()
-    return torch.stack([correct, images.expand_as(correct)])
+    return torch.stack([correct.cpu().double(), size.cpu().double().expand_as(correct)])
 
 
 def evaluation_logits(logits: Tensor) -> Tensor:
@@ -193,6 +184,8 @@ def split_metrics(
     logits, labels = logits[kept], labels[kept]
     if not len(labels):
         raise _all_ignored(split)
+    if bool((logits >= 0).all()) and bool(((logits.sum(dim=1) - 1).abs() < 1e-4).all()):
+        notice_once("the network returns probabilities: return logits, without a softmax, which the losses apply.")
     where = f"the {split} split" if epoch is None else f"the {split} split after epoch {epoch}"
     checked = torch.zeros_like(value) if epoch is None else value
     require_finite(checked.reshape(1), loss, where, evaluation_logits(logits.amax(dim=1)).sum().reshape(1))

@@ -26,9 +26,8 @@ class ResNet(Classifier):
     ) -> None:
         super().__init__(**kwargs)
         if not widths or any(w < 1 for w in widths) or blocks < 1 or not 0 <= dropout < 1:
-            raise ValueError(
-                f"widths and blocks must be >= 1 and dropout in [0, 1), got {list(widths)}, {blocks} and {dropout}"
-            )
+            got = f"{list(widths)}, {blocks} and {dropout}"
+            raise ValueError(f"widths and blocks must be >= 1 and dropout in [0, 1), got {got}")
         stem = [nn.Conv2d(self.image_shape[0], widths[0], 5, padding=2, bias=False), nn.MaxPool2d(2)]
         layers: list[nn.Module] = [*stem, nn.BatchNorm2d(widths[0]), nn.ReLU()]
         channels = widths[0]
@@ -59,9 +58,8 @@ class ResidualBlock(nn.Module):
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
-            )
+            projection = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(channels_out))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.shortcut(x) + self.residual(x))

@@ -29,9 +29,8 @@ class SeparableCNN(Classifier):
         if not widths or any(w < 1 for w in widths) or not 0 <= dropout < 1:
             raise ValueError(f"widths must be >= 1 and dropout in [0, 1), got {list(widths)} and {dropout}")
         if min(height, width) < 2 ** len(widths):
-            raise ValueError(
-                f"{len(widths)} widths need images of {2 ** len(widths)} pixels or more, got {self.image_shape}"
-            )
+            least = 2 ** len(widths)
+            raise ValueError(f"{len(widths)} widths need images of {least} pixels or more, got {self.image_shape}")
         pooled = len(widths) - 1
         layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 5, padding=2, bias=False)]
         for number, channels_out in enumerate(widths):
@@ -51,7 +50,5 @@ class SeparableCNN(Classifier):
 
 def separable_convolution(channels_in: int, channels_out: int) -> list[nn.Module]:
     """Return a depthwise 3 x 3 and a pointwise 1 x 1 convolution, without bias, that keep the image size."""
-    return [
-        nn.Conv2d(channels_in, channels_in, 3, padding=1, groups=channels_in, bias=False),
-        nn.Conv2d(channels_in, channels_out, 1, bias=False),
-    ]
+    depthwise = nn.Conv2d(channels_in, channels_in, 3, padding=1, groups=channels_in, bias=False)
+    return [depthwise, nn.Conv2d(channels_in, channels_out, 1, bias=False)]

@@ -16,7 +16,7 @@ records: predictions, epochs, configurations, images and origins of a study's ru
 wandb_report: the page's sections as a W&B report
 """
 
-from losslab.report.command import write_best_file, write_report
+from losslab.report.command import write_best, write_report
 from losslab.report.records import CONFIRM_FOLDER, confirmation_folders, focal_gamma, loss_identity
 from losslab.report.statistics import reliability
 from losslab.report.summary import (
@@ -24,7 +24,6 @@ from losslab.report.summary import (
     Confirmation,
     Summary,
     confirmation_of,
-    counting_confirmation,
     format_interval,
     is_loss,
     is_over,

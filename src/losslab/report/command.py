@@ -17,17 +17,7 @@ from losslab.report.records import read_config
 from losslab.report.summary import Summary, counting_confirmation, read_confirmations, summarise_folder
 from losslab.report.tables import markdown
 from losslab.report.wandb_report import save_wandb_report
-from losslab.run import (
-    RUNS,
-    Config,
-    OptionParser,
-    as_value,
-    constructor_arguments,
-    dump_yaml,
-    find_own_modules,
-    write_whole,
-    writing,
-)
+from losslab.run import RUNS, Config, OptionParser, as_value, dump_yaml, find_own_modules, write_whole, writing
 
 _log = logging.getLogger("losslab")
 
@@ -63,7 +53,9 @@ def report_command(tokens: list[str]) -> None:
     if (options.study is None) == (options.compare is None):
         raise UserError("give either a study's folder, such as runs/gamma, or --compare with two folders.")
     if options.compare is not None:
-        write_comparison(options.compare[0], options.compare[1], options.out)
+        a, b = options.compare
+        page = render("comparison", page=comparison_content(read_compared_item(a), read_compared_item(b)))
+        _write_page(options.out or RUNS / "compare" / f"{a.name}-and-{b.name}.html", page)
         return
     write_report(options.study)
     if options.wandb is not None:
@@ -84,10 +76,26 @@ def write_report(folder: Path) -> None:
     print(f"{folder}/report.html, {folder}/report.md")
 
 
+def write_best(folder: Path, summary: Summary, config: Config) -> None:
+    """Write a search's choice to best.yaml, unless the choice of a confirmation counts, which `write_report` writes.
+
+    Args:
+        folder: runs/<study>.
+        summary: of the search.
+        config: the resolved configuration of the setting that it chooses.
+    """
+    if counting_confirmation(folder) is not None:
+        return
+    chosen = summary.chosen
+    lines = [f"{chosen.label}, chosen by the study {folder.name} on validation.", " ".join(summary.answer)]
+    if chosen is not summary.best:
+        lines.append(f"So this is the baseline, {chosen.label}, and not {summary.best.label}.")
+    _write_best_file(folder, chosen.label, lines, config)
+
+
 def _write_confirmed_best(folder: Path, summary: Summary) -> None:
     """Write the setting that the study's last confirmation chose to best.yaml, as it was trained there."""
-    counting = counting_confirmation(folder)
-    if counting is None:
+    if (counting := counting_confirmation(folder)) is None:
         return
     place, confirmation = counting
     confirmed, chosen = confirmation.summary, confirmation.summary.chosen
@@ -100,41 +108,18 @@ def _write_confirmed_best(folder: Path, summary: Summary) -> None:
     if summary.chosen.setting_hash not in {setting.setting_hash for setting in confirmed.tried}:
         lines.append(f"The search now chooses {summary.chosen.label}, which was not confirmed.")
         _log.warning("NOTICE: %s/best.yaml: %s `losslab confirm --again` confirms it.", folder, lines[-1])
-    config = read_config(place, chosen)
-    if not config:
+    if config := read_config(place, chosen):
+        _write_best_file(folder, chosen.label, lines, config)
+    else:
         _log.warning("NOTICE: %s/best.yaml is not written: the runs of %s cannot be read.", folder, place)
-        return
-    write_best_file(folder, chosen.label, lines, config)
 
 
-def write_best_file(folder: Path, label: str, comments: Sequence[str], config: Config) -> None:
-    """Write a setting's whole configuration to best.yaml in the study's folder, and print its label.
-
-    Args:
-        folder: runs/<study>.
-        label: the setting's name.
-        comments: lines in front of the configuration: how it was chosen.
-        config: a resolved configuration.
-    """
+def _write_best_file(folder: Path, label: str, comments: Sequence[str], config: Config) -> None:
+    """Write a setting's whole configuration, after comments on how it was chosen, and print its label."""
     lines = [*comments, f"Train it: losslab fit --config {shlex.quote(f'{folder}/best.yaml')}"]
     header = "".join(f"# {' '.join(line.split())}\n" for line in lines)  # a name may hold a line break
     write_whole(folder / "best.yaml", header + dump_yaml(config))
     print(f"{folder}/best.yaml: {label}")
-
-
-def write_comparison(a: Path, b: Path, out: Path | None) -> None:
-    """Write the page of two studies or two runs side by side.
-
-    Args:
-        a: the folder of a study or a run, or a folder of runs, of which the newest finished one is read.
-        b: likewise.
-        out: the page's file; None is runs/compare/A-and-B.html.
-
-    Raises:
-        UserError: `a` and `b` cannot be compared, or the page cannot be written.
-    """
-    page = render("comparison", page=comparison_content(read_compared_item(a), read_compared_item(b)))
-    _write_page(out or RUNS / "compare" / f"{a.name}-and-{b.name}.html", page)
 
 
 def _write_page(path: Path, page: str) -> None:
@@ -210,7 +195,7 @@ def _loss_class(name: str) -> type:
 
 
 def _build_loss(loss_class: type, arguments: dict[str, Any]) -> Any:
-    known = constructor_arguments(loss_class)
+    known = losslab.losses.constructor_arguments(loss_class)
     for argument in arguments:
         if argument not in known:
             hint = did_you_mean(argument, known, f"; it has {', '.join(known)}.")

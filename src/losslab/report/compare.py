@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,7 @@ from losslab.metrics import is_share
 from losslab.report.figure import Choice, Figure, Table, Trace, axes, categories, escape_tags, marker
 from losslab.report.predictions import confusion
 from losslab.report.records import loss_identity, losslab_origin, read_config, setting_predictions
-from losslab.report.summary import (
-    column_title,
-    format_difference,
-    is_loss,
-    limits_text,
-    metric_title,
-    summarise_folder,
-)
+from losslab.report.summary import column_title, format_difference, is_loss, limits_text, metric_title, summarise_folder
 from losslab.report.tables import verdict_table
 from losslab.report.verdicts import Family, compare_pairs
 from losslab.run import SEED, Config, RunFolder, differences, find_run
@@ -161,13 +155,9 @@ def _at(setting: SettingResults, seeds: list[int]) -> SettingResults:
 
 def _answer(a: ComparedItem, b: ComparedItem, pairs: int, family: Family | None, changed: int) -> list[str]:
     compared = f"{pairs} settings in common" if a.is_study else "two runs"
-    first = (
-        f"{b.name} against {a.name}: {compared}; in the configuration "
-        f"{changed or 'no'} value{'s differ' if changed != 1 else ' differs'}."
-    )
-    for item in (a, b):
-        if limits := limits_text(item.records):
-            first += f" {item.name} is {limits}."
+    differ = f"{changed or 'no'} value{'s differ' if changed != 1 else ' differs'}"
+    first = f"{b.name} against {a.name}: {compared}; in the configuration {differ}."
+    first += "".join(f" {item.name} is {limits}." for item in (a, b) if (limits := limits_text(item.records)))
     if family is None:
         return [first, "Nothing is compared: the two do not share images, split, seeds and metrics."]
     shown = "; ".join(f"{metric_title(v.metric)} of {v.setting} is {v.word}" for v in family.shown)
@@ -175,22 +165,22 @@ def _answer(a: ComparedItem, b: ComparedItem, pairs: int, family: Family | None,
 
 
 def _sources(a: ComparedItem, b: ComparedItem) -> Table:
-    def row(title: str, *values: set[str]) -> list[str]:
-        return [title, *(", ".join(sorted(part)) for part in values)]
+    in_a, in_b = map(_source, (a, b))
+    rows = [[what, in_a[what], in_b[what]] for what in in_a]
+    return Table(["what", a.name, b.name], rows, [i for i, what in enumerate(in_a) if in_a[what] != in_b[what]])
 
-    both = (a, b)
-    rows = [
-        row(key, *({str(record.get(key, "not recorded")) for record in item.records} for item in both))
+
+def _source(item: ComparedItem) -> dict[str, str]:
+    """Return what the numbers of one side come from, by the row's heading."""
+    records = item.records
+    found: dict[str, Iterable[str]] = {
+        key: {str(record.get(key, "not recorded")) for record in records}
         for key in ("data_name", "git_commit", "device", "precision")
-    ]
-    rows.append(row("losslab", *({losslab_origin(record) for record in item.records} for item in both)))
-    rows.append(["conditions", *(limits_text(item.records) or "none" for item in both)])
-    rows += [
-        row(f"{part} (SHA-256)", *({h[:12] for h in item.hashes(part)} for item in both)) for part in ("train", "split")
-    ]
-    seeds = [", ".join(map(str, sorted({seed for s in item.settings for seed in s.seeds}))) for item in both]
-    rows.append(["seeds", *seeds])
-    return Table(["what", a.name, b.name], rows, [i for i, (_, in_a, in_b) in enumerate(rows) if in_a != in_b])
+    }
+    found |= {"losslab": set(map(losslab_origin, records)), "conditions": [limits_text(records) or "none"]}
+    found |= {f"{part} (SHA-256)": {digest[:12] for digest in item.hashes(part)} for part in ("train", "split")}
+    seeds = ", ".join(map(str, sorted({seed for setting in item.settings for seed in setting.seeds})))
+    return {what: ", ".join(sorted(values)) for what, values in found.items()} | {"seeds": seeds}
 
 
 def _means(a: ComparedItem, b: ComparedItem, pairs: list[Pair], same_loss: bool) -> Table:
@@ -203,8 +193,8 @@ def _means(a: ComparedItem, b: ComparedItem, pairs: list[Pair], same_loss: bool)
                 difference = means[1][0] - means[0][0]
                 if abs(difference) >= MARKED_FROM and is_share(key):
                     marked.append(len(rows))
-                texts = (*(format_mean(key, *mean) for mean in means), format_difference(key, difference))
-                rows.append([in_a.label, column_title(key), *texts])
+                texts = [format_mean(key, *mean) for mean in means]
+                rows.append([in_a.label, column_title(key), *texts, format_difference(key, difference)])
     return Table(["setting", "metric", f"{a.name}, %", f"{b.name}, %", "difference, points"], rows, marked)
 
 

@@ -45,7 +45,7 @@ def learning_curves(study: Path, settings: Sequence[SettingResults]) -> Figure |
     return Figure(
         "learning", "Learning curves",
         "Mean over the seeds after each epoch. The number of epochs is fixed in advance, and all results use the "
-        "weights after the last one. Losses of different settings are on different scales: compare each with itself.",
+        "weights after the last one. Different losses are on different scales: compare each with itself.",
         traces, {"xaxis": {"title": {"text": "epoch"}, "dtick": max(1, epochs // 10)}, "yaxis": {"hoverformat": ".4f"}},
         Table([names[metrics[0]], *(f"epoch {epoch}" for epoch in range(1, epochs + 1))], rows),
         [Choice("metric", "Metric", list(names.values()))],

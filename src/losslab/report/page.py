@@ -17,14 +17,7 @@ from losslab.report.figure import Figure, script_json
 from losslab.report.precision_recall import precision_recall_by_class, precision_recall_plane, varied_number
 from losslab.report.predictions import calibration, confusion, read_gallery
 from losslab.report.records import focal_gamma, provenance_table, read_config, reproduce_commands, setting_predictions
-from losslab.report.summary import (
-    Confirmation,
-    Summary,
-    counting_confirmation,
-    is_loss,
-    metric_title,
-    read_confirmations,
-)
+from losslab.report.summary import Confirmation, Summary, counting_confirmation, metric_title, read_confirmations
 from losslab.report.tables import class_differences, means_table, verdict_table
 from losslab.report.trials import read_trials, trial_figures, unfinished_table
 from losslab.study import Result, SettingResults
@@ -66,14 +59,11 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> dict[
     first_run = next((folder / s.runs[0] for s in settings if s.label in predictions), folder)
     images, no_gallery = read_gallery(first_run, predictions, classes) if same_images else ({}, NO_PREDICTIONS)
     trials = read_trials(folder, study)
-    confirmations = read_confirmations(folder)
     listed = summary.ranked[:MOST_LISTED] if len(summary.settings) > MOST_LISTED else summary.settings
-    answer, counting = summary.answer, counting_confirmation(folder)
-    if counting is not None:  # its answer counts more than the search's
-        confirmed = counting[1]
-        answer = [
-            "Confirmed on fresh seeds and the test images:", *confirmed.summary.answer, confirmed.choice_text,
-        ]  # fmt: skip
+    answer = summary.answer
+    if (counting := counting_confirmation(folder)) is not None:  # its answer counts more than the search's
+        _, confirmed = counting
+        answer = ["Confirmed on fresh seeds and the test images:", *confirmed.summary.answer, confirmed.choice_text]
     # Without a varied number each setting has a colour, of which there are few.
     placed = summary.settings if varied_number(summary.settings) else settings
     return {
@@ -84,7 +74,7 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> dict[
         "described": _described(summary),
         "means": means_table(summary, listed, ", %"),
         "all_means": means_table(summary, summary.tried, ", %") if len(listed) < len(summary.tried) else None,
-        "confirmations": [_confirmation_content(confirmation) for confirmation in confirmations],
+        "confirmations": list(map(_confirmation_content, read_confirmations(folder))),
         "verdicts": verdict_table(summary.family),
         "by_class": class_differences(summary),
         "precision_recall": [precision_recall_by_class(placed), precision_recall_plane(placed)],
@@ -95,10 +85,7 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> dict[
         "no_gallery": no_gallery,
         "calibration": calibration(predictions, gammas) if predictions else None,
         "learning": learning_curves(folder, settings),
-        # Losses on different scales have no common best.
-        "trials": []
-        if is_loss(study.monitor) and not summary.same_loss
-        else trial_figures(trials, study.monitor, study.direction == "maximize"),
+        "trials": trial_figures(trials, study.monitor, study.direction == "maximize") if summary.comparable else [],
         "unreadable": trials.unreadable,
         "unfinished": unfinished_table(trials.trials),
         "provenance": provenance_table(folder, results),
@@ -146,19 +133,16 @@ def _facts(summary: Summary, results: list[Result]) -> list[tuple[str, str]]:
         ("trainings", str(len(results))),
         ("images", " and ".join(sorted({result["data_name"] for result in results}))),
     ]
-    if (family := summary.family) is not None:
-        facts.append(("differences shown", f"{len(family.shown)} of {family.size}"))
-    return facts
+    family = summary.family
+    return [*facts, ("differences shown", f"{len(family.shown)} of {family.size}")] if family else facts
 
 
 def _described(summary: Summary) -> str:
-    varied = list(dict.fromkeys(path for setting in summary.tried for path in setting.varied))
-    arms = list(dict.fromkeys(setting.arm for setting in summary.tried))
+    varied = dict.fromkeys(path for setting in summary.tried for path in setting.varied)
+    arms = dict.fromkeys(setting.arm for setting in summary.tried)
     parts = [f"{len(summary.tried)} settings"]
-    if len(arms) > 1:
-        parts.append(f"of {len(arms)} arms ({', '.join(arms)})")
-    if varied:
-        parts.append(f"varying {', '.join(varied)}")
+    parts += [f"of {len(arms)} arms ({', '.join(arms)})"] if len(arms) > 1 else []
+    parts += [f"varying {', '.join(varied)}"] if varied else []
     tuned = "".join(
         f"{path} was tuned: of settings that differ in it alone, only the best on validation is shown and compared. "
         for path in summary.study.tune

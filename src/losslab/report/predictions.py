@@ -31,9 +31,7 @@ MOST_NAMES = 12
 def mean_confusion(predictions: Predictions) -> np.ndarray:
     """Return the images of class i (row) that were predicted as class j (column), mean over the seeds, (C, C)."""
     classes = range(predictions.logits.shape[2])
-    matrices = [
-        confusion_matrix(predictions.labels, logits.argmax(axis=1), labels=classes) for logits in predictions.logits
-    ]
+    matrices = [confusion_matrix(predictions.labels, each.argmax(1), labels=classes) for each in predictions.logits]
     return np.mean(matrices, axis=0)  # (S, C, C) -> (C, C)
 
 

@@ -72,15 +72,22 @@ def focal_gamma(config: dict[str, Any]) -> float | None:
     return float(arguments.get("gamma", 2.0)) if not arguments.get("label_smoothing") else None
 
 
-def loss_identity(config: dict[str, Any], by_frequency: bool = False) -> str:
+NOT_IN_CLASS_COUNTS = ("root", "batch_size", "eval_batch_size", "augmentation", "split_seed")
+"""Arguments of data that leave the number of training images of each class as it is."""
+
+
+def loss_identity(config: dict[str, Any], loss: Any = None, by_frequency: bool = False) -> str:
     """Return a text that is the same for configurations whose values of the loss are on the same scale.
 
     Args:
         config: a resolved configuration.
+        loss: describes the built loss, which a network of the user's own may make itself; None: the configuration's.
         by_frequency: whether the loss depends on class frequencies; its scale then is one only for the same data.
     """
-    loss = ((config.get("model") or {}).get("init_args") or {}).get("loss")
-    return json.dumps([loss, config.get("data") if by_frequency else None], sort_keys=True)
+    given = ((config.get("model") or {}).get("init_args") or {}).get("loss")
+    data = config.get("data") or {}
+    counted = {k: v for k, v in (data.get("init_args") or {}).items() if k not in NOT_IN_CLASS_COUNTS}
+    return json.dumps([loss or given, [data.get("class_path"), counted] if by_frequency else None], sort_keys=True)
 
 
 def validation_images(run: Path) -> np.ndarray:
@@ -112,7 +119,7 @@ def provenance_table(folder: Path, results: list[Result]) -> Table:
         return ", ".join(sorted({result.get(key, "?") for result in results}))
 
     rows = [
-        ["losslab", ", ".join(sorted({losslab_origin(result) for result in results}))],
+        ["losslab", ", ".join(sorted(set(map(losslab_origin, results))))],
         ["your repository", ", ".join(sorted({_commit(r.get("git_commit"), r.get("git_dirty")) for r in results}))],
         ["code that changed", "; ".join(accepted) or "none"],
         ["images", distinct("data_name")],

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,6 @@ class Summary:
         best: the complete setting with the best mean of the monitored metric; the first setting if none is complete.
         baseline: the declared baseline, if it is complete.
         family: the comparisons with the baseline.
-        answer: three sentences at most.
         same_loss: whether all settings have the same loss, without which the values of a loss are not compared.
     """
 
@@ -44,8 +43,17 @@ class Summary:
     best: SettingResults
     baseline: SettingResults | None
     family: Family | None
-    answer: list[str]
-    same_loss: bool = True
+    same_loss: bool
+
+    @property
+    def answer(self) -> list[str]:
+        """The results in three sentences at most."""
+        return _answer(self)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the monitored metric compares the settings; a loss does not if theirs are on different scales."""
+        return self.same_loss or not is_loss(self.study.monitor)
 
     @property
     def chosen(self) -> SettingResults:
@@ -85,18 +93,15 @@ def summarise(name: str, results: list[Result], study: StudyFile, same_loss: boo
     """
     tried = group_by_setting(results)
     settings = study.tuned(tried) if study.tune else tried
-    heading = _heading(name, results, study)
-    summary = Summary(name, heading, study, settings, tried, settings[0], None, None, [], same_loss)
-    complete = summary.complete
-    if complete:
-        summary.best = study.best(complete)
-        summary.baseline = next((setting for setting in complete if study.is_baseline(setting)), None)
-    if summary.baseline is not None:
+    complete = [setting for setting in settings if study.is_complete(setting)]
+    best = study.best(complete) if complete else settings[0]
+    baseline = next((setting for setting in complete if study.is_baseline(setting)), None)
+    family = None
+    if baseline is not None:
         endpoints = [key for key in study.endpoints(results) if same_loss or not is_loss(key)]
         keys = [key for key in endpoints if all(key in setting.values for setting in complete)]
-        summary.family = compare(complete, summary.baseline, keys)
-    summary.answer = _answer(summary)
-    return summary
+        family = compare(complete, baseline, keys)
+    return Summary(name, _heading(name, results, study), study, settings, tried, best, baseline, family, same_loss)
 
 
 def summarise_folder(folder: Path) -> tuple[Summary, list[Result]]:
@@ -129,32 +134,32 @@ def _same_loss(folder: Path, results: list[Result], study: StudyFile) -> bool:
 
 
 def _require_same_conditions(folder: Path, results: list[Result]) -> None:
-    """Raise UserError if results of one setting differ in images or limits, or of two settings of the same data.
+    """Raise UserError if results of one setting differ in images, split or limits, or of two settings of the same data.
 
     A study whose arms or values change the data, or the Trainer, has settings of different images, or limits.
     """
     arms = json.loads((folder / "study.json").read_text()).get("study", {}).get("arms") or {}
-    paths = {path for arm in arms.values() for path in arm} | {p for r in results for p in r["setting"]["values"]}
-    measured: list[tuple[str, bool, Callable[[Result], list[Any]]]] = [
-        ("data", False, lambda r: [r.get("data_name")]),
-        # The seed draws a long tail and label noise, and a user's images may depend on it.
-        ("data", True, lambda r: [r.get("hashes", {}).get("train"), r.get("hashes", {}).get("split")]),
-        ("trainer", False, lambda r: [json.dumps(r.get("conditions") or {}, sort_keys=True)]),
-    ]
-    for part, by_seed, values_of in measured:
-        varied = any(path.split(".")[0] == part for path in paths)
-        first: dict[tuple[str, int | None], tuple[Result, list[Any]]] = {}
-        for result in results:
-            values = values_of(result)
-            group = (result["setting_hash"] if varied else "", result["seed"] if by_seed else None)
-            known, expected = first.setdefault(group, (result, values))
-            for value, other in zip(values, expected, strict=True):
-                if None not in (value, other) and value != other:
-                    raise UserError(
-                        f"{folder}: results of different {'images' if part == 'data' else 'limits'} cannot be averaged "
-                        f"or compared: {known['label']} seed={known['seed']} has {other}, {result['label']} "
-                        f"seed={result['seed']} has {value}. Run the study again under another --name."
-                    )
+    paths = [*(path for arm in arms.values() for path in arm), *(p for r in results for p in r["setting"]["values"])]
+    varied = {path.partition(".")[0] for path in paths}
+    first: dict[tuple[Any, ...], tuple[Result, str]] = {}
+    for result in results:
+        hashes, seed = result.get("hashes", {}), result["seed"]
+        measured = (
+            ("data", "images", None, result.get("data_name")),
+            # The seed draws a long tail and label noise, and a user's images may depend on it.
+            ("data", "images", seed, hashes.get("train")),
+            ("data", "splits", seed, hashes.get("split")),
+            ("trainer", "limits", None, json.dumps(result.get("conditions") or {}, sort_keys=True)),
+        )
+        for part, kind, of_seed, value in measured:
+            group = (kind, of_seed, result["setting_hash"] if part in varied else "")
+            known, other = first.setdefault(group, (result, value)) if value else (result, value)
+            if value != other:
+                raise UserError(
+                    f"{folder}: results of different {kind} cannot be averaged or compared: {known['label']} "
+                    f"seed={known['seed']} has {other}, {result['label']} seed={seed} has {value}. "
+                    "Run the study again under another --name."
+                )
 
 
 def limits_text(records: Iterable[dict[str, Any]]) -> str:
@@ -180,7 +185,7 @@ def _answer(summary: Summary) -> list[str]:
     best, baseline, family, monitor = summary.best, summary.baseline, summary.family, summary.study.monitor
     if not summary.complete:
         return ["No setting has a result for each of its seeds: there is nothing to compare yet."]
-    if is_loss(monitor) and not summary.same_loss:
+    if not summary.comparable:
         return [f"The settings differ in their loss, so {monitor} does not compare them: monitor another metric."]
     if summary.study.split == "test":
         if family is None:
@@ -224,7 +229,8 @@ def _differences(family: Family) -> str:
         words = " and ".join(f"{word} {', '.join(names)}" for word, names in by_word.items() if names)
         parts.append(f"{setting} has {words}")
     rest = family.size - len(family.shown)
-    others = f"; the other {rest} of {family.size} comparisons are not shown" if rest else ""
+    are = "is" if rest == 1 else "are"
+    others = f"; the other {rest} of {family.size} comparisons {are} not shown" if rest else ""
     return f"Against {family.baseline}, {'; '.join(parts)}{others}."
 
 
@@ -243,8 +249,9 @@ def format_interval(verdict: Verdict) -> str:
 
 def format_difference(key: str, difference: float, digits: int = 2) -> str:
     """Format a metric's difference with its sign: of shares in percentage points, of a loss in its own units."""
-    # + 0.0: no minus before zero
-    text = f"{round(100 * difference, digits) + 0.0:+.{digits}f}" if is_share(key) else f"{difference + 0.0:+.3g}"
+    # + 0.0: no minus before zero; #: three digits of 0.100, too
+    points = round(100 * difference, digits) + 0.0
+    text = f"{points:+.{digits}f}" if is_share(key) else f"{difference + 0.0:+#.3g}".rstrip(".")
     return text.replace("-", "−")
 
 

@@ -85,9 +85,8 @@ def show_summary(summary: Summary, folder: Path) -> None:
         settings = sorted(settings, key=lambda setting: -setting.mean_sd(f"{summary.study.split}/f1/macro")[0])[:3]
         note = ", of the three settings with the best macro F1"
     tables |= {f"{m}, %{note}": classes_table(summary, settings, m) for m in ("precision", "recall")}
-    if (family := summary.family) is not None:
-        title = f"minus {family.baseline}, in points, family of {family.size} comparisons"
-        tables[title] = comparisons_table(family)
+    if family := summary.family:
+        tables[f"minus {family.baseline}, in points, family of {family.size} comparisons"] = comparisons_table(family)
     for title, table in tables.items():
         printed = dense_table(*table.columns, title=title)
         for row in table.rows:
@@ -126,11 +125,8 @@ def markdown(summary: Summary, confirmations: Sequence[Confirmation] = ()) -> st
 
 def _markdown_parts(summary: Summary) -> list[str]:
     compared = summary.family is not None and summary.family.verdicts
-    return [
-        "\n".join(map(escape_markdown, summary.answer)),
-        markdown_means(summary),
-        *([markdown_verdicts(summary)] if compared else []),
-    ]
+    parts = ["\n".join(map(escape_markdown, summary.answer)), markdown_means(summary)]
+    return [*parts, markdown_verdicts(summary)] if compared else parts
 
 
 def markdown_means(summary: Summary) -> str:
@@ -169,10 +165,8 @@ def verdict_table(family: Family | None) -> dict[str, Any] | None:
     """
     if family is None or not family.verdicts:
         return None
-    widest = {
-        key: max((abs(end) for v in family.verdicts if v.metric == key for end in _finite_ends(v)), default=0.0)
-        for key in family.metrics
-    }
+    ends = [(v.metric, abs(end)) for v in family.verdicts for end in (v.low, v.high) if math.isfinite(end)]
+    widest = {key: max((end for metric, end in ends if metric == key), default=0.0) for key in family.metrics}
     rows: dict[str, list[dict[str, Any]]] = {}
     for verdict in family.verdicts:
         rows.setdefault(verdict.setting, []).append(_verdict_cell(verdict, widest[verdict.metric]))
@@ -182,13 +176,9 @@ def verdict_table(family: Family | None) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _finite_ends(verdict: Verdict) -> list[float]:
-    return [end for end in (verdict.low, verdict.high) if math.isfinite(end)]
-
-
 def _verdict_cell(verdict: Verdict, widest: float) -> dict[str, Any]:
     bar = None
-    if len(_finite_ends(verdict)) == 2 and widest > 0:
+    if math.isfinite(verdict.high - verdict.low) and widest > 0:
         ends = (verdict.low, verdict.mean, verdict.high)
         bar = [round(HALF_WIDTH + (HALF_WIDTH - 5) * end / widest, 1) for end in ends]
     return {

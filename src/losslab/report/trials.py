@@ -98,14 +98,10 @@ def _explain(trial: FrozenTrial) -> str:
 
 def trial_figures(read: Trials, monitor: str, maximize: bool) -> list[Figure]:
     """Return the figures of the trials: none without a finished trial, one without a second parameter."""
-    if not finished_trials(read.trials):
-        return []
-    figures = [history(read.trials, monitor, maximize)]
-    if read.importance:
-        figures.append(importance(read.importance))
-    if len(varying(read.trials)) > 1:
-        figures.append(parallel_coordinates(read.trials, monitor, maximize))
-    return figures
+    trials, shares, _ = read
+    figures = [history(trials, monitor, maximize)] if finished_trials(trials) else []
+    figures += [importance(shares)] if shares else []
+    return figures + ([parallel_coordinates(trials, monitor, maximize)] if len(varying(trials)) > 1 else [])
 
 
 def history(trials: list[FrozenTrial], monitor: str, maximize: bool) -> Figure:

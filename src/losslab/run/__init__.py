@@ -21,22 +21,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from losslab.run.callbacks import (
-        Interrupted,
-        Interruption,
-        epoch_row,
-        read_checkpoint,
-        stopping_at_once,
-        write_epochs,
-    )
-    from losslab.run.code import changed_code, code_digests
-    from losslab.run.command_line import (
-        CommandLine,
-        Parts,
-        constructor_arguments,
-        explain_parse_error,
-        find_own_modules,
-    )
+    from losslab.run.callbacks import Interrupted, Interruption, epoch_row, stopping_at_once, write_epochs
+    from losslab.run.code import code_digests
+    from losslab.run.command_line import CommandLine, Parts, explain_parse_error, find_own_modules
     from losslab.run.config import SEED, Config, class_name, config_hash, differences, is_given, set_value
     from losslab.run.evaluate import FinishedRun, evaluate_run
     from losslab.run.fit import fit_run, require_complete
@@ -45,7 +32,6 @@ if TYPE_CHECKING:
         RunFolder,
         find_run,
         named_folder,
-        new_run_path,
         read_predictions,
         read_record,
         study_name,
@@ -75,25 +61,14 @@ if TYPE_CHECKING:
     )
     from losslab.run.values import as_value, dump_yaml, read_yaml
 
-_MODULES = (
-    "folder",
-    "config",
-    "values",
-    "code",
-    "terminal",
-    "provenance",
-    "callbacks",
-    "command_line",
-    "tracking",
-    "evaluate",
-    "fit",
-)
-"""The modules that define these names, fast imports first."""
+_FAST_MODULES = ("folder", "config", "values", "code", "terminal")
+_SLOW_MODULES = ("provenance", "callbacks", "command_line", "tracking", "evaluate", "fit")
+"""The modules that define these names; the slow ones import Lightning."""
 
 
 def __getattr__(name: str) -> Any:
     # Lazy, since `losslab runs` needs no Lightning, whose import takes seconds.
-    for module in () if name.startswith("_") else _MODULES:
+    for module in () if name.startswith("_") else (*_FAST_MODULES, *_SLOW_MODULES):
         found = getattr(importlib.import_module(f"losslab.run.{module}"), name, None)
         if found is not None:
             globals()[name] = found

@@ -80,21 +80,20 @@ class Records(Checkpoint):
         after_the_fit = trainer.state.fn == TrainerFn.VALIDATING and batch_idx == 0
         if after_the_fit and isinstance(pl_module, Classifier) and pl_module.evaluate_train != "never":
             self.train_accuracy = float(pl_module.train_accuracy())
-            pl_module.eval()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated_step = trainer.global_step
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning keeps a metric until it is logged again, in whichever epoch.
-        stale: tuple[str, ...] = () if self._validated_step == trainer.global_step else ("val/",)
+        stale = [] if self._validated_step == trainer.global_step else ["val"]
         if isinstance(pl_module, Classifier):
             if pl_module.train_accuracy_step == trainer.global_step:
                 self.measured = copy_weights(trainer)
             else:
-                stale += ("train/acc",)
+                stale.append("train/acc")
         if trainer.is_global_zero:
-            self.rows.append(epoch_row(trainer, fresh_metrics(trainer.callback_metrics, stale)))
+            self.rows.append(epoch_row(trainer, without(trainer.callback_metrics, *stale)))
             write_epochs(self.folder.metrics_file, self.rows)
 
     def complete(self, metrics: Mapping[str, Any]) -> None:
@@ -115,10 +114,10 @@ class Records(Checkpoint):
         self._random_state = state_dict
 
 
-def fresh_metrics(metrics: Mapping[str, Any], stale: tuple[str, ...]) -> dict[str, Any]:
-    """Return metrics without the keys and, where a name ends with "/", the prefixes in `stale`."""
-    prefixes = tuple(name for name in stale if name.endswith("/"))
-    return {key: value for key, value in metrics.items() if key not in stale and not key.startswith(prefixes)}
+def without(metrics: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return metrics without those of these keys or splits, such as "train/acc" or "val"."""
+    left_out = tuple(f"{name}/" for name in names)
+    return {key: value for key, value in metrics.items() if not f"{key}/".startswith(left_out)}
 
 
 def epoch_row(trainer: Trainer, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,11 +197,8 @@ class EpochCheckpoints(Checkpoint):
         if trainer.state.fn == TrainerFn.FITTING and ends_training(trainer):
             self._last_epochs_best = score, self.validated
         else:
-            self._save_best(trainer, score, self.validated)
-
-    def _save_best(self, trainer: Trainer, score: float, weights: Weights) -> None:
-        self.best = score
-        self._save(trainer, "best", weights)
+            self.best = score
+            self.save(trainer, "best", self.validated)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not ends_training(trainer):
@@ -210,17 +206,16 @@ class EpochCheckpoints(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Weights that have been replaced since their validation are validated again, after the fit.
-        if self._last_epochs_best[1] and same_weights(self.validated, copy_weights(trainer)):
-            self._save_best(trainer, *self._last_epochs_best)
-        self._last_epochs_best = -math.inf, {}
         self.saved = copy_weights(trainer)
+        score, weights = self._last_epochs_best
+        if weights and same_weights(self.validated, self.saved):
+            self.best = score
+            self.save(trainer, "best", weights)
+        self._last_epochs_best = -math.inf, {}
         trainer.save_checkpoint(self.folder.checkpoints / "last.ckpt")
 
-    def save_validated(self, trainer: Trainer) -> None:
-        """Save last.ckpt with the weights of the last validation."""
-        self._save(trainer, "last", self.validated)
-
-    def _save(self, trainer: Trainer, which: str, weights: Weights) -> None:
+    def save(self, trainer: Trainer, which: str, weights: Weights) -> None:
+        """Save the "best" or "last" checkpoint, with other weights than the network has now."""
         self._saved_instead = weights
         trainer.save_checkpoint(self.folder.checkpoints / f"{which}.ckpt")
         self._saved_instead = {}
@@ -252,9 +247,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "No code was executed. Use another checkpoint, or fit again."
         ) from None
     except Exception as error:  # damaged bytes raise exceptions of any type
-        raise UserError(
-            f"{path} is truncated or damaged ({type(error).__name__}): use another checkpoint, or fit again."
-        ) from None
+        what = f"truncated or damaged ({type(error).__name__})"
+        raise UserError(f"{path} is {what}: use another checkpoint, or fit again.") from None
     match checkpoint:
         case {"state_dict": dict(), "config": dict()}:
             return checkpoint

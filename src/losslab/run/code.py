@@ -121,16 +121,14 @@ def _source(module: str) -> _Source | None:
     """Return what a module binds; None for one of Python or of an installed package."""
     try:
         spec = importlib.util.find_spec(module)
-        places = (
-            [spec.origin] if spec and spec.has_location else list(spec.submodule_search_locations or ()) if spec else []
-        )
-        file = Path(places[0] or "").resolve(strict=True)
+        folders = [*(spec.submodule_search_locations or ())] if spec else []  # a package may have several, and no file
+        file = Path(spec.origin or "" if spec and spec.has_location else folders[0]).resolve(strict=True)
     except (ImportError, AttributeError, ValueError, OSError, IndexError):
         return None
     installed = {"site-packages", "dist-packages"} & set(file.parts)
     if installed or any(file.is_relative_to(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib")):
         return None
-    is_package = bool(spec and spec.submodule_search_locations)
+    is_package = bool(folders)
     source = _Source(is_package, {}, {}, [])
     if file.is_dir():
         return source

@@ -25,10 +25,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import DoublePrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-import losslab.losses  # noqa: F401  classes are known by their short names once they are imported
 from losslab.data import ImageDataModule
-from losslab.errors import UserError, did_you_mean, expand_path
-from losslab.losses import ClassWeighting, Loss
+from losslab.errors import UserError, did_you_mean, expand_path, notice
+from losslab.losses import ClassWeighting, Loss, constructor_arguments
 from losslab.models import Classifier
 from losslab.run.callbacks import CheckpointFiles
 from losslab.run.code import code_digests
@@ -38,8 +37,6 @@ from losslab.run.tracking import complete_loggers, guard_loggers
 
 # Otherwise the device that StochasticWeightAveraging has by default is recorded as "Unable to serialize instance cpu".
 register_type(torch.device)
-
-_log = logging.getLogger("losslab")
 
 TRAINER_DEFAULTS = {"devices": 1, "max_epochs": 3, "logger": False, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
 
@@ -125,15 +122,11 @@ class CommandLine(LightningCLI):
             asks_for_help = any(token == "-h" or token.partition("=")[0].endswith("help") for token in tokens)
             if not asks_for_help and not any(token.startswith((f"--{part}", "--config")) for token in tokens):
                 raise UserError(f"no {part} is given: add --config experiments/cnn.yaml, or --{part} {example}.")
-        model = option_value(tokens, "model.class_path") or option_value(tokens, "model")
-        merged = json.loads(option_value(tokens, "config") or "{}")
-        self._require_annotations(as_object(model) if model else merged.get("model"))
-        self.config = self._checked(lambda: parser.parse_args(tokens))
-        self._resolved = self._to_dict(self.config)
-        code_digests(self._resolved)  # reads the sources now, as they were imported
-        self._require_annotations(self._resolved.get("model"))  # of a short name, the class is known only now
-        for notice in notices:
-            _log.warning("NOTICE: %s", notice)
+        named = option_value(tokens, "model.class_path") or option_value(tokens, "model")
+        model = as_object(named) if named else json.loads(option_value(tokens, "config") or "{}").get("model")
+        self.config, self._resolved = self._parse(model, lambda: parser.parse_args(tokens))
+        for text in notices:
+            notice(text)
 
     def parse_config(self, config: Config) -> None:
         """Replace the configuration by a whole one, from `resolved` or with arguments of objects still missing."""
@@ -141,28 +134,25 @@ class CommandLine(LightningCLI):
 
     def _parse_text(self, text: str) -> tuple[Namespace, Config]:
         content = json.loads(text)
-        self._require_annotations(content.get("model"))
-        config = self._checked(lambda: self.parser.parse_object(content))
-        resolved = self._to_dict(config)
-        code_digests(resolved)
-        return config, resolved
+        return self._parse(content.get("model"), lambda: self.parser.parse_object(content))
 
-    def _require_annotations(self, model: Any) -> None:
+    def _parse(self, model: Any, parse: Callable[[], Namespace]) -> tuple[Namespace, Config]:
+        """Return what `parse` returns, and its values as `resolved` has them; `model` is the network as it is given."""
         if not self._recorded:
             require_annotations(model)
-
-    def _checked(self, parse: Callable[[], Namespace]) -> Namespace:
         try:
-            return parse()
+            config = parse()
         except argparse.ArgumentError as error:
             if refused := re.search(r"YAML, line \d+, column .*", str(error)):  # in a file that a value names
                 raise UserError(f"{_outer_keys(refused.start(), str(error)).rstrip('.')}: {refused[0]}") from None
             raise UserError(explain_parse_error(str(error), self.parser.get_defaults().keys())) from None
-
-    def _to_dict(self, config: Namespace) -> Config:
         text = self.parser.dump(config, skip_none=False, skip_validation=True, format="json")
         not_config = {"config", *(name for name, _ in self._options)}
-        return {key: value for key, value in json.loads(text).items() if key not in not_config}
+        resolved = {key: value for key, value in json.loads(text).items() if key not in not_config}
+        code_digests(resolved)  # reads the sources now, as they were imported
+        if not self._recorded:
+            require_annotations(resolved.get("model"))  # of a short name, the class is known only now
+        return config, resolved
 
     def resolved(self) -> Config:
         """Return the whole configuration as plain values: every argument of every object, without linked ones."""
@@ -232,14 +222,9 @@ def require_annotations(model: Any) -> None:
         return
     arguments = constructor_arguments(network) if Classifier in getattr(network, "__mro__", ()) else {}
     base = inspect.signature(Classifier).parameters
-    untyped = {
-        name: each.default
-        for name, each in arguments.items()
-        if each.annotation is each.empty or (name in base and each.annotation is Any)
-    }
-    inherited = [name for name in untyped if name in base]
-    own = [f"{name}: {_type_of(default)}" for name, default in untyped.items() if name not in inherited]
-    remedies = [f"write {', '.join(own)}"] if own else []
+    own = [each for name, each in arguments.items() if name not in base and each.annotation is each.empty]
+    inherited = [name for name, each in arguments.items() if name in base and each.annotation in (each.empty, Any)]
+    remedies = [f"write {', '.join(f'{each.name}: {_type_of(each.default)}' for each in own)}"] if own else []
     if inherited:
         remedies.append(f"leave {', '.join(inherited)} to **kwargs: Any and super().__init__(**kwargs)")
     if remedies:
@@ -250,19 +235,6 @@ def _type_of(default: Any) -> str:
     if isinstance(default, list | tuple) and default:
         return f"Sequence[{_type_of(default[0])}]"
     return type(default).__name__ if isinstance(default, bool | int | float | str) else "a type, such as int | None"
-
-
-def constructor_arguments(owner: type) -> dict[str, inspect.Parameter]:
-    """Return a class's constructor arguments by name, with those of its bases as far as it takes **kwargs for them."""
-    found: dict[str, inspect.Parameter] = {}
-    for constructor in (vars(base)["__init__"] for base in owner.__mro__ if "__init__" in vars(base)):
-        arguments = list(inspect.signature(constructor).parameters.values())[1:]
-        for each in arguments:
-            if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
-                found.setdefault(each.name, each)
-        if not any(each.kind is each.VAR_KEYWORD for each in arguments):
-            break
-    return found
 
 
 def expand_paths(config: Any, key: str = "") -> None:
@@ -302,9 +274,7 @@ def _silence_upstream() -> None:
     """Hide Lightning's advertisements, and warnings about its own code that a user cannot act upon."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Lightning 2.6 asks torch's tree type in a way that torch 2.15 deprecates.
-    warnings.filterwarnings(
-        "ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning, r"lightning\.pytorch\.utilities\._pytree"
-    )
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
     # Under several processes, every logged value is already computed from all of them.
     warnings.filterwarnings("ignore", r"It is recommended to use .*sync_dist=True")
 
@@ -324,7 +294,8 @@ def explain_parse_error(message: str, options: Iterable[str]) -> str:
     if found := re.search(r"the following arguments are required: (.+)", message):
         return f"missing: {found[1]}"
     if found := re.search(r"module '([^']+)' has no attribute '([^']+)'", message):
-        return f"unknown class '{found[1]}.{found[2]}'{did_you_mean(found[2], _public_names(found[1]))}"
+        public = [name for name in dir(sys.modules.get(found[1])) if not name.startswith("_")]
+        return f"unknown class '{found[1]}.{found[2]}'{did_you_mean(found[2], public)}"
     if found := re.search(r"No module named '([^']+)'", message):
         return f"there is no module '{found[1]}'; modules are searched in the current folder and installed packages"
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
@@ -342,11 +313,12 @@ def explain_parse_error(message: str, options: Iterable[str]) -> str:
     if found := re.search(r'Parser key "([^"]+)":\s+Expected a typing.Literal\[([^\]]+)\]. Got value: (.*)', message):
         return f"{_outer_keys(found.start(), message)}{found[1]} must be one of {found[2]}, got '{found[3]}'"
     keys = re.findall(r'Parser key "([^"]+)"', message)
-    expected = [_type_name(name) for name in re.findall(r"Expected an? <class '([^']+)'>", message)]
+    types = re.findall(r"Expected an? <class '([^']+)'>", message)
+    expected = ["null" if name == "NoneType" else class_name(name).lower() for name in types]
     value = re.search(r"Got value: (.*)", message) or re.search(r"Given value: (.*)", message)
     if keys and expected and value:
-        types = " or ".join(dict.fromkeys(expected[-2:] if "null" in expected[-2:] else expected[-1:]))
-        return f"{'.'.join(dict.fromkeys(keys))} must be {types}, got '{value[1]}'"
+        allowed = " or ".join(dict.fromkeys(expected[-2:] if "null" in expected[-2:] else expected[-1:]))
+        return f"{'.'.join(dict.fromkeys(keys))} must be {allowed}, got '{value[1]}'"
     return " ".join(message.split())
 
 
@@ -355,23 +327,12 @@ def _outer_keys(position: int, message: str) -> str:
     return "".join(f"{key}." for key in dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message[:position])))
 
 
-def _type_name(class_path: str) -> str:
-    return {"NoneType": "null"}.get(class_path, class_name(class_path).lower())
-
-
 def _class_names() -> set[str]:
     """Return the short names of all imported models, losses, class weightings and data modules."""
     classes: list[Any] = [Loss, ClassWeighting, Classifier, ImageDataModule]
     for kind in classes:  # the list grows while it is read
         classes += kind.__subclasses__()
     return {kind.__name__ for kind in classes if not inspect.isabstract(kind)}
-
-
-def _public_names(module: str) -> list[str]:
-    try:
-        return [name for name in dir(importlib.import_module(module)) if not name.startswith("_")]
-    except ImportError:
-        return []
 
 
 def _argument_names(class_path: str) -> list[str]:

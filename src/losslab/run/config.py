@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from losslab.errors import UserError, expand_path
+from losslab.run.terminal import OptionParser
 from losslab.run.values import as_value, read_yaml
 
 Config = dict[str, Any]
@@ -118,20 +119,16 @@ def merge_files(tokens: list[str]) -> tuple[list[str], list[str]]:
     Returns:
         The command line, and a notice for each object whose arguments were dropped.
     """
-    files, rest, unread = [], [], iter(tokens)
-    for token in unread:
-        option, equals, value = token.partition("=")
-        if option not in ("--config", "-c"):
-            rest.append(token)
-        elif file := value if equals else next(unread, ""):
-            files.append(file)
-        else:
-            raise UserError(f"{option} needs a file, such as experiments/cnn.yaml.")
+    parser = OptionParser(add_help=False)
+    parser.add_argument("--config", "-c", action="append", default=[])
+    given_files, rest = parser.parse_known_args(tokens)
+    files = given_files.config
     merged: dict[str, Any] = {}
     notices: list[str] = []
     for file in files:
         content: dict[str, Any] = {}
-        for path, value in read_yaml(expand_path(file, "--config")).items():
+        paths = read_yaml(expand_path(file, "--config"))
+        for path, value in sorted(paths.items(), key=lambda item: item[0].count(".")):  # a mapping before its parts
             if is_given(content, path):
                 raise UserError(f"{file}: {path} is given twice, as a path and within its mapping: delete one.")
             set_value(content, path, value)
@@ -191,8 +188,6 @@ def _drop_replaced(merged: dict[str, Any], path: str, value: str, source: str, n
 
 def _note_dropped(former: Config, key: str, new: Config | str, source: str, notices: list[str]) -> None:
     kept = new.get("init_args") or {} if isinstance(new, dict) and not _is_other_class(former, new) else {}
-    dropped = ", ".join(name for name in former.get("init_args") or {} if name not in kept)
-    if dropped:
-        notices.append(
-            f"{source} makes {key} a {class_name(new)}: the arguments of {class_name(former)} ({dropped}) are dropped."
-        )
+    if dropped := ", ".join(name for name in former.get("init_args") or {} if name not in kept):
+        what = f"the arguments of {class_name(former)} ({dropped}) are dropped"
+        notices.append(f"{source} makes {key} a {class_name(new)}: {what}.")

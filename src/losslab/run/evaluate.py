@@ -2,7 +2,6 @@
 
 import functools
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from lightning.pytorch.utilities import rank_zero_only
 from rich.table import Table
 
-from losslab.errors import UserError, expand_path
+from losslab.errors import UserError, expand_path, notice
 from losslab.run.callbacks import loading, require_same_config
 from losslab.run.code import changed_code, code_digests
 from losslab.run.command_line import CommandLine, Parts, option_value
@@ -19,8 +18,6 @@ from losslab.run.folder import RunFolder, find_run, study_name, write_prediction
 from losslab.run.provenance import conditions, git_state, note_test_read, require_same_data, utc_now
 from losslab.run.terminal import console, say
 from losslab.run.tracking import TrackerSummary, finish_trackers, tracker_arguments
-
-_log = logging.getLogger("losslab")
 
 Stage = Literal["validate", "test", "predict"]
 
@@ -52,6 +49,10 @@ class FinishedRun(NamedTuple):
         given = conditions(self.command_line.resolved())
         return {name: given[name] for name in LIMITS[stage] if name in given}
 
+    def changed_code(self) -> list[str]:
+        """Return the classes and functions of the configuration whose code has changed since the training."""
+        return changed_code(self.folder.manifest().get("code", {}), code_digests(self.command_line.resolved()))
+
     def output_folder(self, command: str) -> Path:
         """Return RUN/command, or RUN/command-best for the best checkpoint."""
         return self.folder.path / (command if self.checkpoint.stem == "last" else f"{command}-{self.checkpoint.stem}")
@@ -71,10 +72,8 @@ def evaluate_command(stage: Stage, tokens: list[str], options: Options = ()) -> 
     run = find_finished_run(stage, tokens, options)
     folder, metrics = evaluate_run(stage, run)
     rank_zero_only(print_metrics)(metrics)
-    if limited := run.limits(stage):
-        say(
-            f"Limited: {', '.join(f'{name}={value}' for name, value in limited.items())}. Not the whole split was read."
-        )
+    if limits := [f"{name}={value}" for name, value in run.limits(stage).items()]:
+        say(f"Limited: {', '.join(limits)}. Not the whole split was read.")
     say(f"Written to {folder}")
 
 
@@ -108,19 +107,12 @@ def find_finished_run(command: str, tokens: Sequence[str], options: Options = ()
         )
     require_same_config(checkpoint, config)
     if folder.manifest() and folder.status() != "finished":
-        _log.warning(
-            "NOTICE: %s is %s: its weights are not those of a whole training.%s",
-            folder.path,
-            folder.status(),
-            " This read of the test images counts, and is noted." if command == "test" else "",
-        )
-    if changed := changed_code(folder.manifest().get("code", {}), code_digests(config)):
-        _log.warning(
-            "NOTICE: the code of %s, or what it uses, has changed since %s was trained.",
-            ", ".join(changed),
-            folder.path,
-        )
-    return FinishedRun(folder, checkpoint, command_line)
+        noted = " This read of the test images counts, and is noted." if command == "test" else ""
+        notice(f"{folder.path} is {folder.status()}: its weights are not those of a whole training.{noted}")
+    run = FinishedRun(folder, checkpoint, command_line)
+    if names := ", ".join(run.changed_code()):
+        notice(f"the code of {names}, or what it uses, has changed since {folder.path} was trained.")
+    return run
 
 
 def evaluate_run(stage: Stage, run: FinishedRun, test_images: str | None = None) -> tuple[Path, dict[str, float]]:
@@ -167,13 +159,8 @@ def evaluate_run(stage: Stage, run: FinishedRun, test_images: str | None = None)
             out.mkdir(exist_ok=True)
             write_predictions(out / "predictions.npz", model.evaluated)  # type: ignore[arg-type]
             record = {"at": utc_now(), "checkpoint": checkpoint.name, "data_name": data.data_name, **git_state()}
-            ours = code_digests(run.command_line.resolved())
-            record |= {
-                "code": ours,
-                "hashes": data.hashes,
-                "code_changed": changed_code(folder.manifest().get("code", {}), ours),
-            }
-            record |= {"run_status": folder.status(), "conditions": limits}
+            record |= {"hashes": data.hashes, "code": code_digests(run.command_line.resolved())}
+            record |= {"code_changed": run.changed_code(), "run_status": folder.status(), "conditions": limits}
             write_whole(out / "metrics.json", json.dumps({**record, "metrics": metrics}, indent=2) + "\n")
         finish_trackers(trainer, TrackerSummary(folder, out / "predictions.npz", data, "test"))
     return out, metrics

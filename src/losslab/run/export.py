@@ -20,21 +20,19 @@ TOLERANCE = 1e-4
 """The largest difference of a logit that counts as rounding, relative to the largest logit (or to 1)."""
 
 README = """\
-# {model} of {run}
+# {model} of {run.folder.path}
 
-`model.onnx`: input `images`, float32 (batch, {shape}), any batch; output `logits`, float32 (batch, {classes}).
+`model.onnx`: input `images`, float32 (batch, {shape}), any batch; output `logits`, float32 (batch, {data.num_classes}).
 Softmax over the last axis gives the network's confidence in each class.
 
 - **Input**: pixels in 0..255, from which {subtract:.10g} is subtracted and which are then divided by {divide:.10g}:
-  with pixels in 0..1, (pixel - {mean}) / {std}. How any other picture is first brought into this form:
-  {pictures}
+  with pixels in 0..1, (pixel - {data.pixel_mean}) / {data.pixel_std}.
+  How any other picture is first brought into this form: {pictures}
 - **Labels**: {labels}.
-- **Data**: trained on {data_name}; weights from `{checkpoint}`, written {at}.
+- **Data**: trained on {data.data_name}; weights from `{run.checkpoint.name}`, written {at}.
 - **Checked** against PyTorch on the {images:,} images of the validation split with onnxruntime {version}: the largest
   difference of a logit is {difference:.1e}, and the most probable class differs for {changed} of them.
 """
-
-COMPARED = "{images:,} validation images: largest difference of a logit to PyTorch {difference:.1e}, classes {changed}"
 
 
 def export_command(tokens: list[str]) -> None:
@@ -44,9 +42,8 @@ def export_command(tokens: list[str]) -> None:
         UserError: a package is missing, the network cannot be written as ONNX, the file's logits differ from PyTorch's,
             the data differ from the run's, or `find_finished_run` fails.
     """
-    missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
     finished_run = find_finished_run("export", tokens)
-    if missing:
+    if missing := [package for package in PACKAGES if importlib.util.find_spec(package) is None]:
         raise UserError(f"export needs {', '.join(missing)}: pip install {' '.join(missing)}")
     # On CPU in float32, whatever the device and the precision of the training.
     _, model, data = finished_run.build_in_one_process(accelerator="cpu")
@@ -64,7 +61,8 @@ def export_command(tokens: list[str]) -> None:
         out.mkdir(exist_ok=True)
         write_whole(out / "model.onnx", content)
         write_whole(out / "README.md", _readme(model, data, finished_run, compared))
-    print(COMPARED.format(**compared))
+    difference = f"largest difference of a logit to PyTorch {compared['difference']:.1e}, classes {compared['changed']}"
+    print(f"{compared['images']:,} validation images: {difference}")
     print(f"Written to {out}/model.onnx, with a README.md")
 
 
@@ -84,7 +82,7 @@ def _onnx(model: Classifier, data: ImageDataModule) -> bytes:
 
 
 def _compare(content: bytes, model: Classifier, data: ImageDataModule) -> dict[str, Any]:
-    """Return the numbers of the comparison with PyTorch, under the names that README and COMPARED give them."""
+    """Return the numbers of the comparison with PyTorch, under the names that README gives them."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -101,26 +99,20 @@ def _compare(content: bytes, model: Classifier, data: ImageDataModule) -> dict[s
             f"the ONNX file's logits differ from PyTorch's by up to {difference:.1e}, more than {allowed:.1e}: "
             "the exporter does not support this network. Nothing was written."
         )
-    changed = int((torch_logits.argmax(1) != onnx_logits.argmax(1)).sum())
-    return {
-        "images": len(torch_logits), "difference": difference, "changed": changed, "version": onnxruntime.__version__
-    }  # fmt: skip
+    changed, version = int((torch_logits.argmax(1) != onnx_logits.argmax(1)).sum()), onnxruntime.__version__
+    return {"images": len(torch_logits), "difference": difference, "changed": changed, "version": version}
 
 
 def _readme(model: Classifier, data: ImageDataModule, finished_run: FinishedRun, compared: dict[str, Any]) -> str:
     return README.format(
+        run=finished_run,
+        data=data,
         model=type(model).__name__,
-        run=finished_run.folder.path,
         shape=", ".join(map(str, data.image_shape)),
-        classes=data.num_classes,
         subtract=255 * data.pixel_mean,
         divide=255 * data.pixel_std,
-        mean=data.pixel_mean,
-        std=data.pixel_std,
         pictures=" ".join((data.from_picture.__doc__ or "").split("\n\n")[0].split()).removeprefix("Return "),
         labels=", ".join(f"{index} = {name}" for index, name in enumerate(data.class_names)),
-        data_name=data.data_name,
-        checkpoint=finished_run.checkpoint.name,
         at=utc_now(),
         **compared,
     )

@@ -23,10 +23,10 @@ from losslab.run.callbacks import (
     Interruption,
     Records,
     copy_weights,
-    fresh_metrics,
     loading,
     require_same_config,
     same_weights,
+    without,
 )
 from losslab.run.code import code_digests
 from losslab.run.command_line import CommandLine, Parts, option_value
@@ -67,7 +67,7 @@ def fit_command(tokens: list[str]) -> None:
         if folder.status() == "finished":
             say(f"{folder.path} is finished already.")
             return
-        if (reason := folder.manifest().get("partial_reason")) in (FAST_DEV_RUN, MAX_TIME):
+        if (reason := folder.manifest().get("partial_reason")) in ("fast_dev_run", "max_time"):
             raise UserError(f"{folder.path} was ended by its own trainer.{reason}: start a new run without it.")
         say(f"Continuing {folder.path}")
     path = folder.path if folder else new_run_path(name, config)
@@ -87,10 +87,9 @@ def _run_of_checkpoint(checkpoint: str, name: str) -> RunFolder:
         return find_run(named_folder(name), finished=False)
     path = expand_path(checkpoint, "--ckpt_path")
     folder = RunFolder(path.parent.parent)
-    if path.name != "last.ckpt" or path.parent != folder.checkpoints or not folder.config_file.is_file():
-        raise UserError(
-            f"ckpt_path must be 'last' or a run folder's checkpoints/last.ckpt for a fit, got {checkpoint!r}."
-        )
+    if path != folder.checkpoints / "last.ckpt" or not folder.config_file.is_file():
+        allowed = "'last' or a run folder's checkpoints/last.ckpt"
+        raise UserError(f"ckpt_path of a fit must be {allowed}, got {checkpoint!r}.")
     folder.checkpoint("last")
     return folder
 
@@ -135,15 +134,14 @@ def fit_run(
         Interrupted: a signal stopped the fit. last.ckpt is at the last finished batch.
     """
     config = command_line.resolved()
-    path = where.path if isinstance(where, RunFolder) else where
-    folder = RunFolder(path)
+    folder = where if isinstance(where, RunFolder) else RunFolder(where)
     records, checkpoints, interruption = Records(folder), EpochCheckpoints(folder), Interruption(folder)
     visible = progress and config["trainer"]["enable_progress_bar"] is not False
     bar = [RichProgressBar(refresh_rate=10)] if visible else []
     trainer, model, data = built = command_line.build(
         [*callbacks, *bar, interruption, records, checkpoints],
         trackers,
-        default_root_dir=str(path),
+        default_root_dir=str(folder.path),
         enable_progress_bar=visible,
         enable_model_summary=visible,
     )
@@ -153,15 +151,15 @@ def fit_run(
     model.set_class_counts(data.class_counts)  # type: ignore[operator]
     # Only the first of several processes makes the folder and writes into it.
     if trainer.is_global_zero and not isinstance(where, RunFolder):
-        RunFolder.create(path, config)
+        RunFolder.create(folder.path, config)
     with folder.held() if trainer.is_global_zero else contextlib.nullcontext(), interruption:
         manifest, last = folder.manifest(), folder.checkpoints / "last.ckpt"
         for ending in ("failure", "partial_reason"):
             manifest.pop(ending, None)
         if folder.manifest_file.exists():
-            require_same_data(manifest, data, path)
+            require_same_data(manifest, data, folder.path)
             accept = bool(command_line.config.get("accept_code_change"))
-            manifest |= continue_code(manifest, code_digests(config), path, "start a new run", accept)
+            manifest |= continue_code(manifest, code_digests(config), folder.path, "start a new run", accept)
         if last.is_file():
             require_same_config(last, config)
         manifest = new_manifest(config, data) | manifest
@@ -193,7 +191,7 @@ def _fit_recorded(
         raise Interrupted(signal.SIGTERM) from None
     except Exception as error:
         manifest |= {"status": "failed", "failure": f"{type(error).__name__}: {error}"}
-        if out_of_memory := as_out_of_memory(error, trainer, data.batch_size):
+        if out_of_memory := _out_of_memory(error, trainer, data.batch_size):
             raise out_of_memory from error
         misfit = any(text in str(error) for text in ("which is not available", "`val_check_interval` ("))
         if misfit or isinstance(error, MisconfigurationException):  # Lightning compares arguments and data in the fit
@@ -236,11 +234,8 @@ def _metrics_of_last_weights(built: Parts, records: Records, checkpoints: EpochC
         write_predictions(records.folder.predictions_file, model.evaluated)  # type: ignore[arg-type]
     # In a run that was killed behind its training, `last` is from last.ckpt.
     if not same_weights(checkpoints.validated, checkpoints.saved or last):
-        checkpoints.save_validated(trainer)
-    return fresh_metrics(metrics, ("val/", "train/acc")) | measured
-
-
-FAST_DEV_RUN, MAX_TIME = "fast_dev_run", "max_time"
+        checkpoints.save(trainer, "last", checkpoints.validated)
+    return without(metrics, "val", "train/acc") | measured
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:
@@ -253,17 +248,14 @@ def cut_short(trainer: Trainer) -> str | None:
     A callback of the user's own that stops the training counts as a rule if it is a subclass of EarlyStopping.
     """
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
-        return FAST_DEV_RUN
+        return "fast_dev_run"
     epochs = trainer.max_epochs or -1
-    if 0 <= epochs <= trainer.current_epoch or 0 <= trainer.max_steps <= trainer.global_step:
+    early = [each for each in _callbacks(trainer) if isinstance(each, EarlyStopping)]
+    stopped = any(each.stopped_epoch > 0 or each.stopping_reason != EarlyStoppingReason.NOT_STOPPED for each in early)
+    if stopped or 0 <= epochs <= trainer.current_epoch or 0 <= trainer.max_steps <= trainer.global_step:
         return None
-    for callback in _callbacks(trainer):
-        if isinstance(callback, EarlyStopping) and (
-            callback.stopped_epoch > 0 or callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED
-        ):
-            return None
-    timers = (callback.time_remaining() for callback in _callbacks(trainer) if isinstance(callback, Timer))
-    return MAX_TIME if any(left is not None and left <= 0 for left in timers) else "stopped by a callback"
+    timers = (each.time_remaining() for each in _callbacks(trainer) if isinstance(each, Timer))
+    return "max_time" if any(left is not None and left <= 0 for left in timers) else "stopped by a callback"
 
 
 def require_complete(config: Config, parts: Parts, as_result: bool = False) -> None:
@@ -279,12 +271,9 @@ def require_complete(config: Config, parts: Parts, as_result: bool = False) -> N
     """
     arguments, (trainer, model, data) = config["trainer"], parts
     epochs, steps = arguments["max_epochs"], arguments["max_steps"]
-    if epochs not in (None, -1) and epochs < 1:
-        raise UserError(
-            f"trainer.max_epochs must be >= 1, got {epochs}. For a training by steps, give -1 and max_steps."
-        )
-    if steps == 0:
-        raise UserError("trainer.max_steps must be >= 1, or -1 for no limit, got 0.")
+    for name, value in (("max_epochs", epochs), ("max_steps", steps)):
+        if value is not None and value != -1 and value < 1:
+            raise UserError(f"trainer.{name} must be >= 1, or -1 for no limit, got {value}.")
     monitored = [each for each in _callbacks(trainer) if isinstance(each, EarlyStopping | ModelCheckpoint)]
     stops = any(isinstance(each, EarlyStopping) for each in monitored) or (arguments["max_time"] and not as_result)
     if epochs in (None, -1) and steps == -1 and not stops:
@@ -301,11 +290,8 @@ def require_complete(config: Config, parts: Parts, as_result: bool = False) -> N
     known += ["train/acc"] if getattr(model, "evaluate_train", "") == "every_epoch" else []
     for callback in monitored:
         name, key = type(callback).__name__, callback.monitor
-        if key in known and callback.mode != better_direction(key)[:3]:
-            raise UserError(
-                f"{name} has mode: {callback.mode} for {key}, but {better_direction(key)[:3]} is better: give it "
-                f"mode: {better_direction(key)[:3]}."
-            )
+        if key in known and callback.mode != (right := better_direction(key)[:3]):
+            raise UserError(f"{name} has mode: {callback.mode} for {key}, but {right} is better: give mode: {right}.")
         if key is not None and key not in known and not _logs_more(trainer, model):
             raise UserError(f"{name} monitors {key!r}, which is not logged{did_you_mean(key, known)}")
 
@@ -319,17 +305,13 @@ def _logs_more(trainer: Trainer, model: LightningModule) -> bool:
     return any(name.startswith("on_") or name.endswith("_step") for each in users for name in vars(each))
 
 
-class OutOfMemoryError(TrainingError):
-    """The device or the machine had too little memory for a step."""
-
-
-def as_out_of_memory(error: BaseException, trainer: Trainer, batch_size: int) -> OutOfMemoryError | None:
-    """Return an OutOfMemoryError with the epoch, the step and a remedy if memory ran out; None for other errors."""
+def _out_of_memory(error: Exception, trainer: Trainer, batch_size: int) -> TrainingError | None:
+    """Return an error with the epoch, the step and a remedy if memory ran out; None for other errors."""
     on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     if not on_cpu and not isinstance(error, MemoryError | torch.OutOfMemoryError):
         return None
     message = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return OutOfMemoryError(
+    return TrainingError(
         f"out of memory in epoch {trainer.current_epoch}, step {trainer.global_step} ({message}). Lower "
         f"data.batch_size ({batch_size}) or data.eval_batch_size, or use a smaller network; "
         "the epochs before are on disk."

@@ -96,9 +96,8 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(
-                    f"{self.path} is being trained by another process: wait until it ends, or stop it, then continue."
-                ) from None
+                now = "is being trained by another process: wait until it ends, or stop it, then continue"
+                raise UserError(f"{self.path} {now}.") from None
             for remains in (*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
                 remains.unlink()
             yield
@@ -154,9 +153,8 @@ def find_run(where: str | Path, finished: bool) -> RunFolder:
     if (where / "config.yaml").is_file():
         return RunFolder(where)
     runs = [RunFolder(file.parent) for file in sorted(where.glob("*/config.yaml"))]
-    done = [run for run in runs if run.status() == "finished"]
-    ended = [run for run in runs if run.status().startswith(("finished", "partial"))]
-    chosen = done if finished else [run for run in runs if run not in ended] or runs
+    ended = ("finished",) if finished else ("finished", "partial")
+    chosen = [run for run in runs if run.status().startswith(ended) == finished] or ([] if finished else runs)
     if chosen:
         return chosen[-1]
     others = ", ".join(sorted(str(folder) for folder in RUNS.glob("*") if folder.is_dir())) or "none yet"
@@ -228,6 +226,4 @@ def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
         with path.open("rb") as file, np.load(file) as content:
             return content["logits"], content["labels"]
     except (ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise ValueError(
-            f"{path} does not hold the logits and labels of a split: validate or test its run again"
-        ) from error
+        raise ValueError(f"{path} does not hold a split's logits and labels: validate or test its run again") from error

@@ -22,9 +22,7 @@ from losslab.run.terminal import OptionParser
 SUFFIXES = (".png", ".jpg", ".jpeg")
 """File names in a folder that count as pictures."""
 
-OPTIONS = (
-    ("images", "Pictures to classify: files, or folders of PNG and JPEG files; by default the validation split."),
-)
+OPTIONS = (("images", "Pictures to classify: files, or folders of PNG and JPEG files. Default: the validation split."),)
 
 
 def predict_command(tokens: list[str]) -> None:

@@ -5,7 +5,6 @@ import datetime
 import functools
 import importlib.metadata
 import json
-import logging
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -15,25 +14,17 @@ from typing import Any
 import torch
 
 from losslab.data import ImageDataModule
-from losslab.errors import UserError
+from losslab.errors import UserError, notice
 from losslab.run.code import changed_code, code_digests
 from losslab.run.config import SEED, Config, config_hash
 from losslab.run.folder import RUNS, writing
-
-_log = logging.getLogger("losslab")
 
 PACKAGES = ("losslab", "torch", "lightning", "torchmetrics", "optuna", "jsonargparse", "numpy", "scikit-learn")
 ACCEPT = "--accept-code-change"
 TEST_READS = RUNS / "test_reads.jsonl"
 
-CONDITIONS = {
-    "fast_dev_run": False,
-    "limit_train_batches": 1.0,
-    "limit_val_batches": 1.0,
-    "limit_test_batches": 1.0,
-    "limit_predict_batches": 1.0,
-    "overfit_batches": 0.0,
-}
+BATCH_LIMITS = [f"limit_{split}_batches" for split in ("train", "val", "test", "predict")]
+CONDITIONS = {"fast_dev_run": False, **dict.fromkeys(BATCH_LIMITS, 1.0), "overfit_batches": 0.0}
 """Arguments of the Trainer that leave out batches, with the values under which they leave out none."""
 
 
@@ -63,12 +54,10 @@ def new_manifest(config: Config, data: ImageDataModule) -> dict[str, Any]:
 def conditions(config: Config) -> dict[str, Any]:
     """Return the Trainer's arguments that leave out batches, with their values; {} if each split is read as a whole."""
     given = {name: config["trainer"].get(name) for name in CONDITIONS}
-    # 1.0 stands for all batches, and 1 for one batch.
     return {
         name: value
         for name, value in given.items()
-        if not (value is None or (isinstance(value, float) and value == CONDITIONS[name]) or value is False)
-        and not (name == "overfit_batches" and value == 0)
+        if value is not None and (value != CONDITIONS[name] or (value == 1 and isinstance(value, int)))  # one batch
     }
 
 
@@ -80,12 +69,9 @@ def float32_precision() -> dict[str, str]:
         and set_float32_matmul_precision, amount to.
     """
     backends: Any = torch.backends
-    parts = {
-        "matmul": backends.cuda.matmul,
-        "convolution": backends.cudnn.conv,
-        "matmul_on_cpu": backends.mkldnn.matmul,
-    }
-    return {name: part.fp32_precision.replace("none", "ieee") for name, part in parts.items()}
+    parts = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul)
+    names = ("matmul", "convolution", "matmul_on_cpu")
+    return {name: part.fp32_precision.replace("none", "ieee") for name, part in zip(names, parts, strict=True)}
 
 
 def continue_code(
@@ -121,7 +107,7 @@ def require_same_data(manifest: dict[str, Any], data: ImageDataModule, run: Path
     manifest does not allow the check; then a notice is logged.
     """
     if "hashes" not in manifest:
-        _log.warning("NOTICE: %s/manifest.json is damaged: the run may have been trained on other images.", run)
+        notice(f"{run}/manifest.json is damaged: the run may have been trained on other images.")
     trained, known = manifest.get("data_name", data.data_name), manifest.get("hashes", {})
     if trained != data.data_name or any(known.get(name, value) != value for name, value in data.hashes.items()):
         raise UserError(
@@ -146,11 +132,9 @@ def git_state() -> dict[str, Any]:
     package = Path(__file__).parents[1]
     commit, dirty = _commit(Path())
     # A virtual environment inside the user's repository is not a checkout of losslab: its files are not tracked.
-    of_losslab = (
-        _commit(package, ".") if _git(package, "ls-files", "--error-unmatch", "errors.py") else _installed_from()
-    )
-    names = ("version", "commit", "dirty")
-    losslab = dict(zip(names, (_versions().get("losslab"), *of_losslab), strict=True))
+    is_tracked = _git(package, "ls-files", "--error-unmatch", "errors.py")
+    own_commit, own_dirty = _commit(package, ".") if is_tracked else _installed_from()
+    losslab = {"version": _versions().get("losslab"), "commit": own_commit, "dirty": own_dirty}
     return {"git_commit": commit, "git_dirty": dirty, "losslab": losslab}
 
 
@@ -207,8 +191,5 @@ def earlier_reads(config_hashes: set[str], data_name: str) -> list[dict[str, Any
     for line in TEST_READS.read_text().splitlines() if TEST_READS.exists() else ():
         with contextlib.suppress(ValueError):
             reads.append(json.loads(line))
-    return [
-        read
-        for read in reads
-        if read.get("config_hash") in config_hashes and read.get("data_name", data_name) == data_name
-    ]
+    of_data = [read for read in reads if read.get("data_name", data_name) == data_name]
+    return [read for read in of_data if read.get("config_hash") in config_hashes]

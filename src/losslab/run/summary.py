@@ -41,18 +41,9 @@ class LayerTable(NamedTuple):
     """The layers of a network, and their sums, which are the network's."""
 
     rows: list[LayerRow]
-
-    @property
-    def trainable(self) -> int:
-        return sum(row.parameters - row.frozen for row in self.rows)
-
-    @property
-    def frozen(self) -> int:
-        return sum(row.frozen for row in self.rows)
-
-    @property
-    def buffers(self) -> int:
-        return sum(row.buffers for row in self.rows)
+    trainable: int
+    frozen: int
+    buffers: int
 
 
 def summary_command(tokens: list[str]) -> None:
@@ -103,7 +94,8 @@ def layer_table(network: nn.Module, image: Tensor) -> LayerTable:
         formula = "counted above" if parameters and not new else parameter_formula(module, new)
         sizes = _size(new), _size(p for p in new if not p.requires_grad), _size(new_buffers)
         rows.append(LayerRow(name, type(module).__name__, shapes.get(name, []), formula, *sizes))
-    return LayerTable(rows)
+    frozen = sum(row.frozen for row in rows)
+    return LayerTable(rows, sum(row.parameters for row in rows) - frozen, frozen, sum(row.buffers for row in rows))
 
 
 def parameter_formula(layer: nn.Module, parameters: Sequence[Tensor]) -> str:

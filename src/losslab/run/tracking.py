@@ -1,7 +1,6 @@
 """Trackers such as W&B and TensorBoard: guarded against failures, configured, and given a run's final tables."""
 
 import functools
-import logging
 import os
 import threading
 from collections.abc import Callable
@@ -17,19 +16,16 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from losslab.data import ImageDataModule
+from losslab.errors import notice
 from losslab.metrics import find_mistakes
 from losslab.run.config import SEED, Config, as_list, class_name, config_hash, values_with_effect
 from losslab.run.folder import RunFolder, read_predictions
-
-_log = logging.getLogger("losslab")
 
 PATIENCE = 60.0
 """Seconds that one call may take before the tracker counts as hanging."""
 
 MOST_IMAGES = 50
-PER_CLASS = "per_class"
-CONFUSION = "confusion"
-MISCLASSIFIED = "misclassified"
+PER_CLASS, CONFUSION, MISCLASSIFIED = "per_class", "confusion", "misclassified"
 
 
 def _guarded_property(name: str) -> Any:
@@ -68,12 +64,8 @@ class GuardedLogger(Logger):
             self.failed = True
             hangs = isinstance(error, TimeoutError) and not answer.done()
             failure = f"no answer for {PATIENCE:.0f} s" if hangs else f"{type(error).__name__}: {error}".splitlines()[0]
-            name = type(self.guarded).__name__
-            _log.warning(
-                "NOTICE: %s failed (%s). The training goes on without it; the run's own records are complete.",
-                name,
-                failure,
-            )
+            failed = f"{type(self.guarded).__name__} failed ({failure})"
+            notice(f"{failed}. The training goes on without it; the run's own records are complete.")
             return otherwise
 
     @property
@@ -191,9 +183,8 @@ def _log_summary(run: Any, summary: TrackerSummary) -> None:
     rows = [list(row) for row in zip(names, *(score.tolist() for score in scores), strict=True)]
     per_class = wandb.Table(["class", "precision", "recall", "f1", "support"], rows)
     title = "validation" if split == "val" else split
-    confusion = wandb.plot.confusion_matrix(
-        y_true=labels.tolist(), preds=predicted.tolist(), class_names=names, title=title
-    )
+    true, called = labels.tolist(), predicted.tolist()
+    confusion = wandb.plot.confusion_matrix(y_true=true, preds=called, class_names=names, title=title)
     mistakes = [
         wandb.Image(
             np.moveaxis(images[mistake.image].numpy(), 0, -1).squeeze(),  # (height, width, channels), or without these

@@ -21,7 +21,6 @@ from losslab.study.results import (
 )
 from losslab.study.setting import (
     Setting,
-    configure,
     corner_settings,
     grid_settings,
     setting_from_parameters,

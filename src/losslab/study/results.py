@@ -102,14 +102,13 @@ def group_by_setting(results: Sequence[Result]) -> list[SettingResults]:
     for result in results:
         groups.setdefault(result["setting_hash"], []).append(result)
     settings = [_setting(group) for group in groups.values()]
+    labels = Counter(setting.label for setting in settings)
     # Restored results hold means only, so per-class tables show the classes common to all settings.
     common = set.intersection(*(set(setting.classes) for setting in settings)) if settings else set()
     for setting in settings:
         setting.classes = [name for name in setting.classes if name in common]
-    for label, count in Counter(setting.label for setting in settings).items():
-        for setting in settings if count > 1 else []:
-            if setting.label == label:  # numbers in labels are rounded: two settings of a search may look alike
-                setting.label = f"{label} ({setting.setting_hash[:4]})"
+        if labels[setting.label] > 1:  # numbers in labels are rounded: two settings of a search may look alike
+            setting.label += f" ({setting.setting_hash[:4]})"
     return settings
 
 

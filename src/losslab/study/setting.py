@@ -9,7 +9,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial
 
-from losslab.run import CommandLine, Config, config_hash, set_value
+from losslab.run import SEED, Config, set_value
 from losslab.study.study_file import StudyFile
 
 EXTENSIONS = 3
@@ -40,9 +40,9 @@ class Setting:
             parts.append(f"{names[path]}={value:.4g}" if isinstance(value, float) else f"{names[path]}={value}")
         return " ".join(parts)
 
-    def config(self, study: StudyFile, base: Config) -> Config:
-        """Return `base` with the arm's objects and the values put in; parsing completes it."""
-        config = copy.deepcopy(base)
+    def config(self, study: StudyFile, base: Config, seed: int) -> Config:
+        """Return `base` with the arm's objects, the values and the seed put in; parsing completes it."""
+        config = copy.deepcopy(base) | {SEED: seed}
         for path, value in study.arms[self.arm].items():
             set_value(config, path, copy.deepcopy(value))
         for path, value in self.values.items():
@@ -67,9 +67,7 @@ def corner_settings(study: StudyFile) -> list[Setting]:
     """Return the lowest and the highest values of each arm of a search, to be checked before the first trial."""
     corners = []
     for arm in study.arms:
-        ends = {
-            path: _ends(distribution) for path, distribution in (study.space | study.arm_space.get(arm, {})).items()
-        }
+        ends = {path: _ends(space) for path, space in (study.space | study.arm_space.get(arm, {})).items()}
         corners += [Setting(arm, {path: pair[end] for path, pair in ends.items()}) for end in (0, 1)]
     return corners
 
@@ -139,18 +137,6 @@ def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     suggest: Any = trial.suggest_int if isinstance(distribution, IntDistribution) else trial.suggest_float
     return suggest(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
-
-
-def configure(command_line: CommandLine, study: StudyFile, base: Config, setting: Setting, seed: int) -> str:
-    """Parse the setting's configuration with a seed into `command_line`.
-
-    Returns:
-        The setting's identity: twelve digits of the hash of the resolved configuration without its seed.
-    """
-    config = setting.config(study, base)
-    config["seed_everything"] = seed
-    command_line.parse_config(config)
-    return config_hash(command_line.resolved(), with_seed=False)[:12]
 
 
 def tuning_range(values: list[float]) -> tuple[float, float]:

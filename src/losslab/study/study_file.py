@@ -219,10 +219,8 @@ def _check(study: StudyFile, path: Path) -> None:
             raise UserError(f"{path}: {message}")
 
     arms = study.arms
-    require(
-        isinstance(arms, dict) and bool(arms) and all(isinstance(part, dict) for part in arms.values()),
-        f"arms must map one label or more to overrides by path, got {arms!r}.",
-    )
+    mapped = isinstance(arms, dict) and bool(arms) and all(isinstance(part, dict) for part in arms.values())
+    require(mapped, f"arms must map one label or more to overrides by path, got {arms!r}.")
     finite = bool(study.grid or study.tune)
     require(not (finite and study.is_search), "give either grid and tune (finite) or space (searched).")
     require(finite or study.is_search or len(arms) > 1, "give several arms, or a grid, or a space to search.")
@@ -234,10 +232,8 @@ def _check(study: StudyFile, path: Path) -> None:
         increasing = len(values) >= 3 and all(0 < low < high for low, high in itertools.pairwise(values))
         require(increasing, f"tune.{key} must be three increasing numbers > 0 or more, got {values!r}.")
         require(key not in study.grid, f"{key} is in both grid and tune; give it in one.")
-    if not study.is_search:
-        require(study.trials is None, "trials is for a search; a grid has one trial for each combination.")
-    else:
-        require(study.trials is not None and study.trials >= 1, f"trials must be >= 1, got {study.trials}.")
+    require(study.is_search or study.trials is None, "trials is for a search; a grid has one for each combination.")
+    require(not study.is_search or (study.trials or 0) >= 1, f"trials must be >= 1, got {study.trials}.")
     searched = {**study.space, **{key: space for own in study.arm_space.values() for key, space in own.items()}}
     choices = {key: each.choices for key, each in searched.items() if isinstance(each, CategoricalDistribution)}
     for key, listed in {**study.grid, **choices}.items():
@@ -253,24 +249,16 @@ def _check(study: StudyFile, path: Path) -> None:
             require(not twice, f"arm {arm} gives {after} twice, by {before} and by {after}: delete one.")
     unknown = set(study.arm_space) - set(arms)
     require(not unknown, f"arm_space names {', '.join(sorted(unknown))}; the arms are {', '.join(arms)}.")
-    seeds = study.seeds
-    require(
-        bool(seeds) and len(set(seeds)) == len(seeds) and min(seeds) >= 0,
-        f"seeds must be one or more different numbers >= 0, got {seeds}.",
-    )
-    require(
-        study.population == "auto" or study.population >= 1,
-        f"population must be a number >= 1 or auto, got {study.population!r}.",
-    )
+    seeds, size, limit = study.seeds, study.population, study.time_limit
+    different = len({*seeds}) == len(seeds) > 0 and min(seeds) >= 0
+    require(different, f"seeds must be one or more different numbers >= 0, got {seeds}.")
+    require(size == "auto" or size >= 1, f"population must be a number >= 1 or auto, got {size!r}.")
     require(study.max_retry >= 0, f"max_retry must be >= 0, got {study.max_retry}.")
-    limit = study.time_limit
     require(limit is None or 0 < limit < float("inf"), f"time_limit must be > 0 seconds, got {limit}.")
     require(study.monitor.startswith("val/"), f"monitor must be a validation metric, got {study.monitor!r}.")
     direction = better_direction(study.monitor)
-    require(
-        study.direction == direction,
-        f"direction is {study.direction}, but {study.monitor} is to {direction}; leave direction out.",
-    )
+    contradiction = f"direction is {study.direction}, but {study.monitor} is to {direction}; leave direction out."
+    require(study.direction == direction, contradiction)
     require(all(key.startswith("val/") for key in study.family), f"family must be val/ metrics, got {study.family}.")
     if study.baseline is not None:
         expected = {"arm", *study.grid}

@@ -11,17 +11,9 @@ import torch
 
 from losslab.data import ImageDataModule
 from losslab.errors import UserError, did_you_mean
+from losslab.losses import describe_loss, ignored_label
 from losslab.metrics import metric_keys
-from losslab.report import (
-    Summary,
-    counting_confirmation,
-    is_loss,
-    loss_identity,
-    show_summary,
-    summarise_folder,
-    write_best_file,
-    write_report,
-)
+from losslab.report import is_loss, loss_identity, show_summary, summarise_folder, write_best, write_report
 from losslab.run import (
     ACCEPT,
     RUNS,
@@ -68,8 +60,8 @@ def sweep_command(tokens: list[str]) -> None:
         named_folder(options.config.stem if options.name is None else options.name)
     else:
         options.storage = os.environ[STORAGE]
-    given = {key: getattr(options, key) for key in ("experiment", "seeds", "trials", "storage", "population", "keep")}
-    given = {key: value for key, value in given.items() if value is not None}
+    keys = ("experiment", "seeds", "trials", "storage", "population", "keep")
+    given = {key: value for key in keys if (value := getattr(options, key)) is not None}
     study_file = read_study(options.config, given)
     command_line = CommandLine(["--config", study_file.experiment, *changes], "losslab sweep")
     study = Study(study_file, RUNS / (options.name or options.config.stem), command_line)
@@ -80,14 +72,13 @@ def sweep_command(tokens: list[str]) -> None:
         return
     # study.json must not hold a database's password.
     storage = [] if options.storage is None else ["--storage", hide_password(study_file.storage)]
-    tokens = [token for token in tokens if token != ACCEPT]
     command = f"losslab sweep {shlex.join([*without_options(tokens, '--storage'), *storage])}"
     worker_tokens = without_options(tokens, "--workers", "--storage")
-    content = read_yaml(options.config) | given
-    run_study(study, content, command, options.workers, worker_tokens, options.accept_code_change)
+    run_study(study, read_yaml(options.config) | given, command, options, worker_tokens)
     summary, _ = summarise_folder(study.folder)
     show_summary(summary, study.folder)
-    write_best(study, summary)
+    study.configure(Setting(summary.chosen.arm, summary.chosen.varied), study_file.seeds[0])
+    write_best(study.folder, summary, command_line.resolved())
     write_report(study.folder)
 
 
@@ -113,11 +104,11 @@ def require_positive(options: argparse.Namespace, *names: str) -> None:
 
 
 def without_options(tokens: list[str], *names: str) -> list[str]:
-    """Return the command line without these options and their values."""
+    """Return the command line without these options and their values, and without --accept-code-change."""
     kept: list[str] = []
     skip = False
     for token in tokens:
-        if not skip and token.split("=")[0] not in names:
+        if not skip and token.split("=")[0] not in (ACCEPT, *names):
             kept.append(token)
         skip = not skip and token in names
     return kept
@@ -127,9 +118,8 @@ def run_study(
     study: Study,
     content: Config,
     command: str,
-    workers: int,
+    options: argparse.Namespace,
     worker_tokens: list[str],
-    accept_code: bool = False,
     origin: Path | None = None,
 ) -> None:
     """Check a study, train what is left of it, and print its failures.
@@ -138,9 +128,8 @@ def run_study(
         study: the study, not opened yet; afterwards it has one result or more.
         content: the content of the study file, for study.json.
         command: the user's command, for study.json.
-        workers: number of processes.
+        options: the number of workers, and whether to go on although code changed; see `add_running_options`.
         worker_tokens: arguments of `losslab sweep` for each process, if there are several.
-        accept_code: go on although code changed.
         origin: the folder of the study that this one confirms.
 
     Raises:
@@ -157,16 +146,16 @@ def run_study(
         "command": command,
         "code": code,
     }
-    study.identity.write_record(record, accept_code, origin)
+    study.identity.write_record(record, options.accept_code_change, origin)
     study.identity.require_images_of_results()
     study.open()
     done = len(read_results(study.folder))
     _announce(study, done, parameters, data)
     with Display(study.total_trainings(), done) as display:
-        if workers == 1:
+        if options.workers == 1:
             study.run(display)
         else:
-            Workers(workers, worker_tokens, study).run(display)
+            Workers(options.workers, worker_tokens, study).run(display)
     for label, failure in study.failures():
         print(f"{label} failed: {failure}")
     if not read_results(study.folder):
@@ -182,28 +171,33 @@ def _check_settings(study: Study) -> tuple[ImageDataModule, int, dict[str, str]]
     file, command_line = study.file, study.command_line
     command_line.parse_config({**study.base, SEED: file.seeds[0]})
     data = command_line.build().data
-    code = code_digests(study.base)
+    code = dict[str, str]()
+    endpoints = (file.monitor, *file.family)
     largest, dropped, losses, labels = 0, dict[str, list[str]](), dict[str, str](), dict[str, str]()
+    ignored = dict[int | None, str]()
     for setting in corner_settings(file) if file.is_search else grid_settings(file):
+        label = study.label(setting)
         try:
             identity = study.configure(setting, file.seeds[0])
-            code |= code_digests(command_line.resolved())
-            parts = command_line.build()
-            require_complete(command_line.resolved(), parts, as_result=True)
-            model = parts.model
-        except UserError as error:
-            raise UserError(f"setting {study.label(setting)}: {error}") from error
-        if not file.is_search and identity in labels:
-            raise UserError(
-                f"settings {labels[identity]} and {study.label(setting)} have the same configuration: delete one."
-            )
-        labels[identity] = study.label(setting)
-        if any(map(is_loss, (file.monitor, *file.family))):
             config = command_line.resolved()
-            losses.setdefault(loss_identity(config, _weighs_by_frequency(model)), setting.label(several_arms=True))
-        largest = max(largest, sum(parameter.numel() for parameter in model.parameters()))
+            code |= code_digests(config)
+            parts = command_line.build()
+            require_complete(config, parts, as_result=True)
+        except UserError as error:
+            raise UserError(f"setting {label}: {error}") from error
+        if not file.is_search and identity in labels:
+            raise UserError(f"settings {labels[identity]} and {label} have the same configuration: delete one.")
+        labels[identity] = label
+        left_out = ignored_label(getattr(parts.model, "loss", None))
+        ignored.setdefault(left_out if left_out in range(data.num_classes) else None, label)
+        if any(map(is_loss, endpoints)):
+            by_frequency = _weighs_by_frequency(parts.model)
+            losses.setdefault(
+                loss_identity(config, describe_loss(parts.model.loss), by_frequency), setting.label(several_arms=True)
+            )
+        largest = max(largest, sum(parameter.numel() for parameter in parts.model.parameters()))
         if "model" in file.arms[setting.arm]:
-            dropped[setting.arm] = _dropped_arguments(study.base, command_line.resolved())
+            dropped[setting.arm] = _dropped_arguments(study.base, config)
     for arm, arguments in dropped.items():
         if arguments:
             _log.warning("NOTICE: arm %s replaces the model: it drops the experiment's %s.", arm, ", ".join(arguments))
@@ -211,16 +205,21 @@ def _check_settings(study: Study) -> tuple[ImageDataModule, int, dict[str, str]]
     data.setup("fit")
     if file.stage == "confirm":
         data.setup("test")  # a missing file is found now, not after hours of training
+    if len(ignored) > 1:
+        raise UserError(
+            f"settings ignore different labels ({' and '.join([*ignored.values()][:2])}), so their metrics are of "
+            "different images. Give their losses the same ignore_index."
+        )
     groups = group_keys(dict(zip(data.class_names, data.class_counts.tolist(), strict=True)))
     known = [f"val/{key}" for key in ("loss", *metric_keys(data.class_names), *groups)]
-    for key in (file.monitor, *file.family):
+    for key in endpoints:
         if key not in known:
             raise UserError(f"there is no metric {key!r}{did_you_mean(key, known)}")
     if len(losses) > 1:
-        settings = " and ".join([*losses.values()][:2])
         raise UserError(
             f"{'monitor' if is_loss(file.monitor) else 'family'} is val/loss, but settings differ in their loss "
-            f"({settings}), and losses are on different scales. Give another metric, such as val/f1/macro."
+            f"({' and '.join([*losses.values()][:2])}), and losses are on different scales. Give another metric, such "
+            "as val/f1/macro."
         )
     return data, largest, code
 
@@ -230,13 +229,14 @@ def _weighs_by_frequency(model: Any) -> bool:
     loss, classes = model.loss, model.num_classes
     if not hasattr(loss, "set_class_counts"):
         return False
-    values, logits = [], torch.arange(classes * classes).reshape(classes, classes).sin()  # (C, C)
-    for counts in (torch.ones(classes, dtype=torch.int64), torch.arange(1, classes + 1)):
-        loss.set_class_counts(counts)
-        try:
-            values.append(loss(logits, torch.arange(classes)).sum().item())
-        except (ValueError, RuntimeError):  # it cannot be trained either, which the training says
-            return False
+    values, labels = [], torch.arange(classes)  # (C,)
+    logits = torch.arange(classes * classes).reshape(classes, classes).sin()  # (C, C)
+    try:
+        for counts in (torch.ones_like(labels), labels + 1):
+            loss.set_class_counts(counts)
+            values.append(loss(logits, labels).sum().item())
+    except (ValueError, RuntimeError):  # it cannot be trained either, which the training says
+        return False
     return values[0] != values[1]
 
 
@@ -258,15 +258,3 @@ def _announce(study: Study, done: int, parameters: int, data: ImageDataModule) -
         f"Study {study_name(study.folder)} on {data.data_name}: {kind} x {len(file.seeds)} seeds = {total} trainings, "
         f"{done} of them done; up to {megabytes:.0f} MB in {study.folder}. Ctrl-C stops; the same command continues."
     )
-
-
-def write_best(study: Study, summary: Summary) -> None:
-    """Write the search's choice to best.yaml, with comments, unless a confirmation's choice counts (`write_report`)."""
-    chosen, folder = summary.chosen, study.folder
-    if counting_confirmation(folder) is not None:
-        return
-    study.configure(Setting(chosen.arm, chosen.varied), study.file.seeds[0])
-    lines = [f"{chosen.label}, chosen by the study {folder.name} on validation.", " ".join(summary.answer)]
-    if chosen is not summary.best:
-        lines.append(f"So this is the baseline, {chosen.label}, and not {summary.best.label}.")
-    write_best_file(folder, chosen.label, lines, study.command_line.resolved())

@@ -24,7 +24,6 @@ from losslab.report import (
     write_report,
 )
 from losslab.run import (
-    ACCEPT,
     RUNS,
     SEED,
     CommandLine,
@@ -42,16 +41,7 @@ from losslab.run import (
     utc_now,
     write_whole,
 )
-from losslab.study import (
-    Setting,
-    SettingResults,
-    read_declared,
-    read_result,
-    read_results,
-    read_study,
-    result_path,
-    write_result,
-)
+from losslab.study import Setting, SettingResults, read_result, read_results, read_study, result_path, write_result
 from losslab.sweep.command import add_running_options, require_positive, run_study, without_options
 from losslab.sweep.ownership import count_spent
 from losslab.sweep.study import Study
@@ -82,9 +72,7 @@ def confirm_command(tokens: list[str]) -> None:
     require_positive(options, "seeds", "workers")
     top = _parse_top(options.top)
     folder = _study_folder(options.study)
-    read_declared(folder)  # raises a UserError if study.json is not whole
-    record = json.loads((folder / "study.json").read_text())
-    summary = _finished_summary(folder, record)
+    summary, record = _read_finished(folder)
     chosen, baseline = _choose(summary, top)
     given = {} if options.population is None else {"population": options.population}
     confirm = _write_files(folder, record, summary, chosen, baseline, options.seeds, options.again)
@@ -105,15 +93,13 @@ def confirm_command(tokens: list[str]) -> None:
             f"{reads[-1]['at']} for {reads[-1]['run']}. --again reads them once more, and the page shows it."
         )
     worker_tokens = ["--config", str(confirm / "study.yaml"), "--name", study_name(confirm), *changes]
-    if options.population is not None:
-        worker_tokens += ["--population", str(options.population)]
+    worker_tokens += ["--population", str(options.population)] if given else []
     content = read_yaml(confirm / "study.yaml") | given
-    tokens = [token for token in tokens if token != ACCEPT]
     command = f"losslab confirm {shlex.join(without_options(tokens, '--workers'))}"
-    run_study(study, content, command, options.workers, worker_tokens, options.accept_code_change, folder)
+    run_study(study, content, command, options, worker_tokens, folder)
     _read_test_images(confirm, command_line, configs)
-    summary, _ = summarise_folder(confirm)
-    drop_checkpoints(checkpoint_folders(confirm), {summary.best.setting_hash})
+    confirmed, _ = summarise_folder(confirm)
+    drop_checkpoints(checkpoint_folders(confirm), {confirmed.best.setting_hash})
     confirmation = read_confirmation(confirm)
     assert confirmation is not None
     show_summary(confirmation.summary, confirm)
@@ -140,19 +126,18 @@ def _study_folder(given: Path) -> Path:
     return folder
 
 
-def _finished_summary(folder: Path, record: Config) -> Summary:
-    """Return the study's summary; raise UserError if the study is not finished."""
+def _read_finished(folder: Path) -> tuple[Summary, Config]:
+    """Return the study's summary and its study.json; raise UserError if the study is not finished."""
     summary, _ = summarise_folder(folder)
+    record = json.loads((folder / "study.json").read_text())
     known = read_trials(folder, summary.study)
     if known.unreadable:
         raise UserError(
             f"whether {folder} is finished is unknown, since its trials cannot be read ({known.unreadable}). "
             "Put a database's password into ~/.pgpass or PGPASSWORD."
         )
-    left = max(
-        sum(not trial.state.is_finished() for trial in known.trials),
-        (record["study"].get("trials") or 0) - count_spent(known.trials),
-    )
+    open_trials = sum(not trial.state.is_finished() for trial in known.trials)
+    left = max(open_trials, (record["study"].get("trials") or 0) - count_spent(known.trials))
     if left > 0 or not summary.complete:
         raise UserError(
             f"{folder} is not finished{f': {left} trials are left' if left > 0 else ''}. Its own command finishes it: "
@@ -163,7 +148,7 @@ def _finished_summary(folder: Path, record: Config) -> Summary:
             f"{folder}: the baseline {summary.study.baseline} has no result for each seed, so there is nothing to "
             "compare with. `losslab sweep` prints its error; give the study another baseline."
         )
-    return summary
+    return summary, record
 
 
 def _choose(summary: Summary, top: int | None) -> tuple[list[SettingResults], str]:

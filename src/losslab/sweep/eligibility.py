@@ -90,9 +90,8 @@ def _reasons(trainer: Config, parts: Parts) -> Iterator[str]:
 def _overridden(kind: type, base: type) -> frozenset[str]:
     """Return the names of `base` that `kind` defines anew, apart from those that a population calls."""
     shared = {name for name in dir(base) if name[:2] != "__" and name not in ("_abc_impl", *CALLED[base])}
-    return frozenset(
-        name for name in shared if inspect.getattr_static(kind, name) is not inspect.getattr_static(base, name)
-    )
+    found = inspect.getattr_static
+    return frozenset(name for name in shared if found(kind, name) is not found(base, name))
 
 
 def shared_model_key(config: Config, parts: Parts) -> str:

@@ -2,26 +2,15 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
-from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from losslab.data import ImageDataModule
 from losslab.errors import UserError
-from losslab.run import (
-    SEED,
-    CommandLine,
-    Config,
-    code_digests,
-    continue_code,
-    differences,
-    read_record,
-    write_whole,
-)
+from losslab.run import SEED, CommandLine, Config, code_digests, continue_code, differences, read_record, write_whole
 from losslab.study import Result, Setting, StudyFile, read_declared, read_result, read_results, result_path
 
 _log = logging.getLogger("losslab")
@@ -76,16 +65,12 @@ class Identity:
                 for line in differences(former[part], record[part])
                 if part != "study" or not line.startswith(MAY_CHANGE)
             ]
-            if changed:
-                raise UserError(
-                    f"{self._folder} holds a study that differs: {'; '.join(changed)}. Give this one another --name."
-                )
             before, now = (each["declared"].get("direction") for each in (former, record))
             if before != now and {"space", "arm_space", "pruner"} & former["study"].keys():
-                raise UserError(
-                    f"{self._folder} holds a study that differs: its trials were chosen to {before} "
-                    f"{record['declared'].get('monitor')}, which is to {now} now. Give this one another --name."
-                )
+                changed.append(f"its trials were chosen to {before} {record['declared'].get('monitor')}, not to {now}")
+            if changed:
+                differs = f"{self._folder} holds a study that differs: {'; '.join(changed)}."
+                raise UserError(f"{differs} Give this one another --name.")
             if "code" not in former and any(self._folder.glob("results/*/*.json")):
                 _log.warning(
                     "NOTICE: %s has results of before code was recorded: whether it changed is unknown.", self._folder
@@ -144,25 +129,21 @@ class Identity:
         """
         paths = [path for key in settings for path in result_path(self._folder, key, 0).parent.glob("*.json")]
         results = [result for path in paths if (result := read_result(path)) is not None]
-        ours = _images({"name": data.data_name, **data.hashes})
-        for config, images in [self.own_images(), *((self._config(result), _images(result)) for result in results)]:
-            if images != ours:
-                self.require_still(config, images)
+        self._require_recorded(_images({"name": data.data_name, **data.hashes}), results)
 
     def require_images_of_results(self) -> None:
         """Raise StudyChangedError if a result's images are neither the study's nor those that its setting loads now."""
-        _, images = self.own_images()
-        loaded = set()
-        for result in read_results(self._folder):
-            if _images(result) != images:
-                config = self._config(result)
-                key = json.dumps([config["data"], config[SEED], _images(result)])
-                if key not in loaded:
-                    self.require_still(config, _images(result))
-                loaded.add(key)
+        self._require_recorded(self.own_images()[1], read_results(self._folder))
 
-    def _config(self, result: Result) -> Config:
-        return {**Setting(**result["setting"]).config(self._study, self._base), SEED: result["seed"]}
+    def _require_recorded(self, images: tuple[str, str], results: list[Result]) -> None:
+        """Load the images of the study and of these results again, each once, where they are not `images`."""
+        loaded = set()
+        settings = [(Setting(**r["setting"]).config(self._study, self._base, r["seed"]), _images(r)) for r in results]
+        for config, recorded in (self.own_images(), *settings):
+            key = json.dumps([config["data"], config[SEED], recorded])
+            if recorded != images and key not in loaded:
+                self.require_still(config, recorded)
+                loaded.add(key)
 
     def require_still(self, config: Config, images: tuple[str, str], where: Path | None = None) -> None:
         """Raise StudyChangedError if this configuration loads other images now.
@@ -202,14 +183,3 @@ def _images(record: Config) -> tuple[str, str]:
 
 def _described(images: tuple[str, str]) -> str:
     return f"{images[0]} (SHA-256 {images[1][:12]})"
-
-
-class DataCheck(Callback):
-    """Calls `check` with the data of a training, or of a population, before the first step."""
-
-    def __init__(self, check: Callable[[ImageDataModule], None]) -> None:
-        self._check = check
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self._check(getattr(data, "data", data))

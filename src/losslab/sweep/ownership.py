@@ -11,7 +11,6 @@ from typing import Any
 
 import optuna
 import psutil
-from lightning.pytorch import Callback
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -138,17 +137,6 @@ class Lease:
                     continue
 
 
-class LeaseCheck(Callback):
-    """Ends a training after a batch if its trial was requeued: the other process writes the result."""
-
-    def __init__(self, lease: Lease, trials: list[Trial]) -> None:
-        self._lease, self._trials = lease, trials
-
-    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
-        for trial in self._trials:
-            self._lease.check(trial)
-
-
 def requeue_lost(study: optuna.Study, lease: Lease) -> None:
     """Queue again the trials that were stopped, or whose process is gone; results of finished seeds are kept.
 
@@ -163,11 +151,9 @@ def requeue_lost(study: optuna.Study, lease: Lease) -> None:
             if queued and trial.number not in retried:  # without parameters the process died before it had a setting
                 # A trial that its user stopped, or that had not begun, did not kill its process; another may have.
                 suspected = "owner" in attributes and "stopped" not in attributes
-                retries = attributes.get("retries", 0) + suspected
-                kept = {"queued": queued, "retries": retries, "retry_of": trial.number}
-                if "setting_hash" in attributes:
-                    kept["setting_hash"] = attributes["setting_hash"]
-                study.enqueue_trial(queued, kept)
+                kept = {key: attributes[key] for key in ("setting_hash",) if key in attributes}
+                kept |= {"queued": queued, "retries": attributes.get("retries", 0) + suspected}
+                study.enqueue_trial(queued, kept | {"retry_of": trial.number})
             study.tell(trial.number, state=TrialState.FAIL)
 
 
@@ -181,24 +167,23 @@ def waits_for_another(trials: list[FrozenTrial], trial: Trial, lease: Lease) -> 
 
     A trial waits for earlier ones only, so that no two wait for each other.
     """
-    setting_hash = trial.user_attrs.get("setting_hash")
-    return any(
-        other.number < trial.number
-        and other.state == TrialState.RUNNING
-        and other.user_attrs.get("setting_hash") == setting_hash
-        and not lease.is_lost(other)
-        for other in trials
-    )
+    earlier = [t for t in _of_same_setting(trials, trial) if t.number < trial.number and t.state == TrialState.RUNNING]
+    return not all(map(lease.is_lost, earlier))
 
 
 def may_meet_another(trials: list[FrozenTrial], trial: Trial) -> bool:
     """Whether a process that lost this setting may still be alive and write into its run folder."""
     return any(
-        other.number != trial.number
-        and other.state in (TrialState.RUNNING, TrialState.FAIL)
-        and other.user_attrs.get("setting_hash") == trial.user_attrs.get("setting_hash")
+        other.state in (TrialState.RUNNING, TrialState.FAIL)
         and "owner" in other.user_attrs
         and not {"failure", "stopped"} & set(other.user_attrs)
         and not is_dead(other.user_attrs["owner"])
-        for other in trials
+        for other in _of_same_setting(trials, trial)
     )
+
+
+def _of_same_setting(trials: list[FrozenTrial], trial: Trial) -> list[FrozenTrial]:
+    """Return the other trials of the setting."""
+    setting_hash = trial.user_attrs.get("setting_hash")
+    same = [other for other in trials if other.user_attrs.get("setting_hash") == setting_hash]
+    return [other for other in same if other.number != trial.number]

@@ -65,9 +65,7 @@ class Population(LightningModule):
         self._ignored = ignored_label(self.members[0].loss)  # members' losses differ in tensors only
         parameters, buffers = stack_module_state(self.members)
         self._names = [list(parameters), list(buffers)]
-        self.stacked = nn.ParameterList(
-            nn.Parameter(stack.detach(), stack.requires_grad) for stack in parameters.values()
-        )
+        self.stacked = nn.ParameterList(nn.Parameter(p.detach(), p.requires_grad) for p in parameters.values())
         for number, stack in enumerate(buffers.values()):
             self.register_buffer(f"buffer_{number}", stack, persistent=False)
 
@@ -188,7 +186,7 @@ class Population(LightningModule):
         self._require_shared(self.members[0], "changes in an epoch, but is no parameter or buffer")
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         logits, labels = torch.cat(self._logits, dim=1), torch.cat(self._labels)  # (K, N, C), (N,)
-        losses, top_logits = self._tally.losses_by_step(), self._tally.top_logits_by_step()  # (K, S) each
+        losses, top_logits = self._tally.by_step()  # (K, S) each
         training_metrics = running_metrics(self._tally.sums())  # (K,) each
         if self.members[0].evaluates_train():
             correct, images = count_correct_in(data.evaluation_dataloader("train"), self, self._ignored)

@@ -33,7 +33,7 @@ from losslab.sweep.eligibility import TrainAloneError, shared_model_key, why_alo
 from losslab.sweep.identity import StudyChangedError
 from losslab.sweep.ownership import LeaseLostError
 from losslab.sweep.population import Population, PopulationData
-from losslab.sweep.training import TimeLimitError, Training, describe_error
+from losslab.sweep.training import Training, describe_error, report_epoch
 
 WARM_UP, MEASURED = 5, 20
 """Steps that `Stopwatch` leaves out, and steps that it measures."""
@@ -45,6 +45,10 @@ Failures = dict[tuple[str, int], Exception]
 """Errors of trainings, by `Training.key`."""
 
 _QUIET: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+
+
+class TimeLimitError(RuntimeError):
+    """A trial took longer than its study's time_limit."""
 
 
 class _MeasuredError(Exception):
@@ -109,9 +113,7 @@ class MemberRecords(Checkpoint):
         for trial, members in self._prunable.items():
             if members[0] in pl_module.stopped:
                 continue
-            trial.report(pl_module.metrics[members[0]][self._monitor], trainer.current_epoch)
-            if trainer.current_epoch + 1 < (trainer.max_epochs or 0) and trial.should_prune():
-                pruned = optuna.TrialPruned(f"pruned after epoch {trainer.current_epoch}")
+            if pruned := report_epoch(trial, trainer, pl_module.metrics[members[0]][self._monitor]):
                 self.pruned |= dict.fromkeys(members, pruned)
                 pl_module.stopped.update(members)
         trainer.should_stop = len(pl_module.stopped) == len(self._folders)
@@ -129,12 +131,12 @@ def require_same_images(members: Sequence[Member]) -> None:
 
 def _write_member(parts: Parts, folder: RunFolder) -> None:
     """Write a member's predictions, and a checkpoint that `losslab test` can evaluate."""
-    member = parts.model
-    write_predictions(folder.predictions_file, member.evaluated)  # type: ignore[arg-type]
-    member.trainer = parts.trainer
-    parts.trainer.strategy.connect(member)
+    trainer, model = parts.trainer, parts.model
+    write_predictions(folder.predictions_file, model.evaluated)  # type: ignore[arg-type]
+    model.trainer = trainer
+    trainer.strategy.connect(model)
     folder.checkpoints.mkdir()
-    parts.trainer.save_checkpoint(folder.checkpoints / "last.ckpt", weights_only=True)
+    trainer.save_checkpoint(folder.checkpoints / "last.ckpt", weights_only=True)
 
 
 class Populations:
@@ -149,23 +151,19 @@ class Populations:
     """
 
     def __init__(
-        self,
-        command_line: CommandLine,
-        configure: Callable[[Setting, int], object],
-        study: StudyFile,
-        display: Display,
+        self, command_line: CommandLine, configure: Callable[[Setting, int], object], study: StudyFile, display: Display
     ) -> None:
         self.size = AUTO_SIZE if study.population == "auto" else study.population
         self._command_line, self._configure, self._study, self._display = command_line, configure, study, display
         self._together: dict[str, bool] = {}
         self._said: set[str] = set()
 
-    def train(self, trials: Sequence[tuple[Trial, Sequence[Training]]], callbacks: Sequence[Callback] = ()) -> Failures:
+    def train(self, trials: Sequence[tuple[Trial, Sequence[Training]]], check: Callback) -> Failures:
         """Train the trainings that can be trained together, and write their results.
 
         Args:
             trials: each with its trainings; the first one's metric is reported to the pruner.
-            callbacks: added to the Trainer's.
+            check: a callback of the Trainer.
 
         Returns:
             The errors of trainings that failed.
@@ -187,39 +185,36 @@ class Populations:
             members = list(group.values())
             for start in range(0, len(members), self.size):
                 chunk = members[start : start + self.size]
-                if len(chunk) > 1 and self._should_train_together(key, [member.training for member in chunk]):
-                    failures |= self._train(key, chunk, callbacks)
+                try:
+                    if len(chunk) > 1 and self._should_train_together(key, [member.training for member in chunk]):
+                        failures |= self._train(chunk, check)
+                except TrainAloneError as error:
+                    self._say_alone(str(error))
+                    self._together[key] = False
         return failures
 
-    def _say_alone(self, reason: object) -> None:
+    def _say_alone(self, reason: str) -> None:
         """Print, once, why trainings are trained alone."""
-        if str(reason) not in self._said:
-            self._said.add(str(reason))
+        if reason not in self._said:
+            self._said.add(reason)
             self._display.print(f"{reason}: trained alone.")
 
-    def _train(self, key: str, members: list[Member], callbacks: Sequence[Callback]) -> Failures:
+    def _train(self, members: list[Member], check: Callback) -> Failures:
         label = f"{len(members)} trainings as one"
         try:
-            outcomes = self._train_as_one(members, [TrainingProgress(self._display, label, len(members)), *callbacks])
-        except (OSError, LeaseLostError, UpdateFinishedTrialError, StudyChangedError):
+            outcomes = self._train_as_one(members, [TrainingProgress(self._display, label, len(members)), check])
+        except (OSError, LeaseLostError, UpdateFinishedTrialError, StudyChangedError, TrainAloneError):
             raise
-        except TrainAloneError as error:
-            self._say_alone(error)
-            self._together[key] = False
-            return {}
         except TimeLimitError as error:
             self._display.print(f"{label}: {error}.")
             return {member.training.key: error for member in members}
         except Exception as error:  # too little memory, or a network that cannot be vectorised
             self._display.print(f"{label}: {describe_error(error)}. Each is trained alone.")
             return {}
-        failures: Failures = {}
-        for (_, training, _, _), outcome in zip(members, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                failures[training.key] = outcome
-            else:
-                self._display.finish_training(training.result_line(outcome, self._study.monitor))
-        return failures
+        for member, outcome in zip(members, outcomes, strict=True):
+            if not isinstance(outcome, Exception):
+                self._display.finish_training(member.training.result_line(outcome, self._study.monitor))
+        return {m.training.key: o for m, o in zip(members, outcomes, strict=True) if isinstance(o, Exception)}
 
     def _train_as_one(self, members: Sequence[Member], callbacks: Sequence[Callback]) -> list[Result | Exception]:
         """Train members with the same shared_model_key by one Trainer, without its loggers and checkpoints.
@@ -235,11 +230,10 @@ class Populations:
         folders = []
         for place, (_, training, parts, config) in enumerate(members):
             training.remove_remains()
-            folder = RunFolder.create(training.run_path, config)
-            device = {"device": str(parts.trainer.strategy.root_device), "status": "running"}
-            population_place = {"population": {"size": len(members), "place": place}}
-            folder.write_manifest(new_manifest(config, data) | device | population_place)
-            folders.append(folder)
+            folders.append(RunFolder.create(training.run_path, config))
+            own: Config = {"device": str(parts.trainer.strategy.root_device), "status": "running"}
+            own |= {"population": {"size": len(members), "place": place}}
+            folders[-1].write_manifest(new_manifest(config, data) | own)
         population = Population([member.parts.model for member in members])  # type: ignore[misc]
         records, interruption = MemberRecords(folders, members, self._study), Interruption(None)
         self._configure(members[0].training.setting, members[0].training.seed)
@@ -274,10 +268,8 @@ class Populations:
         if key not in self._together and self._study.population == "auto":
             try:
                 ratio = self._step_seconds(trainings[:1]) * len(trainings) / self._step_seconds(trainings)
-            except TrainAloneError as error:
-                self._say_alone(error)
-                self._together[key] = False
-                return False
+            except TrainAloneError:
+                raise
             except Exception as error:
                 ratio = 0.0
                 self._display.print(f"{len(trainings)} trainings as one: {describe_error(error)}")

@@ -1,23 +1,24 @@
 """The loop of a study, in one of its processes: ask Optuna for trials, train them at each seed, tell the results."""
 
 import contextlib
-import functools
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 from filelock import FileLock
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import LambdaCallback
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from losslab.errors import TrainingError, UserError
-from losslab.run import CommandLine
+from losslab.run import CommandLine, config_hash
 from losslab.study import (
     Setting,
     StudyFile,
-    configure,
     grid_settings,
     read_result,
     setting_from_parameters,
@@ -25,28 +26,20 @@ from losslab.study import (
     tuning_extensions,
 )
 from losslab.sweep.display import Display, TrainingProgress
-from losslab.sweep.identity import DataCheck, Identity, StudyChangedError
+from losslab.sweep.identity import Identity, StudyChangedError
 from losslab.sweep.ownership import (
     LEASE_SECONDS,
     Lease,
-    LeaseCheck,
     LeaseLostError,
     count_spent,
     may_meet_another,
     requeue_lost,
     waits_for_another,
 )
-from losslab.sweep.populations import Failures, Populations
+from losslab.sweep.population import PopulationData
+from losslab.sweep.populations import Failures, Populations, TimeLimitError
 from losslab.sweep.storage import enqueue_settings, open_study, queued_settings
-from losslab.sweep.training import (
-    Pruning,
-    TimeLimit,
-    Training,
-    checkpoint_folders,
-    describe_error,
-    drop_checkpoints,
-    train,
-)
+from losslab.sweep.training import Pruning, Training, checkpoint_folders, describe_error, drop_checkpoints, train
 
 POLL_SECONDS = 1.0
 """How often a process without work checks whether another one has finished, or died."""
@@ -147,22 +140,35 @@ class Study:
             if trial.user_attrs.get("retries", 0) <= self.file.max_retry
             and not waits_for_another(others, trial, self._lease)
         ]
-        callbacks = [*self._checks(ready), TimeLimit(self.file.time_limit, len(ready))]
         try:
-            return populations.train(
-                [(trial, [self._training(trial, seed) for seed in self.file.seeds]) for trial in ready], callbacks
-            )
+            trainings = [(trial, [self._training(trial, seed) for seed in self.file.seeds]) for trial in ready]
+            return populations.train(trainings, self._check(ready))
         except (LeaseLostError, UpdateFinishedTrialError):
             return {}  # one lease or more is lost; `_run_trial` sees which
         except OSError as error:
             raise UserError(f"in {self.folder}: {error}. The same command continues the study.") from error
 
-    def _checks(self, trials: list[Trial]) -> list[Callback]:
+    def _check(self, trials: list[Trial]) -> Callback:
+        """Return a callback that ends a training if images changed, a trial was requeued, or the time is over.
+
+        Each trial may take `time_limit` from now on, over all its trainings; if several are trained together, their
+        times add up.
+        """
+        limit = (self.file.time_limit or math.inf) * len(trials)
+        deadline = time.monotonic() + limit
         settings = [trial.user_attrs["setting_hash"] for trial in trials if "setting_hash" in trial.user_attrs]
-        return [
-            LeaseCheck(self._lease, trials),
-            DataCheck(functools.partial(self.identity.require_same_images, settings=settings)),
-        ]
+
+        def check_images(trainer: Any, *_: Any, **__: Any) -> None:
+            data = trainer.datamodule
+            self.identity.require_same_images(data.data if isinstance(data, PopulationData) else data, settings)
+
+        def check_leases_and_time(*_: Any) -> None:
+            for trial in trials:
+                self._lease.check(trial)
+            if time.monotonic() > deadline:
+                raise TimeLimitError(f"the trial took longer than the {limit:g} seconds that time_limit allows")
+
+        return LambdaCallback(setup=check_images, on_train_batch_end=check_leases_and_time)
 
     def _training(self, trial: Trial, seed: int) -> Training:
         setting = suggest_setting(self.file, trial)
@@ -172,12 +178,18 @@ class Study:
             trial.set_user_attr("setting_hash", setting_hash)
         # A process that lost this setting and is still alive must not write into the same folder.
         attempt = f"-trial-{trial.number}" if may_meet_another(self._trials(), trial) else ""
-        order, label = self._order(trial.number, setting), self.label(setting)
-        return Training(self.folder, setting, setting_hash, seed, order, label, attempt, self.file.stage)
+        settings = [] if self.file.is_search else grid_settings(self.file)
+        order = settings.index(setting) if setting in settings else trial.number
+        return Training(self.folder, setting, setting_hash, seed, order, self.label(setting), attempt, self.file.stage)
 
     def configure(self, setting: Setting, seed: int) -> str:
-        """Parse the setting's configuration into the command line; see `losslab.study.configure`."""
-        return configure(self.command_line, self.file, self.base, setting, seed)
+        """Parse the setting's configuration with a seed into the command line.
+
+        Returns:
+            The setting's identity: twelve digits of the hash of the resolved configuration without its seed.
+        """
+        self.command_line.parse_config(setting.config(self.file, self.base, seed))
+        return config_hash(self.command_line.resolved(), with_seed=False)[:12]
 
     def _run_trial(self, trial: Trial, failures: Failures, display: Display) -> None:
         """Train one setting at every seed, and tell Optuna the mean, or the failure."""
@@ -200,11 +212,8 @@ class Study:
                 self._lease.check(trial)
                 self._lease.extend(trial)
                 time.sleep(POLL_SECONDS)
-            callbacks = [*self._checks([trial]), TimeLimit(self.file.time_limit)]
-            values = [
-                self._train_at(trial, seed, failures, callbacks, first=number == 0, display=display)
-                for number, seed in enumerate(self.file.seeds)
-            ]
+            check = self._check([trial])
+            values = [self._train_at(trial, seed, failures, check, display) for seed in self.file.seeds]
         except optuna.TrialPruned as pruned:
             display.print(f"{label}: {pruned}")
             self._tell(trial, state=TrialState.PRUNED)
@@ -229,9 +238,7 @@ class Study:
                 raise
             raise LeaseLostError(f"trial {trial.number}") from None
 
-    def _train_at(
-        self, trial: Trial, seed: int, failures: Failures, callbacks: list[Callback], first: bool, display: Display
-    ) -> float:
+    def _train_at(self, trial: Trial, seed: int, failures: Failures, check: Callback, display: Display) -> float:
         """Return the monitored metric of the trial's setting at `seed`, from its result if there is one."""
         training = self._training(trial, seed)
         known = read_result(training.result_path)
@@ -239,19 +246,15 @@ class Study:
             return known["metrics"][self.file.monitor]
         if training.key in failures:
             raise failures[training.key]
+        first = seed == self.file.seeds[0]
         pruning = [Pruning(trial, self.file.monitor)] if first and self.file.pruner is not None else []
-        result = train(self.command_line, training, [TrainingProgress(display, training.name), *callbacks, *pruning])
+        result = train(self.command_line, training, [TrainingProgress(display, training.name), check, *pruning])
         display.finish_training(training.result_line(result, self.file.monitor))
         return result["metrics"][self.file.monitor]
 
     def label(self, setting: Setting) -> str:
         """Return the setting's name, with its arm if the study has several."""
         return setting.label(several_arms=len(self.file.arms) > 1)
-
-    def _order(self, number: int, setting: Setting) -> int:
-        """Return a setting's place in tables: its place in the grid, else the trial's number."""
-        settings = [] if self.file.is_search else grid_settings(self.file)
-        return settings.index(setting) if setting in settings else number
 
     def show_best(self, display: Display) -> FrozenTrial | None:
         """Show and return the completed trial with the best mean so far, if there is one."""

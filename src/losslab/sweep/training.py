@@ -1,9 +1,8 @@
 """One setting at one seed: a fit whose last epoch becomes a result, exactly once; callbacks that may end it."""
 
 import shutil
-import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -30,7 +29,7 @@ class Training(NamedTuple):
     Args:
         study_folder: runs/<study>.
         setting: the setting to train.
-        setting_hash: its identity; see `losslab.study.configure`.
+        setting_hash: its identity; see `losslab.sweep.study.Study.configure`.
         seed: the seed.
         order: the setting's place in tables.
         label: the setting's name in tables and trackers.
@@ -106,6 +105,15 @@ class Training(NamedTuple):
         return result if write_result(self.result_path, result) else read_result(self.result_path) or result
 
 
+def report_epoch(trial: optuna.Trial, trainer: Trainer, value: float) -> optuna.TrialPruned | None:
+    """Report the monitored metric after an epoch to Optuna; return the error that ends a pruned trial, else None."""
+    trial.report(value, trainer.current_epoch)
+    unfinished = trainer.current_epoch + 1 < (trainer.max_epochs or 0)
+    if unfinished and trial.should_prune():
+        return optuna.TrialPruned(f"pruned after epoch {trainer.current_epoch}")
+    return None
+
+
 class Pruning(Callback):
     """Reports the monitored metric to Optuna after each epoch, and raises TrialPruned if the pruner decides so."""
 
@@ -117,10 +125,8 @@ class Pruning(Callback):
         if trainer.current_epoch <= self._reported or trainer.state.fn != TrainerFn.FITTING:
             return  # a second validation in an epoch, or the one after the fit
         self._reported = trainer.current_epoch
-        self._trial.report(float(trainer.callback_metrics[self._monitor]), trainer.current_epoch)
-        unfinished = trainer.current_epoch + 1 < (trainer.max_epochs or 0)
-        if unfinished and self._trial.should_prune():
-            raise optuna.TrialPruned(f"pruned after epoch {trainer.current_epoch}")
+        if pruned := report_epoch(self._trial, trainer, float(trainer.callback_metrics[self._monitor])):
+            raise pruned
 
 
 def train(command_line: CommandLine, training: Training, callbacks: list[Callback]) -> Result:
@@ -136,15 +142,12 @@ def train(command_line: CommandLine, training: Training, callbacks: list[Callbac
     """
     training.remove_remains()
     fitted = fit_run(command_line, training.run_path, False, callbacks, training.tracker_arguments())
-    if fitted.partial is not None:
-        finish_trackers(fitted.trainer)
-        if fitted.interrupted_by is not None:
-            raise Interrupted(fitted.interrupted_by)
-        raise TrainingError(f"the training is partial ({fitted.partial}): it ended before its epochs or steps")
-    result = training.write_result(fitted.metrics)
-    finish_trackers(fitted.trainer, fitted.summary())
+    result = training.write_result(fitted.metrics) if fitted.partial is None else None
+    finish_trackers(fitted.trainer, fitted.summary() if result else None)
     if fitted.interrupted_by is not None:
         raise Interrupted(fitted.interrupted_by)
+    if result is None:
+        raise TrainingError(f"the training is partial ({fitted.partial}): it ended before its epochs or steps")
     return result
 
 
@@ -163,24 +166,3 @@ def drop_checkpoints(folders: list[Path], kept: set[str]) -> None:
 def describe_error(error: Exception) -> str:
     """Return an error's class and the first line of its message."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-class TimeLimitError(RuntimeError):
-    """A trial took longer than its study's time_limit."""
-
-
-class TimeLimit(Callback):
-    """Raises TimeLimitError after the first batch that ends after the deadline.
-
-    Args:
-        seconds: allowed for each trial, from now on, over all trainings with this callback; None: no limit.
-        trials: number of trials that are trained together; their times add up.
-    """
-
-    def __init__(self, seconds: float | None, trials: int = 1) -> None:
-        self._seconds = float("inf") if seconds is None else seconds * trials
-        self._deadline = time.monotonic() + self._seconds
-
-    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
-        if time.monotonic() > self._deadline:
-            raise TimeLimitError(f"the trial took longer than the {self._seconds:g} seconds that time_limit allows")
