@@ -1,8 +1,12 @@
 """What identifies a configuration, and where two differ."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from losslab.run import config_hash, differences, set_value
+from losslab.run.config import merge_files
 
 CONFIG = {
     "seed_everything": 0,
@@ -76,3 +80,9 @@ def test_one_batch_differs_from_the_whole_of_them_and_nan_equals_itself() -> Non
     assert differences(one, whole) == ["trainer.limit_train_batches: 1 -> 1.0"]
     assert config_hash(one) != config_hash(whole)
     assert differences(changed("model.x", float("nan")), changed("model.x", float("nan"))) == []
+
+
+def test_a_part_of_an_object_may_stand_before_the_object(tmp_path: Path) -> None:
+    (tmp_path / "exp.yaml").write_text("model.init_args.hidden: [4]\nmodel: {class_path: losslab.models.MLP}\n")
+    tokens, _ = merge_files(["--config", str(tmp_path / "exp.yaml")])
+    assert json.loads(tokens[1]) == {"model": {"class_path": "losslab.models.MLP", "init_args": {"hidden": [4]}}}

@@ -79,7 +79,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
         ("--model.loss", "{class_path: FocalLoss, init_args: {gamma: 1, gamma: 2}}", "--model.loss, line 1, column 47"),
         ("--model.loss", "loss.yaml", "loss.yaml, line 2, column 23"),
         ("--trainer.callbacks", "[{class_path: x, class_path: y}]", "--trainer.callbacks, line 1, column 18"),
-        ("--config", "twice.yaml", "twice.yaml: trainer is given twice"),
+        ("--config", "twice.yaml", "twice.yaml: trainer.max_epochs is given twice"),
     ],
 )
 @pytest.mark.usefixtures("own_folder")

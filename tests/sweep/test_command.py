@@ -35,12 +35,19 @@ UNIFORM = "{class_path: optuna.distributions.FloatDistribution, init_args: {low:
 FREQUENCY = f"{CROSS_ENTROPY}, init_args: {{class_weights: {{class_path: losslab.losses.InverseFrequency}}}}"
 
 
-def check(study: str) -> None:
-    """Check a study of the tiny experiment, as before its first training."""
+def check(study: str) -> dict[str, str]:
+    """Check a study of the tiny experiment, as before its first training, and return the digests of its code."""
     Path("tiny.yaml").write_text(small_studies.EXPERIMENT)
     Path("study.yaml").write_text(f"experiment: tiny.yaml\nseeds: [0]\n{study}")
     file = read_study(Path("study.yaml"), {})
-    _check_settings(Study(file, Path("runs/study"), CommandLine(["--config", file.experiment], "losslab sweep")))
+    command_line = CommandLine(["--config", file.experiment], "losslab sweep")
+    return _check_settings(Study(file, Path("runs/study"), command_line))[-1]
+
+
+def test_the_code_of_a_study_is_that_of_its_settings_and_not_of_what_every_arm_replaces() -> None:
+    code = check(f"arms: {{plain: {{{LOSS}: {{{CROSS_ENTROPY}}}}}}}\ngrid: {{data.init_args.batch_size: [20]}}")
+    assert {"losslab.losses.CrossEntropyLoss", "losslab.models.MLP", "tiny_digits.TinyDigits"} <= code.keys()
+    assert "losslab.losses.FocalLoss" not in code
 
 
 @pytest.mark.parametrize(
