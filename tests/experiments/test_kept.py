@@ -63,6 +63,7 @@ def test_an_ensemble_is_right_where_the_mean_of_the_probabilities_is(own_folder:
     assert ensemble_accuracy([*runs, RunFolder(own_folder / "gone")]) is None
 
 
+@pytest.mark.slow
 def test_restored_in_another_folder_nothing_is_trained_or_read_again(
     finished: Path, own_folder: Path, sweep_command: list[str], confirm_command: list[str]
 ) -> None:

@@ -81,6 +81,7 @@ def test_the_page_has_both_stages_and_keeps_them_apart(confirmed_study: Path) ->
     assert text.index("test split") < text.index("The search") < text.index("validation split")
 
 
+@pytest.mark.slow
 def test_best_yaml_is_what_was_confirmed_whatever_is_called_later(confirmed_study: Path, own_folder: Path) -> None:
     shutil.copytree(confirmed_study.parent.parent, own_folder, dirs_exist_ok=True)
     best, confirm = Path("runs/tuned/best.yaml"), Path("runs/tuned/confirm")

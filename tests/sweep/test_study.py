@@ -202,6 +202,7 @@ def test_ctrl_c_in_the_last_batch_of_a_training_stops_the_sweep_behind_it(
     assert trained("gamma") == PLANNED
 
 
+@pytest.mark.slow
 def test_a_setting_that_its_user_stopped_often_is_not_given_up(
     study: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
