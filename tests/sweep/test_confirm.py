@@ -82,7 +82,9 @@ def test_the_page_has_both_stages_and_keeps_them_apart(confirmed_study: Path) ->
 
 
 @pytest.mark.slow
-def test_best_yaml_is_what_was_confirmed_whatever_is_called_later(confirmed_study: Path, own_folder: Path) -> None:
+def test_best_yaml_is_what_was_confirmed_whatever_is_called_later(
+    confirmed_study: Path, own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(confirmed_study.parent.parent, own_folder, dirs_exist_ok=True)
     best, confirm = Path("runs/tuned/best.yaml"), Path("runs/tuned/confirm")
     confirmation = read_confirmation(confirm)
@@ -113,8 +115,10 @@ def test_best_yaml_is_what_was_confirmed_whatever_is_called_later(confirmed_stud
         < commands.index("losslab fit --config runs/tuned/best.yaml")
     )
     sweep = ["sweep", "--config", "study.yaml", "--name", "tuned"]
+    capsys.readouterr()
     assert main(sweep) == 0
     assert best.read_text() == text
+    assert capsys.readouterr().out.count(f"{best}: ") == 1  # the search's choice is not written first
 
     (confirm / "summary.csv").unlink()  # a confirmation that was killed counts for nothing
     assert main(sweep) == 0

@@ -86,7 +86,18 @@ def test_results_and_records_are_those_of_trainings_one_by_one(
     assert len(alone) == 8
     for one, other in zip(alone, together, strict=True):
         assert other["population"]["size"] == 4
-        for key in ("label", "setting", "setting_hash", "order", "seed", "run", "data_name", "hashes", "device"):
+        for key in (
+            "label",
+            "setting",
+            "setting_hash",
+            "order",
+            "seed",
+            "run",
+            "data_name",
+            "hashes",
+            "device",
+            "float32",
+        ):
             assert one[key] == other[key]
         assert one["metrics"] == pytest.approx(other["metrics"], abs=1e-7)
         for row, same in zip(rows(one, "alone"), rows(other, "together"), strict=True):
