@@ -104,3 +104,22 @@ def test_stopped_in_the_middle_under_torchrun_it_goes_on_to_the_same_end(own_fol
     assert len(rows("stopped")) == 1
     run([*words, "--name", "stopped", "--ckpt_path", "last"], torchrun)
     assert_same_run("stopped", "undisturbed", 0.0)
+
+
+def test_a_training_leaves_its_process_group_before_the_interpreter_closes() -> None:
+    # A thread of gloo that is still there aborts a finished process now and then, and torchrun calls the job failed.
+    program = """\
+import atexit, sys
+from torch.distributed import is_initialized
+atexit.register(lambda: print(is_initialized()))  # what is registered first runs last
+from losslab.cli import main
+status = main(sys.argv[1:])
+print(is_initialized())
+sys.exit(status)
+"""
+    words = ["fit", "--config", "tiny.yaml", "--trainer.strategy", "ddp"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    command = [sys.executable, "-c", program, *words]
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("True\nFalse\n")

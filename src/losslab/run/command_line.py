@@ -1,6 +1,7 @@
 """LightningCLI as losslab uses it: parses an experiment, builds its parts, and explains a mistake in one line."""
 
 import argparse
+import atexit
 import copy
 import functools
 import importlib
@@ -196,6 +197,16 @@ class CommandLine(LightningCLI):
             return Parts(trainer, parts.model, parts.data)
         except (ValueError, TypeError, ModuleNotFoundError, MisconfigurationException) as error:
             raise UserError(explain_parse_error(str(error), ())) from error
+
+
+@atexit.register
+def _leave_process_group() -> None:
+    """End gloo's threads: one that wants the interpreter while it closes aborts the process of a finished training.
+
+    Lightning does this for NCCL only.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def option_value(tokens: Sequence[str], name: str) -> str | None:
