@@ -11,7 +11,7 @@ from tiny_digits import TinyDigits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from losslab.errors import UserError
+from losslab.errors import UserError, notice_once
 from losslab.losses import (
     CompoundLoss,
     CrossEntropyLoss,
@@ -24,7 +24,7 @@ from losslab.losses import (
 )
 from losslab.metrics import classification_metrics, metric_keys
 from losslab.models import CNN, MLP, Classifier, NonFiniteLossError, ResNet, SeparableCNN
-from losslab.models.checks import name_of, notice_once
+from losslab.models.checks import name_of
 
 TRAIN_KEYS = {"train/loss", "train/acc_running", "train/acc"}
 VAL_KEYS = {"val/loss", *(f"val/{key}" for key in metric_keys(TinyDigits.class_names))}

@@ -32,9 +32,11 @@ def experiment(own_folder: Path) -> None:
     (own_folder / "tiny.yaml").write_text(EXPERIMENT)
 
 
-def start(words: Sequence[str], launcher: Sequence[str] = ()) -> subprocess.Popen:
+def start(
+    words: Sequence[str], launcher: Sequence[str] = (), program: Sequence[str] = ("-m", "losslab")
+) -> subprocess.Popen:
     path = os.pathsep.join([str(TESTS), *sys.path])
-    command = [*(launcher or [sys.executable]), "-m", "losslab", *words]
+    command = [*(launcher or [sys.executable]), *program, *words]
     return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, text=True, stdout=-1, stderr=-1)
 
 
@@ -117,9 +119,7 @@ status = main(sys.argv[1:])
 print(is_initialized())
 sys.exit(status)
 """
-    words = ["fit", "--config", "tiny.yaml", "--trainer.strategy", "ddp"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
-    command = [sys.executable, "-c", program, *words]
-    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("True\nFalse\n")
+    process = start(["fit", "--config", "tiny.yaml", "--trainer.strategy", "ddp"], program=["-c", program])
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert out.endswith("True\nFalse\n")

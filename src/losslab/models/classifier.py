@@ -258,14 +258,12 @@ class Classifier(LightningModule, ABC):
         if self.global_rank < len(so_far):  # otherwise more processes evaluate it than trained it
             self._tally = EpochTally(**so_far[self.global_rank])
         built_with = checkpoint.get("built_with", {})  # {} in a checkpoint of an earlier version
-        default = describe_loss(CrossEntropyLoss())
+        default, ours = describe_loss(CrossEntropyLoss()), describe_loss(self.loss) or name_of(self.loss)
         loss = built_with.get("loss", default)
-        if loss != default and not self._loss_is_given and describe_loss(self.loss) == default:
+        if loss != default and ours == default and not self._loss_is_given:
             self.loss = _refuse("loss", loss) if isinstance(loss, str) else build_loss(loss).to(self.device)
             self._ignored = ignored_label(self.loss)
-        elif not isinstance(self.hparams.get("loss"), dict) and loss != (
-            ours := describe_loss(self.loss) or name_of(self.loss)
-        ):
+        elif loss != ours and not isinstance(self.hparams.get("loss"), dict):
             notice_once(f"the checkpoint's model was trained with the loss {loss}, and goes on with {ours}.")
         for argument in built_with.keys() - self._objects.keys() - {"loss", *self._makers()}:
             _refuse(argument, built_with[argument])

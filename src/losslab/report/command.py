@@ -2,14 +2,13 @@
 
 import importlib
 import inspect
-import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import losslab.losses
-from losslab.errors import UserError, did_you_mean, expand_path
+from losslab.errors import UserError, did_you_mean, expand_path, notice
 from losslab.report.compare import comparison_content, read_compared_item
 from losslab.report.curves import loss_curves
 from losslab.report.page import page_content, render
@@ -18,8 +17,6 @@ from losslab.report.summary import Summary, counting_confirmation, read_confirma
 from losslab.report.tables import markdown
 from losslab.report.wandb_report import save_wandb_report
 from losslab.run import RUNS, Config, OptionParser, as_value, dump_yaml, find_own_modules, write_whole, writing
-
-_log = logging.getLogger("losslab")
 
 PLOT_LOSS_HELP = """\
 usage: losslab plot-loss LOSS [--ARGUMENT VALUE ...] [--out FILE]
@@ -107,11 +104,11 @@ def _write_confirmed_best(folder: Path, summary: Summary) -> None:
     ]
     if summary.chosen.setting_hash not in {setting.setting_hash for setting in confirmed.tried}:
         lines.append(f"The search now chooses {summary.chosen.label}, which was not confirmed.")
-        _log.warning("NOTICE: %s/best.yaml: %s `losslab confirm --again` confirms it.", folder, lines[-1])
+        notice(f"{folder}/best.yaml: {lines[-1]} `losslab confirm --again` confirms it.")
     if config := read_config(place, chosen):
         _write_best_file(folder, chosen.label, lines, config)
     else:
-        _log.warning("NOTICE: %s/best.yaml is not written: the runs of %s cannot be read.", folder, place)
+        notice(f"{folder}/best.yaml is not written: the runs of {place} cannot be read.")
 
 
 def _write_best_file(folder: Path, label: str, comments: Sequence[str], config: Config) -> None:

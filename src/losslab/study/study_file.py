@@ -3,7 +3,6 @@
 import argparse
 import itertools
 import json
-import logging
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,12 +13,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
-from losslab.errors import UserError, expand_path
+from losslab.errors import UserError, expand_path, notice
 from losslab.metrics import better_direction
 from losslab.run import explain_parse_error, is_given, read_yaml
 from losslab.study.results import Result, SettingResults, class_groups
-
-_log = logging.getLogger("losslab")
 
 DECLARED = ("seeds", "monitor", "direction", "baseline", "family", "storage", "tune")
 """Keys of a study file that study.json repeats under "declared": all that a summary of the results needs."""
@@ -205,11 +202,10 @@ def read_declared(folder: Path) -> StudyFile:
     direction = better_direction(study.monitor)
     if study.direction == direction:
         return study
-    _log.warning(
-        "NOTICE: %s was run to %s %s; its results are read to %s it. Where the study searched, tuned or pruned, "
-        "it tried the wrong settings: run it again under another --name.",
-        folder, study.direction, study.monitor, direction,
-    )  # fmt: skip
+    notice(
+        f"{folder} was run to {study.direction} {study.monitor}; its results are read to {direction} it. Where the "
+        "study searched, tuned or pruned, it tried the wrong settings: run it again under another --name."
+    )
     return replace(study, direction=direction)
 
 

@@ -1,7 +1,6 @@
 """`losslab sweep`: check everything, print the number of trainings and the disk space, run, show the results."""
 
 import argparse
-import logging
 import os
 import shlex
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 from losslab.data import ImageDataModule
-from losslab.errors import UserError, did_you_mean
+from losslab.errors import UserError, did_you_mean, notice
 from losslab.losses import describe_loss, ignored_label
 from losslab.metrics import metric_keys
 from losslab.report import is_loss, loss_identity, show_summary, summarise_folder, write_best, write_report
@@ -32,8 +31,6 @@ from losslab.sweep.display import Display
 from losslab.sweep.storage import hide_password
 from losslab.sweep.study import Study
 from losslab.sweep.workers import PARENT, STORAGE, Workers, parent_is_gone
-
-_log = logging.getLogger("losslab")
 
 
 def sweep_command(tokens: list[str]) -> None:
@@ -200,7 +197,7 @@ def _check_settings(study: Study) -> tuple[ImageDataModule, int, dict[str, str]]
             dropped[setting.arm] = _dropped_arguments(study.base, config)
     for arm, arguments in dropped.items():
         if arguments:
-            _log.warning("NOTICE: arm %s replaces the model: it drops the experiment's %s.", arm, ", ".join(arguments))
+            notice(f"arm {arm} replaces the model: it drops the experiment's {', '.join(arguments)}.")
     data.prepare_data()
     data.setup("fit")
     if file.stage == "confirm":

@@ -1,7 +1,6 @@
 """What a study is: study.json; and whether its code and its images are still those that it began with."""
 
 import json
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,11 +8,9 @@ from filelock import FileLock
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from losslab.data import ImageDataModule
-from losslab.errors import UserError
+from losslab.errors import UserError, notice
 from losslab.run import SEED, CommandLine, Config, code_digests, continue_code, differences, read_record, write_whole
 from losslab.study import Result, Setting, StudyFile, read_declared, read_result, read_results, result_path
-
-_log = logging.getLogger("losslab")
 
 MAY_CHANGE = ("trials", "keep", "storage", "family", "baseline", "direction", "population", "max_retry", "time_limit")
 """Keys of a study file that may change between two calls, because no training depends on them."""
@@ -72,9 +69,7 @@ class Identity:
                 differs = f"{self._folder} holds a study that differs: {'; '.join(changed)}."
                 raise UserError(f"{differs} Give this one another --name.")
             if "code" not in former and any(self._folder.glob("results/*/*.json")):
-                _log.warning(
-                    "NOTICE: %s has results of before code was recorded: whether it changed is unknown.", self._folder
-                )
+                notice(f"{self._folder} has results of before code was recorded: whether it changed is unknown.")
             known, where, instead = former | {"code": self._known_code(former)}, self._folder, "give another --name"
         elif origin is not None:
             sweep = read_record(origin / "study.json") or {}
