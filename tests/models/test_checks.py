@@ -345,6 +345,13 @@ def test_torchs_plateau_watches_the_metric_of_the_study(caplog) -> None:
     assert len(notices(caplog)) == 1
 
 
+def test_the_monitor_that_a_schedule_names_goes_before_the_studys() -> None:
+    watch = functools.partial(ReduceLROnPlateau, monitor="val/acc", mode="max", patience=0)
+    model = mlp(lr_scheduler=watch)
+    model.monitor = "val/f1/macro"
+    assert fit(model).lr_scheduler_configs[0].monitor == "val/acc"
+
+
 def test_a_watched_metric_need_not_be_measured_after_every_epoch() -> None:
     watch = functools.partial(ReduceLROnPlateau, monitor="val/acc", mode="max", threshold=2.0, patience=0)
     trainer = fit(mlp(lr_scheduler=watch), max_epochs=4, check_val_every_n_epoch=2)
@@ -380,6 +387,22 @@ def test_data_of_another_shape_than_the_models_are_refused(stage: str, arguments
 def test_a_cosine_that_ends_with_the_last_epoch_is_not_warned_of(caplog) -> None:
     fit(mlp(lr_scheduler=lambda o: schedules.CosineAnnealingLR(o, EPOCHS - 1)))
     assert notices(caplog) == []
+
+
+def test_accumulated_gradients_leave_the_length_in_epochs_as_it_is(caplog) -> None:
+    fit(mlp(lr_scheduler=lambda o: schedules.CosineAnnealingLR(o, EPOCHS)), accumulate_grad_batches=2)
+    assert notices(caplog) == []
+
+
+def test_a_schedule_that_the_end_of_the_training_cuts_is_told_its_own_length(caplog) -> None:
+    def schedule(optimizer):
+        parts = [schedules.LinearLR(optimizer, total_iters=5), schedules.StepLR(optimizer, 1)]
+        return schedules.SequentialLR(optimizer, parts, [5])
+
+    fit(mlp(lr_scheduler=schedule))
+    cut, never = notices(caplog)
+    assert "LinearLR(total_iters=5)" in cut
+    assert "StepLR never begins" in never
 
 
 def test_a_schedule_by_epochs_fits_a_training_by_steps() -> None:

@@ -589,6 +589,17 @@ def test_a_loss_that_is_given_or_set_by_the_constructor_is_not_replaced(tmp_path
     assert loaded.loss.gamma == 3
 
 
+def test_a_loss_that_comes_with_the_checkpoint_ignores_its_label_when_the_training_goes_on(tmp_path):
+    loss = FocalLoss(2.0, ignore_index=9)
+    fit(seeded_mlp(loss=loss, lr_scheduler=every_epoch), max_epochs=1).save_checkpoint(tmp_path / "model.ckpt")
+    numbers = []
+    for model in (seeded_mlp(loss=loss, lr_scheduler=every_epoch), seeded_mlp(lr_scheduler=every_epoch)):
+        trainer = make_trainer(max_epochs=2)
+        trainer.fit(model, datamodule=TinyDigits(), ckpt_path=tmp_path / "model.ckpt", weights_only=True)
+        numbers.append(dict(trainer.callback_metrics))
+    assert numbers[0] == numbers[1]
+
+
 def test_going_on_with_another_loss_than_the_checkpoints_is_noticed(tmp_path, caplog):
     class OwnDefault(MLP):
         def __init__(self, loss=None, **kwargs):

@@ -11,6 +11,7 @@ from losslab.errors import UserError
 from losslab.report import Summary, confirmation_of, format_interval, summarise, summarise_folder
 from losslab.report.summary import format_difference
 from losslab.report.verdicts import Verdict
+from losslab.run import dump_yaml
 from losslab.study import StudyFile, result_path, write_result
 
 GAMMA = "model.loss.gamma"
@@ -187,6 +188,7 @@ def test_results_of_different_images_are_found_although_the_first_one_records_no
     [
         ({"data_name": "embedded pets"}, {}, True),
         ({"hashes": {"train": "b", "split": "c"}}, {}, True),
+        ({"hashes": {"train": "a", "split": "d"}}, {}, True),
         ({"conditions": {"overfit_batches": 2}}, {}, True),
         ({"data_name": "embedded pets"}, {"focal": {"data": {}}}, True),  # a seed of the setting has other images
         ({}, {}, False),
@@ -210,6 +212,20 @@ def test_results_of_different_images_or_limits_are_not_averaged(
         result_path(tmp_path, result["setting_hash"], result["seed"]).write_text(json.dumps(changed))
     if arms:
         assert "embedded pets and pets" in summarise_folder(tmp_path)[0].heading
+
+
+@pytest.mark.parametrize(("second", "comparable"), [("FocalLoss", True), ("PolyLoss", False)])
+def test_whether_losses_are_compared_is_read_from_the_runs(tmp_path: Path, second: str, comparable: bool) -> None:
+    """A sweep refuses such a study today."""
+    study = declared(monitor="val/loss", direction="minimize", family=[])
+    (tmp_path / "study.json").write_text(json.dumps({"declared": study.declared(), "study": {"arms": {}}}))
+    for result in results({0: BASE, 2: SAME}):
+        run, loss = f"runs/{result['setting_hash']}/{result['seed']}", second if result["order"] else "FocalLoss"
+        (tmp_path / run).mkdir(parents=True)
+        config = {"model": {"init_args": {"loss": {"class_path": f"losslab.losses.{loss}"}}}}
+        (tmp_path / run / "config.yaml").write_text(dump_yaml(config))
+        write_result(result_path(tmp_path, result["setting_hash"], result["seed"]), result | {"run": run})
+    assert summarise_folder(tmp_path)[0].comparable == comparable
 
 
 def test_a_search_without_a_baseline_says_that_its_best_is_optimistic() -> None:

@@ -11,7 +11,7 @@ import torch
 from losslab.cli import main
 from losslab.errors import UserError
 from losslab.run import RunFolder, find_run, read_checkpoint
-from losslab.run.callbacks import CheckpointFiles, EpochCheckpoints
+from losslab.run.callbacks import CheckpointFiles, EpochCheckpoints, Records, write_epochs
 
 
 @pytest.fixture
@@ -150,3 +150,11 @@ def test_a_tensor_that_is_part_of_a_larger_tensor_is_saved_alone(tmp_path: Path)
     assert torch.equal(saved["state_dict"]["weight"], large[3])
     assert torch.equal(saved["callbacks"]["average"]["of"][0], large[:, 5])
     assert saved["state_dict"]._metadata == weights._metadata
+
+
+def test_the_last_row_is_completed_although_another_process_wrote_it(own_folder: Path) -> None:
+    folder = RunFolder.create(Path("runs/tiny/1"), {"a": 1})
+    write_epochs(folder.metrics_file, [{"epoch": 0, "step": 4, "val/loss": "1"}])
+    Records(folder).complete({"val/loss": 2.0})
+    (row,) = folder.epochs()
+    assert (row["epoch"], row["val/loss"]) == ("0", "2")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from new_process import forget
 
-from losslab.run import changed_code, code, code_digests
+from losslab.run import CommandLine, changed_code, code, code_digests
 
 MINE = '''\
 """A module."""
@@ -31,6 +31,11 @@ if ALPHA > 2:
     POWER = 2
 else:
     POWER = 1
+WIDE = False
+if WIDE:
+    pass
+else:
+    SHIFT = 0
 
 
 def plain(value):
@@ -52,7 +57,7 @@ class MyLoss(Mixin, Base):
     def forward(self, logits, target):
         from lazily import late
 
-        return helpers.power(logits, POWER) * ALPHA * TABLE["x"] * starred(1) * late() + math.pi
+        return helpers.power(logits, POWER) * ALPHA * TABLE["x"] * starred(1) * FACTOR * late() + math.pi + SHIFT
 
 
 class Other:
@@ -85,9 +90,11 @@ def unused():
 FILES = {
     "mine.py": MINE,
     "helpers.py": HELPERS,
-    "tools.py": "def starred(x):\n    return x\n",
+    "tools.py": "FACTOR = 1\n\n\ndef starred(x):\n    return x\n",
     "lazily.py": "def late():\n    return 1\n",
-    "pack/__init__.py": "from .part import PartLoss\n",
+    "pack/__init__.py": "import importlib\n\nfrom .part import PartLoss\n\n\n"
+    "def __getattr__(name):\n    return getattr(importlib.import_module('pack.lazy'), name)\n",
+    "pack/lazy.py": "class LazyLoss:\n    scale = 1\n",
     "pack/part.py": "from . import more as again\n\n\nclass PartLoss:\n    scale = again.SCALE\n",
     "pack/more.py": "SCALE = 1\nOTHER = 2\n",
 }
@@ -125,6 +132,8 @@ CHANGES = {
     "a decorator": ("mine.py", "return value", "return [value][0]"),
     "a constant": ("mine.py", "ALPHA = 3", "ALPHA = 4"),
     "a constant under a condition": ("mine.py", "POWER = 2", "POWER = 3"),
+    "a condition of what is bound otherwise": ("mine.py", "WIDE = False", "WIDE = 0"),
+    "a constant imported by *": ("tools.py", "FACTOR = 1", "FACTOR = 2"),
     "a table's entry": ("mine.py", '["x"] = 1', '["x"] = 2'),
     "a function imported under another name": ("helpers.py", "return inner(x)", "return inner(inner(x))"),
     "a function that a function calls": ("helpers.py", "2 * x", "3 * x"),
@@ -167,6 +176,10 @@ def test_a_class_is_found_through_its_packages_face_and_relative_imports() -> No
     assert digest("pack.PartLoss", ("pack/more.py", "OTHER = 2", "OTHER = 3")) == before
 
 
+def test_a_class_that_a_modules_getattr_returns_is_found_where_it_is_written() -> None:
+    assert digest("pack.LazyLoss", ("pack/lazy.py", "scale = 1", "scale = 2")) != digest("pack.LazyLoss")
+
+
 def test_an_edit_after_the_first_look_is_not_what_the_process_runs() -> None:
     before = digest("mine.MyLoss")
     Path("mine.py").write_text(MINE.replace("ALPHA = 3", "ALPHA = 4"))
@@ -174,6 +187,15 @@ def test_an_edit_after_the_first_look_is_not_what_the_process_runs() -> None:
     forget(*OWN)
     importlib.import_module("mine")
     assert code_digests({"loss": "mine.MyLoss"}) != {"mine.MyLoss": before}
+
+
+def test_the_sources_are_read_when_a_command_line_is_parsed(tiny_mlp: list[str]) -> None:
+    """A training may begin minutes later, after a download; the classes are those that were imported."""
+    before = digest("mine.MyLoss")
+    forget(*OWN)
+    config = CommandLine([*tiny_mlp, "--model.loss", "mine.MyLoss"], "").resolved()
+    Path("mine.py").write_text(MINE.replace("ALPHA = 3", "ALPHA = 4"))
+    assert code_digests(config)["mine.MyLoss"] == before
 
 
 def test_installed_packages_have_versions_instead(monkeypatch: pytest.MonkeyPatch) -> None:

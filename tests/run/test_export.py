@@ -1,6 +1,7 @@
 """An exported network says what PyTorch says, for batches of any size, or is not written."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,15 @@ def test_the_file_gives_what_the_fit_has_written(run: Path, capsys: pytest.Captu
     for words in ("float32 (batch, 1, 28, 28)", "(pixel - 0.5) / 0.5", "127.5", "0 = 0, 1 = 1", "tiny-digits", "50"):
         assert words in readme
     assert "into this form: a picture as uint8 (*image_shape): scaled" in readme
+
+
+def test_a_run_on_other_images_is_not_exported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The README would name the wrong data, and the check would be on images that the network has seen."""
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps(manifest | {"data_name": "mnist"}))
+    assert main(["export", "--run", "runs/tiny"]) == 2
+    assert "was trained on mnist, and these are other images (tiny-digits)" in capsys.readouterr().err
+    assert not (run / "export").exists()
 
 
 def test_a_file_that_says_something_else_is_not_written(

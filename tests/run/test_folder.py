@@ -52,6 +52,14 @@ def test_no_run_names_the_folders_that_there_are(own_folder: Path) -> None:
         find_run("runs/mlp", finished=True)
 
 
+def test_a_run_that_was_cut_short_is_neither_the_newest_finished_one_nor_one_to_continue(own_folder: Path) -> None:
+    for name, status in (("1", "finished"), ("2", "interrupted"), ("3", "partial"), ("4", "finished")):
+        RunFolder.create(Path("runs/cnn", name), {"a": 1}).write_manifest({"status": status})
+    assert find_run("runs/cnn", finished=False).path.name == "2"
+    RunFolder(Path("runs/cnn/4")).write_manifest({"status": "partial", "partial_reason": "fast_dev_run"})
+    assert find_run("runs/cnn", finished=True).path.name == "1"
+
+
 def test_logits_and_labels_come_back_as_float32_and_int64() -> None:
     logits, labels = torch.randn(7, 3, dtype=torch.bfloat16), torch.arange(7) % 3
     write_predictions(Path("predictions.npz"), (logits, labels))

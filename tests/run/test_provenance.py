@@ -115,6 +115,23 @@ def test_losslabs_commit_is_not_the_users(own_folder: Path, monkeypatch: pytest.
     git_state.cache_clear()
 
 
+def test_losslab_is_dirty_by_its_own_files_only(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = own_folder / "src" / "losslab"
+    (package / "run").mkdir(parents=True)
+    (package / "errors.py").touch()
+    commit = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "mine"]
+    for command in (["git", "init", "-q"], ["git", "add", "."], commit):
+        subprocess.run(command, check=True)
+    (own_folder / "notes.txt").touch()
+    monkeypatch.setattr(provenance, "__file__", str(package / "run" / "provenance.py"))
+    for content, dirty in (("", False), ("changed", True)):
+        (package / "errors.py").write_text(content)
+        git_state.cache_clear()
+        state = git_state()
+        assert (state["git_dirty"], state["losslab"]["dirty"]) == (True, dirty)
+    git_state.cache_clear()
+
+
 def test_a_losslab_installed_from_its_repository_has_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     origin = json.dumps({"url": "https://host/losslab", "vcs_info": {"vcs": "git", "commit_id": "0123abcd"}})
     monkeypatch.setattr("importlib.metadata.PathDistribution.read_text", lambda self, name: origin)

@@ -50,9 +50,9 @@ def test_yaml_that_says_something_else_is_refused_with_file_line_and_column(text
 
 
 def test_aliases_and_merge_keys_in_moderation_are_values_of_their_own() -> None:
-    content = load_yaml("x: &x {a: 1, b: [2]}\ny: {<<: *x, a: 3}\nz: {<<: [{c: 4}, *x]}\nw: *x")
+    content = load_yaml("x: &x {a: 1, b: [2]}\ny: {<<: *x, a: 3}\nz: {<<: [{c: 4, a: 5}, *x]}\nw: *x")
     assert content["y"] == {"a": 3, "b": [2]}
-    assert content["z"] == {"c": 4, "a": 1, "b": [2]}
+    assert content["z"] == {"c": 4, "a": 5, "b": [2]}
     content["w"]["b"].append(5)
     assert content["x"]["b"] == content["y"]["b"] == [2]
 

@@ -1,8 +1,11 @@
 """The values that are tried beyond the end of a tuned list."""
 
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import create_trial
 
-from losslab.study.setting import EXTENSIONS, next_value, tuning_range
+from losslab.study import StudyFile
+from losslab.study.setting import EXTENSIONS, next_value, tuning_extensions, tuning_range
 
 VALUES = [0.001, 0.003, 0.009]
 
@@ -32,6 +35,18 @@ def test_a_best_value_whose_outer_neighbour_was_tried_is_an_answer() -> None:
     further = next_value(VALUES, VALUES, 0.009)
     assert further is not None
     assert next_value(VALUES, [*VALUES, further], 0.009) is None  # also where `further` failed
+
+
+@pytest.mark.parametrize(("monitor", "further"), [("val/loss", 0.027), ("val/acc", 0.001 / 3)])
+def test_a_list_is_extended_where_the_metric_is_better(monitor: str, further: float) -> None:
+    study = StudyFile("x.yaml", {"focal": {}}, [0], tune={"lr": VALUES}, monitor=monitor)
+    ranges = {"arm": CategoricalDistribution(("focal",)), "lr": FloatDistribution(*tuning_range(VALUES), log=True)}
+    trials = [
+        create_trial(params={"arm": "focal", "lr": lr}, distributions=ranges, value=value)
+        for lr, value in zip(VALUES, (0.9, 0.5, 0.1), strict=True)
+    ]
+    (setting,) = tuning_extensions(study, trials, trials)
+    assert setting.values == {"lr": pytest.approx(further, rel=1e-4)}
 
 
 def test_each_end_has_its_own_ratio() -> None:

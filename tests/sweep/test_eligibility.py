@@ -198,10 +198,10 @@ def test_all_else_makes_another_population(changes: tuple[str, ...]) -> None:
 
 
 @pytest.mark.usefixtures("own_folder")
-def test_seeds_that_draw_other_images_make_other_populations() -> None:
-    tail = ("--data.imbalance", "0.2")
-    assert key(*tail, "--seed_everything", "1") != key(*tail, "--seed_everything", "2")
-    assert key(*tail, "--seed_everything", "1") == key(*tail, "--seed_everything", "1", "--model.loss.gamma", "3")
+@pytest.mark.parametrize("drawn", [("--data.imbalance", "0.2"), ("--data.label_noise", "0.1")])
+def test_seeds_that_draw_other_images_make_other_populations(drawn: tuple[str, str]) -> None:
+    assert key(*drawn, "--seed_everything", "1") != key(*drawn, "--seed_everything", "2")
+    assert key(*drawn, "--seed_everything", "1") == key(*drawn, "--seed_everything", "1", "--model.loss.gamma", "3")
 
 
 @pytest.mark.parametrize(
@@ -284,6 +284,19 @@ def test_an_argument_of_the_trainer_that_acts_otherwise_on_a_population_is_named
     assert why_alone(config | {"trainer": config["trainer"] | {argument: value}}, parts) == (
         f"trainer.{argument} is {shown}"
     )
+
+
+def test_a_network_that_steps_itself_or_watches_its_gradients_is_named() -> None:
+    config, parts = built()
+    parts.model.automatic_optimization = False
+    assert why_alone(config, parts) == "MLP has automatic_optimization = False"
+    parts.model.automatic_optimization = True
+    assert why_alone(config, parts) is None
+    parts.model.training_step = lambda batch, batch_idx: None
+    assert why_alone(config, parts) == "MLP overrides training_step"
+    del parts.model.training_step
+    next(parts.model.parameters()).register_post_accumulate_grad_hook(lambda parameter: None)
+    assert "has parameters with hooks" in (why_alone(config, parts) or "")
 
 
 def test_every_other_argument_of_the_trainer_must_have_its_default(plain: tuple[Config, Parts]) -> None:

@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from small_studies import EXPERIMENT
@@ -9,6 +11,7 @@ from small_studies import EXPERIMENT
 from losslab.cli import main
 from losslab.run import RunFolder
 from losslab.study import read_results
+from losslab.sweep.training import Pruning
 
 STUDY = """\
 experiment: tiny.yaml
@@ -44,6 +47,31 @@ def test_a_study_without_results_to_expect_is_refused_before_training(
     assert main(sweep) == 2
     assert message in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+def test_a_validation_after_the_fit_is_not_reported_to_the_pruner() -> None:
+    reported: list[tuple[float, int]] = []
+    trial: Any = SimpleNamespace(report=lambda value, step: reported.append((value, step)), should_prune=lambda: False)
+    pruning = Pruning(trial, "val/acc")
+    for epoch, function in ((0, "fit"), (1, "fit"), (2, "validate")):
+        trainer: Any = SimpleNamespace(
+            current_epoch=epoch, max_epochs=2, callback_metrics={"val/acc": 0.5}, state=SimpleNamespace(fn=function)
+        )
+        pruning.on_validation_end(trainer, None)  # type: ignore[arg-type]
+    assert reported == [(0.5, 0), (0.5, 1)]
+
+
+def test_a_result_says_how_far_its_training_was_limited_and_a_study_on_another_split_is_another(
+    sweep: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*sweep, "--trainer.limit_train_batches", "1"]) == 0
+    assert [result["conditions"] for result in read_results(Path("runs/one"))] == [{"limit_train_batches": 1}] * 2
+    assert "limited: limit_train_batches=1" in capsys.readouterr().out
+    file = Path("runs/one/study.json")
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps(record | {"data": record["data"] | {"split": "0" * 64}}))
+    assert main([*sweep, "--trainer.limit_train_batches", "1"]) == 2
+    assert "holds a study that differs: data.split: 0000" in capsys.readouterr().err
 
 
 def test_a_training_ended_by_max_time_is_a_failure_with_the_reason(
