@@ -71,6 +71,19 @@ def test_other_images_are_not_compared(gamma_study: Path, tmp_path: Path) -> Non
     assert [page["sources"].rows[index][0] for index in page["sources"].marked] == ["split (SHA-256)"]
 
 
+def test_losses_are_those_of_the_studies_runs(gamma_study: Path, tmp_path: Path) -> None:
+    """The studies' experiments and arms have the same names."""
+    other = shifted(gamma_study, tmp_path / "other", 0.0)
+    for file in other.glob("runs/*/*/config.yaml"):
+        file.write_text(file.read_text().replace("losslab.losses.FocalLoss", "losslab.losses.PolyLoss"))
+    a, b = read_compared_item(gamma_study), read_compared_item(other)
+    a.endpoints.append("val/loss")
+    page = comparison_content(a, b)
+    assert "different losses" in page["note"]
+    assert "loss, own units" not in {row[1] for row in page["means"].rows}
+    assert "loss, own units" not in verdicts(a, b)
+
+
 def test_two_runs_and_their_page(tiny_mlp: list[str]) -> None:
     assert main(["fit", *tiny_mlp, "--name", "a"]) == 0
     assert main(["fit", *tiny_mlp, "--name", "b", "--model.loss.gamma", "5"]) == 0
@@ -80,7 +93,7 @@ def test_two_runs_and_their_page(tiny_mlp: list[str]) -> None:
     assert "own units" not in page
     assert "model.init_args.loss.init_args.gamma" in page
     assert "two runs; in the configuration 1 value differs." in page
-    assert "No verdict below 6 paired seeds; there are 1." in page
+    assert "No verdict below 6 paired seeds; there is 1." in page
     assert {"by-class", "confusion"} == set(re.findall(r'data-figure="([a-z-]+)"', page))
     content = json.loads(re.search(r'id="figure-by-class">(.*?)</script>', page)[1])  # type: ignore[index]
     assert len(content["traces"]) == 4

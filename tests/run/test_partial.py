@@ -12,6 +12,7 @@ from losslab.run import CommandLine, RunFolder, find_run, fit_run
 from losslab.run.callbacks import EpochCheckpoints
 
 EARLY = "{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitor: %s, patience: 1%s}}"
+FIRST_EPOCH = ", mode: max, stopping_threshold: 0.01"
 BY_STEPS = ["--trainer.max_epochs", "-1", "--trainer.max_steps"]
 
 
@@ -68,6 +69,7 @@ def test_max_time_and_a_callback_that_stops_make_a_run_partial(tiny_mlp: list[st
     assert main(["fit", *tiny_mlp, "--trainer.max_time", "00:00:00:00", "--trainer.max_epochs", "1000"]) == 0
     run = only_run("tiny")
     assert run.status() == "partial (max_time)"
+    assert main(["fit", "--run", str(run.path)]) == 2  # its time is over
     with pytest.raises(Exception, match="none of them finished"):
         find_run("runs/tiny", finished=True)
 
@@ -77,6 +79,8 @@ def test_max_time_and_a_callback_that_stops_make_a_run_partial(tiny_mlp: list[st
     assert fitted.partial == "stopped by a callback"
     assert fitted.folder.status() == "partial (stopped by a callback)"
     require_numbers_of_the_last_weights(fitted.folder)
+    fit_run(CommandLine([*tiny_mlp, "--trainer.max_epochs", "9"], ""), fitted.folder, False)
+    assert fitted.folder.status() == "finished"
 
 
 @pytest.mark.parametrize(
@@ -88,6 +92,7 @@ def test_max_time_and_a_callback_that_stops_make_a_run_partial(tiny_mlp: list[st
         (["--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "2"], 30),
         pytest.param(["--trainer.max_epochs", "2", "--trainer.val_check_interval", "0.3"], 20, marks=pytest.mark.slow),
         (["--trainer.max_epochs", "30", f"--trainer.callbacks=[{EARLY % ('val/acc', ', mode: max')}]"], None),
+        (["--trainer.max_epochs", "30", f"--trainer.callbacks=[{EARLY % ('val/acc', FIRST_EPOCH)}]"], None),
     ],
     ids=[
         "steps",
@@ -96,6 +101,7 @@ def test_max_time_and_a_callback_that_stops_make_a_run_partial(tiny_mlp: list[st
         "every second epoch",
         "within epochs",
         "early stopping",
+        "early stopping in the first epoch",
     ],
 )
 def test_a_finished_run_has_the_numbers_of_its_last_weights(
@@ -158,9 +164,10 @@ def test_a_training_by_steps_that_is_killed_behind_an_epoch_goes_on_to_the_same_
              "{monitor: val/ece, mode: max}}]"],
             "ModelCheckpoint has mode: max for val/ece, but min is better",
         ),
+        (["--model.loss", "torch.nn.NLLLoss"], "torch.nn.NLLLoss takes log-probabilities: use CrossEntropyLoss"),
     ],
 )  # fmt: skip
-def test_what_never_ends_or_watches_the_wrong_number_is_refused_before_training(
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     tiny_mlp: list[str], options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["fit", *tiny_mlp, *options]) == 2

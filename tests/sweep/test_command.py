@@ -97,6 +97,15 @@ def test_what_leaves_the_loss_as_it_is_does_not_keep_its_values_from_being_compa
     check(f"arms: {{left_out: {{{LOSS}: null}}, written: {{{LOSS}: {{{CROSS_ENTROPY}}}}}}}\nmonitor: val/loss")
 
 
+def test_a_loss_or_data_that_cannot_be_trained_on_are_refused_with_the_setting_before_the_first_training() -> None:
+    nll, ldam = (f"{{{LOSS}: {{class_path: {name}}}}}" for name in ("torch.nn.NLLLoss", "losslab.losses.LDAMLoss"))
+    with pytest.raises(UserError, match=r"^setting nll: a loss is called with .*NLLLoss takes log-probabilities"):
+        check(f"arms: {{ldam: {ldam}, nll: {nll}}}")
+    check(f"arms: {{ldam: {ldam}}}\ngrid: {{data.init_args.imbalance: [null, 0.1]}}")  # which asks for frequencies
+    with pytest.raises(UserError, match=r"^setting val_size=1000: data.val_size must be"):
+        check(f"arms: {{ldam: {ldam}}}\ngrid: {{data.init_args.val_size: [50, 1000]}}")
+
+
 def test_settings_that_ignore_different_labels_are_refused() -> None:
     with pytest.raises(UserError, match=r"ignore different labels .*Give their losses the same ignore_index"):
         check(f"{GAMMAS}grid: {{{LOSS}.init_args.ignore_index: [null, 9]}}")

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from losslab.cli import main
 from losslab.report import TEST_FOLDER, read_confirmation, read_trials, summarise_folder
+from losslab.report.summary import counting_confirmation
 from losslab.run import config_hash
 from losslab.study import read_declared, read_results, result_path
 
@@ -152,6 +153,10 @@ def test_another_confirmation_needs_again_and_takes_further_seeds(
     page = Path("runs/tuned/report.html").read_text()
     assert "tuned/confirm-2" in page
     assert "tuned/confirm<" in page
+    said = "Test images read: 4 runs, each once. They had been read for tuned/confirm before."
+    for shown in (page, Path("runs/tuned/report.md").read_text(), capsys.readouterr().out):
+        assert shown.count(said) == 1
+    assert page.count("They had been read") == 1  # of the second confirmation only
 
 
 @pytest.mark.slow
@@ -261,6 +266,37 @@ def test_a_seed_that_failed_is_told(confirmed_study: Path, own_folder: Path) -> 
     assert main(["report", "runs/tuned"]) == 0
     for page in ("report.html", "report.md"):
         assert "17 runs, each once. It is not finished" in Path("runs/tuned", page).read_text()
+
+
+def test_a_confirmation_whose_baseline_failed_chooses_nothing(confirmed_study: Path, own_folder: Path) -> None:
+    shutil.copytree(confirmed_study.parent.parent, own_folder, dirs_exist_ok=True)
+    study, confirm = Path("runs/tuned"), Path("runs/tuned/confirm")
+    assert counting_confirmation(study) is not None
+    baseline = next(r for r in read_results(confirm) if r["setting"]["arm"].startswith("cross"))
+    for folder in (confirm, confirm / TEST_FOLDER):
+        result_path(folder, baseline["setting_hash"], baseline["seed"]).unlink()
+    assert counting_confirmation(study) is None
+
+
+def test_accepted_code_is_named_beside_the_confirmations_numbers(confirmed_study: Path, own_folder: Path) -> None:
+    shutil.copytree(confirmed_study.parent.parent, own_folder, dirs_exist_ok=True)
+    file = Path("runs/tuned/confirm/study.json")
+    changes = [{"at": "2026-01-31", "former": {"mine.MyLoss": "0123456789ab"}}]
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"code_changes": changes}))
+    confirmation = read_confirmation(file.parent)
+    assert confirmation is not None
+    assert confirmation.summary.heading.endswith(", code changed: mine.MyLoss")
+
+
+def test_a_confirmation_measures_what_its_study_does(study: Path) -> None:
+    record, kept = json.loads((study / "study.json").read_text()), {"monitor": "val/acc", "family": ["val/ece"]}
+    for part in ("study", "declared"):
+        record[part] |= kept
+    (study / "study.json").write_text(json.dumps(record))
+    refused = ["--trainer.max_epochs", "3"]  # after its files are written
+    assert main(["confirm", "runs/tuned", "--top", "1", "--seeds", "1", *refused]) == 2
+    content = yaml.safe_load((study / "confirm" / "study.yaml").read_text())
+    assert {key: content[key] for key in kept} == kept
 
 
 def test_what_changes_a_result_is_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:

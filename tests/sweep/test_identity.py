@@ -119,6 +119,18 @@ def test_an_accepted_change_is_recorded_and_shown(edited: Path, capsys: pytest.C
     page = Path("runs/search/report.html").read_text()
     assert shown in page
     assert f"studied.MyLoss (accepted {change['at']})" in page
+    assert f"{shown} (1 of 2 results is of other code)" in page
+
+
+def test_an_accepted_edit_may_be_undone_and_done_again(edited: Path) -> None:
+    command = [*COMMAND, "--name", "grid"]
+    assert main([*command, "--accept-code-change"]) == 0
+    for weight, changes in ((1.0, 2), (2.0, 3)):
+        write_loss("studied", weight)
+        assert main(command) == 0
+        assert len(record("grid")["code_changes"]) == changes
+    write_loss("studied", 3.0)
+    assert main(command) == 2
 
 
 def test_a_worker_that_starts_after_an_edit_trains_nothing_and_fails_no_setting(

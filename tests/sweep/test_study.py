@@ -21,8 +21,9 @@ from small_studies import comparable_results, trained, trials
 
 from losslab.cli import main
 from losslab.metrics import metric_keys
-from losslab.run import Interruption
-from losslab.study import read_results
+from losslab.run import CommandLine, Interruption
+from losslab.study import StudyFile, read_results
+from losslab.sweep.study import Study
 
 STUDY = """\
 experiment: tiny.yaml
@@ -229,7 +230,7 @@ def test_a_setting_that_fails_is_recorded_and_the_study_goes_on(
         "from losslab.losses import FocalLoss\n"
         "class Fragile(FocalLoss):\n"
         "    def forward(self, logits, target):\n"
-        "        if self.gamma == 1:\n"
+        "        if self.gamma == 1 and len(logits) == 20:  # not in the check before the first training\n"
         "            raise RuntimeError('out of memory (simulated)')\n"
         "        return super().forward(logits, target) * (float('nan') if self.gamma == 2 else 1)\n"
     )
@@ -377,3 +378,10 @@ def test_study_record_holds_data_and_experiment(study: list[str]) -> None:
     record = json.loads(Path("runs/gamma/study.json").read_text())
     assert record["data"]["name"] == "tiny-digits"
     assert record["experiment"]["trainer"]["max_epochs"] == 2
+
+
+def test_the_monitor_of_a_study_is_what_its_models_schedules_watch(tiny_mlp: list[str]) -> None:
+    command_line = CommandLine(tiny_mlp, "")
+    assert command_line.build().model.monitor is None
+    Study(StudyFile("tiny.yaml", {"focal": {}}, [0], monitor="val/loss"), Path("runs/tiny"), command_line)
+    assert command_line.build().model.monitor == "val/loss"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Optimizer
@@ -102,24 +102,31 @@ class Classifier(LightningModule, ABC):
         """Return logits (N, C), without an activation, of images (N, *image_shape) float."""
 
     def setup(self, stage: str) -> None:
-        """Check that the data have the model's shape; in a fit, pass the class counts to the loss, and check it."""
-        require_same_shape(self, self._datamodule)
+        """Check that the data have the model's shape; before a fit, also `prepare_loss`."""
         self._ignored = ignored_label(self.loss)
         if self._ignored in range(self.num_classes):
             notice_once(f"the loss ignores class {self._ignored}: its precision and recall are 0 by definition.")
         if stage == "fit":
-            self.set_class_counts(getattr(self._datamodule, "class_counts", None))
-            with self.trainer.precision_plugin.forward_context():
-                require_fitting(self.loss, self.num_classes, self.trainer.strategy.root_device)
+            self.prepare_loss(self.trainer, self._datamodule)
+        else:
+            require_same_shape(self, self._datamodule)
 
-    def set_class_counts(self, counts: Tensor | None) -> None:
-        """Pass the images of each class, (C,) int64, to a loss that asks for them; None does nothing.
+    def prepare_loss(self, trainer: Trainer, data: Any) -> None:
+        """Pass the data's class counts to a loss that asks for them, and check that a training can call it.
 
-        `losslab fit` does so before callbacks that average copy the model: `setup` is too late to add a buffer.
+        `losslab fit` and `sweep` do so before they write anything, and before callbacks that average weights copy the
+        model: `setup` is too late to add a buffer.
+
+        Raises:
+            UserError: the data have another shape than the model, or `losslab.models.checks.require_fitting` refuses
+                the loss.
         """
-        set_counts = getattr(self.loss, "set_class_counts", None)
+        require_same_shape(self, data)
+        counts, set_counts = getattr(data, "class_counts", None), getattr(self.loss, "set_class_counts", None)
         if counts is not None and set_counts is not None:
             set_counts(counts)
+        with trainer.precision_plugin.forward_context():
+            require_fitting(self.loss, self.num_classes, trainer.strategy.root_device)
 
     @property
     def _datamodule(self) -> Any:

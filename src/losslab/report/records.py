@@ -137,10 +137,16 @@ def provenance_table(folder: Path, results: list[Result]) -> Table:
     return Table(["what", "value"], rows)
 
 
-def changed_code_text(folder: Path) -> str:
-    """Return ", code changed: mine.MyLoss" if the user of a study has accepted that its code changed, else ""."""
+def changed_code_text(folder: Path, results: list[Result]) -> str:
+    """Return ", code changed: mine.MyLoss (4 of 12 results are of other code)" if a user has accepted that, else ""."""
+    former = {pair for change in _code_changes(folder) for pair in change["former"].items()}
+    if not former:
+        return ""
+    former -= (read_record(folder / "study.json") or {}).get("code", {}).items()
+    count = sum(not former.isdisjoint(result.get("code", {}).items()) for result in results)
+    of_other = f" ({count} of {len(results)} results {'is' if count == 1 else 'are'} of other code)" if count else ""
     names = sorted({name for change in _code_changes(folder) for name in change["former"]})
-    return f", code changed: {', '.join(names)}" if names else ""
+    return f", code changed: {', '.join(names)}{of_other}"
 
 
 def _code_changes(folder: Path) -> list[dict[str, Any]]:

@@ -116,7 +116,7 @@ def summarise_folder(folder: Path) -> tuple[Summary, list[Result]]:
         raise UserError(f"{folder} has no result yet; `losslab sweep` makes them.")
     _require_same_conditions(folder, results)
     summary = summarise(study_name(folder), results, study, _same_loss(folder, results, study))
-    summary.heading += changed_code_text(folder)
+    summary.heading += changed_code_text(folder, results)
     return summary, results
 
 
@@ -275,12 +275,14 @@ class Confirmation(NamedTuple):
         reads: number of runs evaluated on the test images.
         second_reads: number of those whose configuration and seed had been evaluated on them before.
         whole: whether every setting has a test result for every seed.
+        earlier: the study's confirmations that read the test images before this one.
     """
 
     summary: Summary
     reads: int
     second_reads: int
     whole: bool
+    earlier: tuple[str, ...] = ()
 
     @property
     def reads_text(self) -> str:
@@ -290,9 +292,10 @@ class Confirmation(NamedTuple):
 
     @property
     def status_text(self) -> str:
-        """The number of test reads, and whether the confirmation is complete, in sentences."""
+        """The number of test reads, and whether the confirmation is the first one and complete, in sentences."""
+        again = f" They had been read for {' and '.join(self.earlier)} before." if self.earlier else ""
         unfinished = "" if self.whole else " It is not finished: missing results are not compared."
-        return f"Test images read: {self.reads_text}.{unfinished}"
+        return f"Test images read: {self.reads_text}.{again}{unfinished}"
 
     @property
     def choice_text(self) -> str:
@@ -335,8 +338,10 @@ def read_confirmation(folder: Path) -> Confirmation | None:
     planned = len(read_yaml(folder / "study.yaml")["arms"]) * len(study.seeds)
     same_loss = _same_loss(folder, results, study)
     confirmation = confirmation_of(study_name(folder), results, study, len(results) == planned, same_loss)
-    confirmation.summary.heading += changed_code_text(folder)
-    return confirmation
+    confirmation.summary.heading += changed_code_text(folder, results)
+    known = confirmation_folders(folder.parent)
+    earlier = [each for each in known[: known.index(folder)] if read_results(each / TEST_FOLDER)]
+    return confirmation._replace(earlier=tuple(map(study_name, earlier)))
 
 
 def confirmation_of(

@@ -86,7 +86,8 @@ class Family:
     def method(self) -> str:
         """The method of the verdicts, in a sentence."""
         if self.seeds < FEWEST_SEEDS:
-            return f"No verdict below {FEWEST_SEEDS} paired seeds; there are {self.seeds}."
+            are = "is" if self.seeds == 1 else "are"
+            return f"No verdict below {FEWEST_SEEDS} paired seeds; there {are} {self.seeds}."
         whole = self.seeds <= ALL_PATTERNS_UP_TO
         patterns = f"all {2**self.seeds:,}" if whole else f"{RANDOM_PATTERNS:,} random"
         return (

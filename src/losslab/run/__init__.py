@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from losslab.run.callbacks import Interrupted, Interruption, epoch_row, stopping_at_once, write_epochs
-    from losslab.run.code import code_digests
+    from losslab.run.code import changed_code, code_digests
     from losslab.run.command_line import CommandLine, Parts, explain_parse_error, find_own_modules
     from losslab.run.config import SEED, Config, class_name, config_hash, differences, is_given, set_value
     from losslab.run.evaluate import FinishedRun, evaluate_run

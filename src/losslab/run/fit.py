@@ -148,7 +148,7 @@ def fit_run(
     require_complete(config, built)
     data.prepare_data()
     data.setup("fit")
-    model.set_class_counts(data.class_counts)  # type: ignore[operator]
+    model.prepare_loss(trainer, data)  # type: ignore[operator]
     # Only the first of several processes makes the folder and writes into it.
     if trainer.is_global_zero and not isinstance(where, RunFolder):
         RunFolder.create(folder.path, config)

@@ -167,7 +167,11 @@ def _check_settings(study: Study) -> tuple[ImageDataModule, int, dict[str, str]]
     """
     file, command_line = study.file, study.command_line
     command_line.parse_config({**study.base, SEED: file.seeds[0]})
-    data = command_line.build().data
+    data, data_config = command_line.build().data, command_line.resolved()["data"]
+    data.prepare_data()
+    data.setup("fit")
+    if file.stage == "confirm":
+        data.setup("test")  # a missing file is found now, not after hours of training
     code = dict[str, str]()
     endpoints = (file.monitor, *file.family)
     largest, dropped, losses, labels = 0, dict[str, list[str]](), dict[str, str](), dict[str, str]()
@@ -180,6 +184,10 @@ def _check_settings(study: Study) -> tuple[ImageDataModule, int, dict[str, str]]
             code |= code_digests(config)
             parts = command_line.build()
             require_complete(config, parts, as_result=True)
+            own_data = data if config["data"] == data_config else parts.data
+            own_data.prepare_data()
+            own_data.setup("fit")
+            parts.model.prepare_loss(parts.trainer, own_data)  # type: ignore[operator]
         except UserError as error:
             raise UserError(f"setting {label}: {error}") from error
         if not file.is_search and identity in labels:
@@ -198,10 +206,6 @@ def _check_settings(study: Study) -> tuple[ImageDataModule, int, dict[str, str]]
     for arm, arguments in dropped.items():
         if arguments:
             notice(f"arm {arm} replaces the model: it drops the experiment's {', '.join(arguments)}.")
-    data.prepare_data()
-    data.setup("fit")
-    if file.stage == "confirm":
-        data.setup("test")  # a missing file is found now, not after hours of training
     if len(ignored) > 1:
         raise UserError(
             f"settings ignore different labels ({' and '.join([*ignored.values()][:2])}), so their metrics are of "

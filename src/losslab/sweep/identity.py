@@ -9,7 +9,17 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from losslab.data import ImageDataModule
 from losslab.errors import UserError, notice
-from losslab.run import SEED, CommandLine, Config, code_digests, continue_code, differences, read_record, write_whole
+from losslab.run import (
+    SEED,
+    CommandLine,
+    Config,
+    changed_code,
+    code_digests,
+    continue_code,
+    differences,
+    read_record,
+    write_whole,
+)
 from losslab.study import Result, Setting, StudyFile, read_declared, read_result, read_results, result_path
 
 MAY_CHANGE = ("trials", "keep", "storage", "family", "baseline", "direction", "population", "max_retry", "time_limit")
@@ -71,6 +81,9 @@ class Identity:
             if "code" not in former and any(self._folder.glob("results/*/*.json")):
                 notice(f"{self._folder} has results of before code was recorded: whether it changed is unknown.")
             known, where, instead = former | {"code": self._known_code(former)}, self._folder, "give another --name"
+            # An accepted edit may be undone: the study has had that code.
+            changes = changed_code(known["code"], record["code"])
+            accept_code |= {(name, record["code"][name]) for name in changes} <= _former_code(former)
         elif origin is not None:
             sweep = read_record(origin / "study.json") or {}
             if _images(sweep["data"]) != _images(record["data"]):  # a user's images may depend on the seed
@@ -86,9 +99,8 @@ class Identity:
     def _known_code(self, record: Config) -> dict[str, str]:
         """Return the digests of study.json, and those of results that differ, unless the user has accepted them."""
         known = dict(record.get("code", {}))
-        accepted = {pair for change in record.get("code_changes", []) for pair in change["former"].items()}
         for result in read_results(self._folder):
-            known |= dict(result.get("code", {}).items() - accepted)
+            known |= dict(result.get("code", {}).items() - _former_code(record))
         return known
 
     def require_same_code(self) -> None:
@@ -168,6 +180,11 @@ class Identity:
                 f"the images of {where or self._folder} were {_described(images)} and {found} Put the former ones back "
                 "and repeat the command, which goes on with all results, or give another --name."
             )
+
+
+def _former_code(record: Config) -> set[tuple[str, str]]:
+    """Return the names and digests of the code that study.json had before the changes that a user accepted."""
+    return {pair for change in record.get("code_changes", []) for pair in change["former"].items()}
 
 
 def _images(record: Config) -> tuple[str, str]:
