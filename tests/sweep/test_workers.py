@@ -132,7 +132,7 @@ def test_a_setting_that_kills_its_process_is_given_up_and_the_others_are_trained
         "from losslab.losses import FocalLoss\n"
         "class Deadly(FocalLoss):\n"
         "    def forward(self, logits, target):\n"
-        "        if self.gamma == 1:\n"
+        "        if self.gamma == 1 and len(logits) == 20:  # not in the check before the first training\n"
         "            os.kill(os.getpid(), 9)\n"
         "        return super().forward(logits, target)\n"
     )
