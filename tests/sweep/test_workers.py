@@ -8,6 +8,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -16,7 +18,7 @@ from small_studies import GRID, GRID_PLANNED, trained
 from losslab.cli import main
 from losslab.study import read_results
 from losslab.sweep.command import without_options
-from losslab.sweep.workers import worker_environment
+from losslab.sweep.workers import Workers, worker_environment
 
 SWEEP = ["sweep", "--config", "study.yaml", "--trainer.max_epochs", "4"]
 
@@ -44,6 +46,22 @@ def parent(tiny_mlp: list[str], own_folder: Path, repository: Path) -> Iterator[
             child.kill()
         process.kill()
         process.communicate()
+
+
+@pytest.mark.parametrize("came", [None, signal.SIGINT], ids=["while it waits", "just before"])
+def test_a_signal_ends_the_wait_for_a_database_whenever_it_comes(came: int | None) -> None:
+    """A parent asks for the best setting, and a database that is away is waited for."""
+    asked = []
+
+    def wait(display: Any) -> None:
+        asked.append(display)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    workers = Workers.__new__(Workers)
+    workers._received, workers._study = came, SimpleNamespace(show_best=wait)  # type: ignore[assignment]
+    workers._show_best(None)  # type: ignore[arg-type]
+    assert (len(asked), workers._received) == ((0, signal.SIGINT) if came else (1, signal.SIGTERM))
 
 
 def workers_of(parent: subprocess.Popen[str]) -> list[psutil.Process]:

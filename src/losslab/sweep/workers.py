@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from losslab.errors import UserError
-from losslab.run import Interrupted
+from losslab.run import Interrupted, stopping_at_once
 from losslab.study import read_results
 from losslab.sweep.display import Display
 from losslab.sweep.study import Study
@@ -85,11 +85,11 @@ class Workers:
                 self._start(place)
             while self._received is None and self._watch(display):
                 self._show_output(display)
-                self._study.show_best(display)  # may wait for a database, until a signal comes
+                self._show_best(display)
                 time.sleep(0.5)
             if self._received is not None:
                 raise Interrupted(self._received)
-            self._study.show_best(display)
+            self._show_best(display)
         finally:
             self._stop()
             self._show_output(display)
@@ -106,6 +106,15 @@ class Workers:
         if self._received is not None:  # a second Ctrl-C kills at once
             self._signal(signal.SIGKILL)
         self._received = int(number)
+
+    def _show_best(self, display: Display) -> None:
+        """Show the best setting, which may wait for a database: until a signal comes, and not if one has come."""
+        try:
+            with stopping_at_once():
+                if self._received is None:
+                    self._study.show_best(display)
+        except Interrupted as interrupted:
+            self._received = interrupted.exit_code - 128
 
     def _start(self, place: int) -> None:
         with self._logs[place].open("ab") as log:
