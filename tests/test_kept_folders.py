@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from losslab.cli import main
+from losslab.report.records import validation_images
 from losslab.run import find_run, read_checkpoint, read_predictions
 
 KEPT = Path(__file__).parent / "kept"
 STUDY = Path("runs/study")
+THEN = ("--data.split_seed", "0")
+"""The default of that version, under which all seeds shared one split."""
 
 
 @pytest.fixture(autouse=True)
@@ -40,10 +43,11 @@ def test_a_checkpoint_is_tested_with_the_numbers_of_then() -> None:
 
 def test_a_fit_of_the_same_experiment_has_the_same_identity_and_the_same_epochs() -> None:
     run = find_run("runs/mlp", finished=True)
-    assert main(["fit", "--config", "tiny.yaml", "--name", "again"]) == 0
+    assert main(["fit", "--config", "tiny.yaml", "--name", "again", *THEN]) == 0
     again = find_run("runs/again", finished=True)
     config = again.config()
     assert config["model"]["init_args"].pop("lr_interval") is None  # which that version did not have
+    assert config["data"]["init_args"].pop("validation") == "balanced"
     assert config == run.config()
     assert again.path.name.split("-")[1] == run.path.name.split("-")[1]
     assert [{key: float(value or "nan") for key, value in row.items()} for row in again.epochs()] == [
@@ -58,11 +62,19 @@ def test_a_finished_study_is_reported_with_the_numbers_of_then_and_nothing_is_tr
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before, summary = results(), (STUDY / "summary.csv").read_bytes()
-    assert main(["sweep", "--config", "study.yaml"]) == 0
+    assert main(["sweep", "--config", "study.yaml", *THEN]) == 0
     assert "4 trainings, 4 of them done" in capsys.readouterr().out
     assert results() == before
     assert (STUDY / "summary.csv").read_bytes() == summary
     assert "cross-entropy" in (STUDY / "report.md").read_text()
+
+
+def test_each_seed_of_then_has_the_validation_images_of_then() -> None:
+    """The configurations of then have `split_seed: 0` written out, which still means one split for all seeds."""
+    runs = sorted(STUDY.glob("runs/32*/seed-*"))
+    assert [run.name for run in runs] == ["seed-0", "seed-1"]
+    one, other = (validation_images(run) for run in runs)  # refuses others than those trained on
+    assert np.array_equal(one, other)
 
 
 def test_a_missing_result_is_trained_again_to_the_same_metrics(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,7 +82,7 @@ def test_a_missing_result_is_trained_again_to_the_same_metrics(capsys: pytest.Ca
     (missing, *_) = before
     Path(missing).unlink()
     (STUDY / "journal.log").unlink()  # as on another machine; with it, the trial counts as done
-    assert main(["sweep", "--config", "study.yaml"]) == 0
+    assert main(["sweep", "--config", "study.yaml", *THEN]) == 0
     assert "4 trainings, 3 of them done" in capsys.readouterr().out
     after = results()
     assert {file: content for file, content in after.items() if file != missing} == {

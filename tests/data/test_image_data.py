@@ -1,4 +1,5 @@
 import copy
+import hashlib
 import math
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -114,6 +115,14 @@ def test_split_seed_alone_decides_the_split():
     assert numbers(other.split("val")) != numbers(reference.split("val"))
 
 
+def test_without_a_split_seed_the_split_is_that_of_the_runs_seed():
+    own = [fitted(seed=seed) for seed in range(4)]
+    assert len({tuple(numbers(data.split("val"))) for data in own}) == 4
+    for seed, data in enumerate(own):
+        assert data.hashes == fitted(split_seed=seed, seed=9).hashes
+        assert fitted(seed=seed).hashes == data.hashes
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -126,9 +135,59 @@ def test_split_seed_alone_decides_the_split():
     ids=str,
 )
 def test_validation_images_and_labels_are_untouched_by_what_is_done_to_training(change):
-    plain, changed = fitted(), fitted(**change)
+    plain, changed = fitted(seed=change.get("seed", 0)), fitted(**change)
     assert changed.split("val").fingerprint() == plain.split("val").fingerprint()
     assert set(numbers(changed.split("train"))) <= set(numbers(plain.split("train")))
+
+
+HARDER = [{"imbalance": 0.25}, {"label_noise": 0.2}, {"imbalance": 0.25, "permute_ranks": True, "label_noise": 0.2}]
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+@pytest.mark.parametrize("change", HARDER, ids=str)
+def test_the_training_images_are_the_same_however_validation_is_drawn(change, seed):
+    balanced, like_training = (
+        fitted(val_size=100, seed=seed, validation=name, **change) for name in ("balanced", "like_training")
+    )
+    assert like_training.split("train").fingerprint() == balanced.split("train").fingerprint()
+    assert like_training.class_ranks == balanced.class_ranks
+    assert like_training.split("val").fingerprint() != balanced.split("val").fingerprint()
+    assert set(numbers(like_training.split("val"))) <= set(numbers(balanced.split("val")))
+
+
+def test_validation_like_training_has_the_tail_and_the_noise_of_the_training():
+    tail = fitted(val_size=100, imbalance=0.25, validation="like_training")
+    assert by_class(tail.split("train")) == [40, 20, 10]
+    assert by_class(tail.split("val")) == [20, 10, 5]
+    noisy = fitted(val_size=100, label_noise=0.2, validation="like_training").split("val")
+    assert sum(label != Numbered.labels[k] for k, label in zip(numbers(noisy), noisy.labels, strict=True)) == 20
+    both = fitted(val_size=100, imbalance=0.25, label_noise=0.2, validation="like_training").split("val")
+    assert numbers(both) == numbers(tail.split("val"))
+    assert sum(label != Numbered.labels[k] for k, label in zip(numbers(both), both.labels, strict=True)) == 7
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_class_has_the_same_rank_in_training_and_in_validation_like_training(seed):
+    data = fitted(val_size=100, imbalance=0.25, permute_ranks=True, seed=seed, validation="like_training")
+    assert by_class(data.split("train")) == [[40, 20, 10][rank] for rank in data.class_ranks]
+    assert by_class(data.split("val")) == [[20, 10, 5][rank] for rank in data.class_ranks]
+
+
+def test_validation_like_training_keeps_an_image_of_each_class_under_any_tail():
+    assert by_class(fitted(val_size=10, imbalance=0.001, validation="like_training").split("val")) == [2, 1, 1]
+
+
+def test_without_tail_and_noise_validation_like_training_is_the_balanced_one():
+    balanced, like_training = fitted(), fitted(validation="like_training")
+    assert like_training.hashes == balanced.hashes
+    assert like_training.split("val").fingerprint() == balanced.split("val").fingerprint()
+
+
+@pytest.mark.parametrize("change", HARDER, ids=str)
+def test_the_test_images_stay_as_they_are_under_validation_like_training(change):
+    data = fitted(validation="like_training", **change)
+    data.setup("test")
+    assert data.split("test").fingerprint() == numbered([k % 3 for k in range(30)]).fingerprint()
 
 
 # Long tail and label noise
@@ -365,13 +424,30 @@ def test_another_split_of_the_same_images_changes_the_hash_of_the_split_alone(ch
 
 def test_the_hash_of_the_split_tells_which_images_a_long_tail_keeps():
     """Here the labels alone would not: class after class, they are the same for every choice of images."""
-    one, other = (fitted(with_labels(sorted(Numbered.labels)), imbalance=0.5, seed=seed) for seed in (0, 1))
+    kind = with_labels(sorted(Numbered.labels))
+    one, other = (fitted(kind, imbalance=0.5, split_seed=0, seed=seed) for seed in (0, 1))
     assert torch.equal(one.split("train").labels, other.split("train").labels)
     assert one.hashes["split"] != other.hashes["split"]
 
 
 def test_a_seed_that_decides_nothing_about_the_split_changes_no_hash():
-    assert fitted(seed=1, batch_size=7, augmentation=Augmentation()).hashes == fitted().hashes
+    assert fitted(split_seed=0, seed=1, batch_size=7, augmentation=Augmentation()).hashes == fitted().hashes
+
+
+@pytest.mark.parametrize("change", [{}, *HARDER], ids=str)
+def test_the_hash_of_a_split_with_balanced_validation_is_that_of_its_positions_and_labels_as_trained(change):
+    """Thus it is the hash that earlier versions, which had no other validation, recorded for the same split."""
+    data = fitted(val_size=100, split_seed=3, seed=1, **change)
+    train, val = data.split("train"), data.split("val")
+    content = np.concatenate([numbers(train), train.labels.numpy(), numbers(val)]).astype(np.int64)
+    assert data.hashes["split"] == hashlib.sha256(content.tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("change", HARDER, ids=str)
+def test_the_hash_of_the_split_tells_which_images_and_labels_validation_like_training_has(change):
+    balanced, like_training = fitted(**change), fitted(validation="like_training", **change)
+    assert like_training.hashes["train"] == balanced.hashes["train"]
+    assert like_training.hashes["split"] != balanced.hashes["split"]
 
 
 def test_other_images_change_the_hash_of_the_images():
@@ -496,3 +572,16 @@ def test_a_class_that_validation_would_lack_is_refused():
     labels = [0] * 1000 + [1] * 1000 + [2, 2]
     with pytest.raises(UserError, match=r"no validation image is left of class c: raise data\.val_size \(100\)"):
         fitted(with_labels(labels), val_size=100)
+
+
+def test_label_noise_that_empties_a_class_of_validation_names_the_argument_that_put_it_there():
+    """Of three validation images one gets another label; drawn as balanced, they keep theirs."""
+    assert by_class(fitted(val_size=3, label_noise=0.3).split("val")) == [1, 1, 1]
+    expected = r"no validation image .*: raise data\.val_size \(3\) .*\(0\.3\) or data\.validation \(like_training\)\."
+    with pytest.raises(UserError, match=expected):
+        fitted(val_size=3, label_noise=0.3, validation="like_training")
+
+
+def test_another_name_of_a_validation_is_refused_with_the_names_there_are():
+    with pytest.raises(UserError, match=r"^data\.validation must be balanced or like_training, got 'clean'\.$"):
+        Numbered(validation="clean")

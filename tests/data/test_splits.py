@@ -1,10 +1,10 @@
-from itertools import pairwise, permutations
+from itertools import combinations, pairwise, permutations
 
 import pytest
 import torch
 from scipy.stats import chisquare
 
-from losslab.data import label_noise, long_tail
+from losslab.data import label_noise, long_tail, validation_split
 
 
 def labels_with(counts: list[int]) -> torch.Tensor:
@@ -66,6 +66,29 @@ def test_every_image_of_a_class_has_the_same_chance_to_stay():
     assert (stays[0::2] == 400).all()  # class 0 is the largest and keeps all its 20
     # Class 1 keeps 5 of 20: binomial(400, 1/4), mean 100, standard deviation 8.7.
     assert (stays[1::2] - 100).abs().max() < 4.5 * 8.7
+
+
+def drawn(what: str, seed: int) -> torch.Tensor:
+    """Which of 200 images of two classes a draw with this seed takes: (200,) float."""
+    labels, taken = torch.arange(200) % 2, torch.zeros(200)
+    match what:
+        case "split":
+            taken[validation_split(labels, ("a", "b"), 60, seed, "digits")[1]] = 1
+        case "tail" | "validation's tail":
+            taken[long_tail(labels, 2, 0.25, [0, 1], seed, of_validation=what != "tail")] = 1
+        case _:
+            taken = (label_noise(labels, 2, 0.3, seed, of_validation=what != "noise") != labels).float()
+    return taken[1::2]  # the class that a tail makes small
+
+
+@pytest.mark.parametrize(
+    "pair", [*combinations(["split", "tail", "validation's tail", "noise", "validation's noise"], 2)], ids=" and ".join
+)
+def test_draws_of_one_seed_are_independent(pair):
+    """Over 100 seeds and 100 images, a correlation of independent draws has a standard deviation of 0.01."""
+    one, other = (torch.stack([drawn(what, seed) for seed in range(100)]) for what in pair)
+    both = torch.stack([one.flatten(), other.flatten()])
+    assert torch.corrcoef(both)[0, 1].abs() < 0.045
 
 
 @pytest.mark.parametrize("fraction", [0.001, 0.1, 0.25, 0.4, 0.999])

@@ -138,7 +138,8 @@ def test_a_resolved_configuration_is_whole_and_parses_to_itself(cnn: list[str]) 
     command_line = CommandLine(cnn, "fit")
     resolved = command_line.resolved()
     assert resolved["model"]["init_args"]["widths"] == [16, 32, 64]
-    assert resolved["data"]["init_args"]["split_seed"] == 0
+    assert resolved["data"]["init_args"]["val_size"] is None
+    assert resolved["data"]["init_args"]["validation"] == "balanced"
     Path("resolved.yaml").write_text(json.dumps(resolved))
     assert CommandLine(["--config", "resolved.yaml"], "fit").resolved() == resolved
     command_line.parse_config(resolved)
@@ -148,7 +149,18 @@ def test_a_resolved_configuration_is_whole_and_parses_to_itself(cnn: list[str]) 
 def test_the_seed_of_the_run_is_the_seed_of_the_data(cnn: list[str]) -> None:
     built = CommandLine([*cnn, "--seed_everything", "7", "--data.source", "embedded"], "fit").build()
     assert built.data.seed == 7
-    assert built.data.split_seed == 0
+    assert built.data.split_seed is None
+
+
+def test_the_split_is_that_of_seed_everything_unless_split_seed_is_given(cnn: list[str]) -> None:
+    def split(*tokens: str) -> str:
+        data = CommandLine([*cnn, "--data.source", "embedded", *tokens], "fit").build().data
+        data.setup("fit")
+        return data.hashes["split"]
+
+    seven = split("--seed_everything", "7")
+    assert seven == split("--seed_everything", "8", "--data.split_seed", "7")
+    assert seven != split("--seed_everything", "8")
 
 
 def test_a_module_in_the_current_folder_is_found(cnn: list[str]) -> None:

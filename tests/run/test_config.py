@@ -48,12 +48,17 @@ def test_everything_else_counts(path: str, value: object) -> None:
     assert line.endswith(f"-> {value}")
 
 
-def test_an_argument_that_earlier_versions_did_not_have_counts_unless_it_is_at_its_default() -> None:
-    added, default = changed("model.init_args.lr_interval", "step"), changed("model.init_args.lr_interval", None)
-    assert config_hash(default) == config_hash(CONFIG)
-    assert differences(CONFIG, default) == []
-    assert config_hash(added) != config_hash(CONFIG)
-    assert differences(CONFIG, added) == ["model.init_args.lr_interval: (absent) -> step"]
+@pytest.mark.parametrize(
+    ("path", "default", "other"),
+    [("model.init_args.lr_interval", None, "step"), ("data.init_args.validation", "balanced", "like_training")],
+)
+def test_an_argument_that_earlier_versions_did_not_have_counts_unless_it_is_at_its_default(
+    path: str, default: object, other: str
+) -> None:
+    assert config_hash(changed(path, default)) == config_hash(CONFIG)
+    assert differences(CONFIG, changed(path, default)) == []
+    assert config_hash(changed(path, other)) != config_hash(CONFIG)
+    assert differences(CONFIG, changed(path, other)) == [f"{path}: (absent) -> {other}"]
 
 
 def test_the_seed_is_left_out_on_demand_only() -> None:

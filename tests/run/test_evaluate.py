@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from losslab.cli import main
+from losslab.report.records import validation_images
 from losslab.run import evaluate_run, find_run, read_predictions
 from losslab.run.evaluate import Stage, find_finished_run
 
@@ -40,6 +41,20 @@ def test_predict_is_of_the_validation_split(run: Path) -> None:
     assert not Path("runs/test_reads.jsonl").exists()
 
 
+def test_validation_like_training_is_drawn_again_by_whatever_rebuilds_the_data_of_a_run(tiny_mlp: list[str]) -> None:
+    harder = ["--data.imbalance", "0.6", "--data.label_noise", "0.2", "--data.validation", "like_training"]
+    assert main(["fit", *tiny_mlp, *harder, "--seed_everything", "4"]) == 0
+    run = find_run("runs/tiny", finished=True).path
+    labels = read_predictions(run / "predictions.npz")[1]
+    assert sorted(np.bincount(labels)) != [5] * 10  # as the balanced one would have
+    for stage in ("validate", "predict"):
+        folder, _ = evaluate(stage, ["--run", str(run)])
+        assert np.array_equal(read_predictions(folder / "predictions.npz")[1], labels)
+    assert len(validation_images(run)) == len(labels)
+    evaluate("test", ["--run", str(run)])
+    assert len(read_predictions(run / "test" / "predictions.npz")[1]) == 50
+
+
 def test_best_and_last_are_found_from_a_fresh_process(run: Path) -> None:
     last, _ = evaluate("test", ["--run", "runs/tiny"])
     best, _ = evaluate("test", ["--run", "runs/tiny", "--ckpt_path", "best"])
@@ -52,7 +67,7 @@ def test_a_command_line_that_disagrees_with_the_run_is_refused(run: Path, capsys
     assert main(["test", "--run", "runs/tiny", "--model.loss.gamma", "3"]) == 2
     assert "model.init_args.loss.init_args.gamma: 1.5 -> 3.0" in capsys.readouterr().err
     assert main(["test", "--run", "runs/tiny", "--data.split_seed", "3"]) == 2
-    assert "data.init_args.split_seed: 0 -> 3" in capsys.readouterr().err
+    assert "data.init_args.split_seed: None -> 3" in capsys.readouterr().err
     assert main(["test", "--run", "runs/tiny", "--data.eval_batch_size", "7"]) == 0
     assert len(Path("runs/test_reads.jsonl").read_text().splitlines()) == 1  # the refused ones read nothing
 

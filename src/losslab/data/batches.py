@@ -40,7 +40,7 @@ class EpochOrder:
 
     def indices(self) -> Tensor:
         """Return the epoch's order for this rank, (len(self),) int64 on CPU."""
-        # The 1 separates this stream from those of label_noise, long_tail and class_ranks, [seed, 1..3].
+        # The 1 separates this stream from those of label_noise, long_tail and class_ranks, [seed, 1..5].
         order = np.random.default_rng([self.seed, self._drawn_epoch, 1]).permutation(self.size)
         return torch.from_numpy(order[: len(self) * self.world_size][self.rank :: self.world_size].copy())
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,9 +25,10 @@ class ImageDataModule(LightningDataModule, ABC):
     A subclass sets `data_name`, `class_names` and `image_shape`, and loads images in `load_train` and `load_test`.
     Everything else is done here, in this order, each step with its own random stream:
 
-    1. The *validation split* is drawn from the training images, stratified by class, by `split_seed`: it is as
-       balanced as the data and keeps its labels.
-    2. *Long tail* (`imbalance`) and then *label noise* (`label_noise`) change the remaining training images only.
+    1. The *validation split* is drawn from the training images, stratified by class, by `split_seed` or, without
+       one, by `seed`: it is as balanced as the data.
+    2. *Long tail* (`imbalance`) and then *label noise* (`label_noise`) change the remaining training images and, with
+       validation="like_training", the validation images, by draws of their own. They never change the test images.
     3. Every epoch has its own order of images, which depends on (`seed`, epoch).
 
     Only `setup("test")` loads the test images.
@@ -36,15 +38,19 @@ class ImageDataModule(LightningDataModule, ABC):
         batch_size: images per training step and device; >= 1.
         eval_batch_size: images per evaluation step; >= 1. It affects speed and memory only.
         val_size: images of the validation split; None: `default_val_size` or, without one, a tenth.
-        split_seed: determines the validation images; the same for all runs that are compared.
+        split_seed: determines the validation images, whatever the run's seed; None: they follow `seed`, so that each
+            seed of a study has its own split.
         seed: the run's seed: order of the images, augmentation, the images of a long tail, the labels replaced by
             noise. On the command line it is `seed_everything`.
         imbalance: size of the smallest class over that of the largest, in (0, 1], with exponentially falling sizes in
             between; None leaves the classes as they are. The largest class then has as many images as the smallest
             one has in the data.
         permute_ranks: False: class 0 is the largest and the last class the smallest; True: `seed` draws the order.
-        label_noise: share of training labels replaced by another class, in [0, 1).
+        label_noise: share of labels replaced by another class, in [0, 1).
         augmentation: random transforms of the training images, or None.
+        validation: "balanced": the validation images stay as they were drawn, with their own labels; "like_training":
+            they get the long tail, with the same class ranks, and the label noise, too, so that what is chosen on them
+            is chosen on images like those of the training. The training images are the same under both.
 
     Raises:
         UserError: an argument is out of range; from `setup`: a split does not fit the data, or a class is empty.
@@ -68,12 +74,13 @@ class ImageDataModule(LightningDataModule, ABC):
         batch_size: int = 256,
         eval_batch_size: int = 500,
         val_size: int | None = None,
-        split_seed: int = 0,
+        split_seed: int | None = None,
         seed: int = 0,
         imbalance: float | None = None,
         permute_ranks: bool = False,
         label_noise: float = 0.0,
         augmentation: Augmentation | None = None,
+        validation: Literal["balanced", "like_training"] = "balanced",
     ) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "val_size": val_size}
@@ -81,6 +88,8 @@ class ImageDataModule(LightningDataModule, ABC):
             low = 1 if name in sizes else 0
             if number is not None and not low <= number < 2**32:  # the range of scikit-learn's seeds
                 raise UserError(f"data.{name} must be {f'>= {low}' if number < low else '< 2^32'}, got {number}.")
+        if validation not in ("balanced", "like_training"):
+            raise UserError(f"data.validation must be balanced or like_training, got {validation!r}.")
         if imbalance is not None and not 0 < imbalance <= 1:
             raise UserError(f"data.imbalance must be in (0, 1] or null, got {imbalance}.")
         if not 0 <= label_noise < 1:
@@ -89,9 +98,9 @@ class ImageDataModule(LightningDataModule, ABC):
         self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
         self.split_seed, self.seed = split_seed, seed
         self.imbalance, self.permute_ranks, self.label_noise = imbalance, permute_ranks, label_noise
-        self.augmentation = augmentation
+        self.augmentation, self.validation = augmentation, validation
         self.hashes: dict[str, str] = {}
-        """SHA-256 of the loaded images, `train` and `test`, and of `split`: positions, and labels as trained."""
+        """SHA-256 of the loaded images, `train` and `test`, and of `split`: positions, and labels as used."""
         self._splits: dict[str, LabelledImages] = {}
         self._batches: TrainingBatches | None = None
         self._position: dict[str, int] = {}
@@ -148,26 +157,40 @@ class ImageDataModule(LightningDataModule, ABC):
     def _split(self, images: LabelledImages) -> None:
         labels, names, classes = images.labels, self.class_names, self.num_classes
         val_size = self.val_size or self.default_val_size or len(labels) // 10
-        train_index, val_index = validation_split(labels, names, val_size, self.split_seed, self.data_name)
-        if self.imbalance is not None:
-            kept = long_tail(labels[train_index], classes, self.imbalance, self.class_ranks, self.seed)
-            train_index = train_index[kept]
-        train = images.take(train_index)
-        if self.label_noise:
-            train = train._replace(labels=label_noise(train.labels, classes, self.label_noise, self.seed))
-        val = images.take(val_index)
+        split_seed = self.seed if self.split_seed is None else self.split_seed
+        train_index, val_index = validation_split(labels, names, val_size, split_seed, self.data_name)
+        train_index, train_labels = self._made_harder(labels, train_index)
+        val_labels = labels[val_index]
+        if self.validation == "like_training":
+            val_index, val_labels = self._made_harder(labels, val_index, of_validation=True)
+        train = LabelledImages(images.images[train_index], train_labels)
+        val = LabelledImages(images.images[val_index], val_labels)
         for part, chosen, remedy in (("training", train, "lower"), ("validation", val, "raise")):
             empty = torch.nonzero(torch.bincount(chosen.labels, minlength=classes) == 0).flatten().tolist()
             if empty:
+                drawn = part == "validation" and self.validation == "like_training"
                 raise UserError(
                     f"no {part} image is left of class {', '.join(names[c] for c in empty)}: "
-                    f"{remedy} data.val_size ({val_size:,}) or change data.label_noise ({self.label_noise})."
+                    f"{remedy} data.val_size ({val_size:,}) or change data.label_noise ({self.label_noise})"
+                    f"{' or data.validation (like_training)' if drawn else ''}."
                 )
         split = hashlib.sha256(train_index.numpy().data)
         split.update(train.labels.numpy().data)
         split.update(val_index.numpy().data)
+        if not torch.equal(val_labels, labels[val_index]):  # else `train` and the positions say them
+            split.update(val_labels.numpy().data)
         self.hashes |= {"train": images.fingerprint(), "split": split.hexdigest()}
         self._splits |= {"train": train, "val": val}
+
+    def _made_harder(self, labels: Tensor, index: Tensor, of_validation: bool = False) -> tuple[Tensor, Tensor]:
+        """Return what long tail and label noise make of the images at `index`: positions (M,), and labels (M,)."""
+        classes, seed = self.num_classes, self.seed
+        if self.imbalance is not None:
+            ranks = self.class_ranks
+            index = index[long_tail(labels[index], classes, self.imbalance, ranks, seed, of_validation)]
+        if not self.label_noise:
+            return index, labels[index]
+        return index, label_noise(labels[index], classes, self.label_noise, seed, of_validation)
 
     def split(self, name: str) -> LabelledImages:
         """Return the split of this name ("train", "val" or "test"), on the device, once `setup` has loaded it."""

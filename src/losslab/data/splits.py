@@ -44,7 +44,9 @@ def validation_split(
     return torch.from_numpy(np.sort(train)), torch.from_numpy(np.sort(val))
 
 
-def long_tail(labels: Tensor, num_classes: int, imbalance: float, ranks: list[int], seed: int) -> Tensor:
+def long_tail(
+    labels: Tensor, num_classes: int, imbalance: float, ranks: list[int], seed: int, of_validation: bool = False
+) -> Tensor:
     """Draw a long-tailed subset (Cui et al. 2019, arXiv:1901.05555, section 5.1).
 
     The class of rank r keeps n_max * imbalance^(r / (C - 1)) images. n_max is the size of the smallest class, so that
@@ -56,12 +58,13 @@ def long_tail(labels: Tensor, num_classes: int, imbalance: float, ranks: list[in
         imbalance: size of the smallest class over that of the largest, in (0, 1].
         ranks: ranks[c] is the rank of class c: 0 for the largest, C - 1 for the smallest.
         seed: determines which images of a class remain.
+        of_validation: draws independently of the same seed's training images.
 
     Returns:
         The M positions, ascending, (M,) int64.
     """
     n_max = int(torch.bincount(labels, minlength=num_classes).min())
-    generator = np.random.default_rng([seed, 1])
+    generator = np.random.default_rng([seed, 4 if of_validation else 1])
     kept = []
     for label in range(num_classes):
         size = max(1, round(n_max * imbalance ** (ranks[label] / (num_classes - 1))))
@@ -70,7 +73,7 @@ def long_tail(labels: Tensor, num_classes: int, imbalance: float, ranks: list[in
     return torch.from_numpy(np.sort(np.concatenate(kept)))
 
 
-def label_noise(labels: Tensor, num_classes: int, fraction: float, seed: int) -> Tensor:
+def label_noise(labels: Tensor, num_classes: int, fraction: float, seed: int, of_validation: bool = False) -> Tensor:
     """Replace round(fraction * N) labels, drawn without replacement, by another class, drawn uniformly.
 
     Args:
@@ -78,11 +81,12 @@ def label_noise(labels: Tensor, num_classes: int, fraction: float, seed: int) ->
         num_classes: C >= 2.
         fraction: share of labels to replace, in [0, 1).
         seed: determines the images and their new labels.
+        of_validation: draws independently of the same seed's training images.
 
     Returns:
-        The labels to train on, (N,) int64.
+        The labels to use, (N,) int64.
     """
-    generator = np.random.default_rng([seed, 2])
+    generator = np.random.default_rng([seed, 5 if of_validation else 2])
     noisy = labels.clone()
     wrong = torch.from_numpy(generator.permutation(len(labels))[: round(fraction * len(labels))])
     step = torch.from_numpy(generator.integers(1, num_classes, size=len(wrong)))

@@ -72,7 +72,7 @@ def focal_gamma(config: dict[str, Any]) -> float | None:
     return float(arguments.get("gamma", 2.0)) if not arguments.get("label_smoothing") else None
 
 
-NOT_IN_CLASS_COUNTS = ("root", "batch_size", "eval_batch_size", "augmentation", "split_seed")
+NOT_IN_CLASS_COUNTS = ("root", "batch_size", "eval_batch_size", "augmentation", "split_seed", "validation")
 """Arguments of data that leave the number of training images of each class as it is."""
 
 

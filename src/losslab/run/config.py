@@ -24,7 +24,7 @@ WITHOUT_EFFECT = (
 )
 """Paths whose values change no result: ignored when two configurations are compared."""
 
-ADDED_SINCE: Config = {"model.init_args.lr_interval": None}
+ADDED_SINCE: Config = {"model.init_args.lr_interval": None, "data.init_args.validation": "balanced"}
 """Arguments that earlier versions did not have, by dotted path, with defaults under which a run is as it was then."""
 
 SEED = "seed_everything"
