@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from own_steps import Private
 from torch import nn
 
 from losslab.cli import main
 from losslab.losses import FocalLoss
 from losslab.run import CommandLine, Config, Parts, read_checkpoint
 from losslab.study import Result, read_results
-from losslab.sweep.eligibility import shared_attributes, shared_model_key, why_alone
+from losslab.sweep.eligibility import loss_attributes, shared_attributes, shared_model_key, why_alone
 
 ADAM = "{class_path: torch.optim.Adam, init_args: {lr: 0.01}}"
 DECAYING = "{class_path: torch.optim.AdamW, init_args: {lr: 0.01, weight_decay: 1.0}}"
@@ -25,6 +26,7 @@ model:
   init_args: {{hidden: [16], optimizer: {ADAM}}}
 data:
   class_path: tiny_digits.TinyDigits
+  init_args: {{split_seed: 0}}
 trainer: {{max_epochs: 2, accelerator: cpu, precision: 64-true, enable_progress_bar: false}}
 """
 
@@ -148,7 +150,10 @@ def test_a_members_checkpoint_has_the_weights_of_its_training_alone(studies: Stu
             assert tensor.untyped_storage().nbytes() == tensor.nbytes
 
 
-TINY = ["--model", "MLP", "--model.hidden", "[16]", "--data", "tiny_digits.TinyDigits", "--model.loss", "FocalLoss"]
+TINY = [
+    "--model", "MLP", "--model.hidden", "[16]", "--data", "tiny_digits.TinyDigits", "--data.split_seed", "0",
+    "--model.loss", "FocalLoss",
+]  # fmt: skip
 
 
 def built(*changes: str) -> tuple[Config, Parts]:
@@ -165,6 +170,11 @@ def key(*changes: str) -> str | None:
     "changes",
     [
         ("--model.loss.gamma", "5"),
+        ("--model.loss", "CrossEntropyLoss"),
+        ("--model.loss.label_smoothing", "0.1"),
+        ("--model.loss.reduction", "sum"),
+        ("--model.loss.class_weights", "InverseFrequency"),
+        ("--model.loss", "torch.nn.CrossEntropyLoss"),
         ("--seed_everything", "3"),
         ("--model.optimizer", "torch.optim.Adam", "--model.optimizer.lr", "0.5"),
         ("--model.optimizer", "torch.optim.Adam", "--model.optimizer.weight_decay", "0.5"),
@@ -172,7 +182,7 @@ def key(*changes: str) -> str | None:
     ids=" ".join,
 )
 @pytest.mark.usefixtures("own_folder")
-def test_what_is_stacked_or_each_optimisers_own_may_differ(changes: tuple[str, ...]) -> None:
+def test_what_is_stacked_or_each_losss_or_optimisers_own_may_differ(changes: tuple[str, ...]) -> None:
     adam = ("--model.optimizer", "torch.optim.Adam") if "--model.optimizer" in changes else ()
     assert key(*adam) == key(*changes) is not None
 
@@ -182,9 +192,7 @@ def test_what_is_stacked_or_each_optimisers_own_may_differ(changes: tuple[str, .
     [
         ("--model.hidden", "[8]"),
         ("--model.dropout", "0.5"),
-        ("--model.loss", "CrossEntropyLoss"),
-        ("--model.loss.label_smoothing", "0.1"),
-        ("--model.loss.reduction", "sum"),
+        ("--model.loss.ignore_index", "3"),
         ("--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.1"),
         ("--data.batch_size", "32"),
         ("--data.label_noise", "0.1"),
@@ -198,7 +206,9 @@ def test_all_else_makes_another_population(changes: tuple[str, ...]) -> None:
 
 
 @pytest.mark.usefixtures("own_folder")
-@pytest.mark.parametrize("drawn", [("--data.imbalance", "0.2"), ("--data.label_noise", "0.1")])
+@pytest.mark.parametrize(
+    "drawn", [("--data.imbalance", "0.2"), ("--data.label_noise", "0.1"), ("--data.split_seed", "null")]
+)
 def test_seeds_that_draw_other_images_make_other_populations(drawn: tuple[str, str]) -> None:
     assert key(*drawn, "--seed_everything", "1") != key(*drawn, "--seed_everything", "2")
     assert key(*drawn, "--seed_everything", "1") == key(*drawn, "--seed_everything", "1", "--model.loss.gamma", "3")
@@ -217,19 +227,20 @@ def test_what_acts_on_all_weights_at_once_is_trained_alone(changes: tuple[str, .
     assert key(*changes) is None
 
 
-@pytest.mark.usefixtures("own_folder")
-def test_a_number_that_is_no_buffer_is_never_shared() -> None:
+def test_a_number_that_is_no_buffer_makes_another_group_of_losses() -> None:
     """torch's own loss keeps its smoothing as a Python number, which vmap would take from the first member."""
-    torchs = ("--model.loss", "torch.nn.CrossEntropyLoss", "--model.loss.label_smoothing")
-    assert key(*torchs, "0.1") != key(*torchs, "0.2")
-    assert key(*torchs, "0.1") == key(*torchs, "0.1", "--seed_everything", "3")
+    kinds: list[Callable[[float], Any]] = [Private, lambda smoothing: nn.CrossEntropyLoss(label_smoothing=smoothing)]
+    for kind in kinds:
+        assert loss_attributes(kind(0.1)) != loss_attributes(kind(0.2))
+        assert loss_attributes(kind(0.1)) == loss_attributes(kind(0.1))
+    assert loss_attributes(FocalLoss(1.0)) == loss_attributes(FocalLoss(2.0))  # a buffer
 
 
-@pytest.mark.usefixtures("own_folder")
-def test_a_number_in_a_private_attribute_is_never_shared() -> None:
-    private = ("--model.loss", "own_steps.Private", "--model.loss.scale")
-    assert key(*private, "1") != key(*private, "3")
-    assert key(*private, "1") == key(*private, "1", "--seed_everything", "3")
+def test_a_network_that_shares_weights_with_its_loss_is_named() -> None:
+    """The two are stacked apart."""
+    config, parts = built()
+    parts.model.loss.head = parts.model.network[-1]
+    assert why_alone(config, parts) == "MLP shares modules or tensors with its loss"
 
 
 def test_what_members_share_is_compared_by_content() -> None:

@@ -42,7 +42,7 @@ model:
   init_args: {hidden: [16], loss: {class_path: losslab.losses.FocalLoss}}
 data:
   class_path: tiny_digits.TinyDigits
-  init_args: {batch_size: 20}
+  init_args: {batch_size: 20, split_seed: 0}
 trainer: {max_epochs: 3, accelerator: cpu, precision: 64-true, enable_progress_bar: false}
 """
 
@@ -79,13 +79,13 @@ def rows(result: dict[str, Any], study: str) -> list[dict[str, str]]:
 def test_results_and_records_are_those_of_trainings_one_by_one(
     study: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two arms: two populations of four. Folders, files, settings and metrics are the same."""
+    """Two arms and two seeds: one population of eight. Folders, files, settings and metrics are the same."""
     assert main([*study, "--name", "alone", "--keep", "all"]) == 0
     assert main([*study, "--name", "together", "--keep", "all", "--population", "8"]) == 0
     alone, together = (read_results(Path("runs", name)) for name in ("alone", "together"))
     assert len(alone) == 8
     for one, other in zip(alone, together, strict=True):
-        assert other["population"]["size"] == 4
+        assert other["population"]["size"] == 8
         for key in (
             "label",
             "setting",
@@ -114,7 +114,7 @@ def test_results_and_records_are_those_of_trainings_one_by_one(
         torch.save(kept | {"epoch_so_far": checkpoints[1]["epoch_so_far"]}, "solo.ckpt")
         member_size = (folders[1] / "checkpoints" / "last.ckpt").stat().st_size
         assert abs(member_size - Path("solo.ckpt").stat().st_size) < 500
-    assert sorted(r["population"]["place"] for r in together) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert sorted(r["population"]["place"] for r in together) == list(range(8))
     assert states("together") == states("alone") == [TrialState.COMPLETE] * 4
 
     capsys.readouterr()
@@ -132,7 +132,8 @@ def test_data_that_depend_on_the_seed_are_not_shared() -> None:
     def members(data: str) -> list[Member]:
         built = []
         for seed in ("0", "1"):
-            line = CommandLine(["--model", "MLP", "--data", data, "--seed_everything", seed], "losslab sweep")
+            same = ["--model", "MLP", "--data", data, "--data.split_seed", "0"]
+            line = CommandLine([*same, "--seed_everything", seed], "losslab sweep")
             training = Training(Path("runs/x"), Setting("", {}), "", int(seed), 0, "")
             built.append(Member(None, training, line.build(), line.resolved()))  # type: ignore[arg-type]
         built[0].parts.data.setup("fit")
@@ -234,19 +235,34 @@ def test_a_network_that_cannot_be_vectorised_is_trained_alone(
     Path("tiny.yaml").write_text(Path("tiny.yaml").read_text().replace("losslab.models.MLP", "branching.Branching"))
     assert main([*study, "--population", "8"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("4 trainings as one: RuntimeError: ") == 2
+    assert printed.count("8 trainings as one: RuntimeError: ") == 1
     assert "Each is trained alone." in printed
     assert ["population" in r for r in read_results(Path("runs/lr"))] == [False] * 8
+
+
+def test_an_arm_that_cannot_be_vectorised_is_trained_alone_and_the_others_together(
+    study: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("lr.yaml").write_text(STUDY.replace("losslab.losses.FocalLoss", "own_steps.ReadsValues"))
+    assert main([*study, "--population", "8"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("RuntimeError: vmap: It looks like you're calling .item()") == 1
+    assert printed.count(": trained alone.") == 1
+    results = read_results(Path("runs/lr"))
+    assert {(r["setting"]["arm"], r.get("population", {}).get("size")) for r in results} == {
+        ("focal", None), ("dice", 4)
+    }  # fmt: skip
+    assert len(results) == 8
 
 
 def test_auto_measures_and_says_what_it_took(study: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*study, "--population", "auto"]) == 0
     said = [line for line in capsys.readouterr().out.splitlines() if "times fewer seconds a step" in line]
-    assert len(said) == 2
+    assert len(said) == 1
     together = ["trained together" in line for line in said]
     results = read_results(Path("runs/lr"))
     assert len(results) == 8
-    assert ["population" in r for r in results].count(True) == 4 * sum(together)
+    assert ["population" in r for r in results].count(True) == 8 * sum(together)
 
 
 @pytest.mark.parametrize("population", ["0", "-1"])

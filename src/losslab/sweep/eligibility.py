@@ -5,20 +5,21 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from losslab.data import ImageDataModule
+from losslab.losses import ignored_label
 from losslab.models import MLP, Classifier
 from losslab.run import SEED, Config, Parts, class_name
 
 MEMBERS_OWN = ("optimizer", "lr_scheduler", "loss")
-"""Arguments of a model in which members may differ; of the loss, `shared_attributes` compares all but the tensors."""
+"""Arguments of a model in which members may differ."""
 
 ACT_ALIKE = {
     "accelerator", "benchmark", "default_root_dir", "deterministic", "enable_model_summary", "enable_progress_bar",
@@ -41,7 +42,16 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 class TrainAloneError(Exception):
-    """A population, once started, found that its members must be trained alone; the message says why."""
+    """A population, once started, found that members must be trained alone; the message says why.
+
+    Args:
+        message: why.
+        rest: the members, by place, of populations that may be tried instead; the others are trained alone.
+    """
+
+    def __init__(self, message: str, rest: Sequence[Sequence[int]] = ()) -> None:
+        super().__init__(message)
+        self.rest = rest
 
 
 def why_alone(config: Config, parts: Parts) -> str | None:
@@ -84,6 +94,15 @@ def _reasons(trainer: Config, parts: Parts) -> Iterator[str]:
             yield f"{name} has parameters with hooks"
         if not module.training:
             yield f"{name} is in eval mode"
+    if _shares_with_loss(model):
+        yield f"{type(model).__name__} shares modules or tensors with its loss"
+
+
+def _shares_with_loss(model: LightningModule) -> bool:
+    every = (model.named_modules, model.named_parameters, model.named_buffers)
+    named = [(f"{name}.", part) for parts in every for name, part in parts(remove_duplicate=False)]
+    of_loss = {id(part) for name, part in named if name.startswith("loss.")}
+    return any(id(part) in of_loss for name, part in named if not name.startswith("loss."))
 
 
 @functools.cache
@@ -101,9 +120,11 @@ def shared_model_key(config: Config, parts: Parts) -> str:
     for name in MEMBERS_OWN:
         shared["model"]["init_args"].pop(name, None)
     shared["trainer"].pop("logger")
-    # The seed draws the images of a long tail and the wrong labels, and members share their images.
-    data_seed = config[SEED] if parts.data.imbalance is not None or parts.data.label_noise else None
-    return json.dumps([shared, optimizer, shared_attributes(parts.model), data_seed], sort_keys=True, default=repr)
+    # The seed draws the validation images, those of a long tail and the wrong labels, and members share their images.
+    data = parts.data
+    of_seed = data.split_seed is None or data.imbalance is not None or data.label_noise
+    key = [shared, optimizer, member_attributes(parts.model), config[SEED] if of_seed else None]
+    return json.dumps(key, sort_keys=True, default=repr)
 
 
 @functools.cache
@@ -113,8 +134,30 @@ def _of_classifier() -> frozenset[str]:
         return frozenset(vars(MLP()))
 
 
+def member_attributes(model: LightningModule) -> dict[str, str]:
+    """Return what the members of a population share, by name: their networks' attributes, and the ignored label."""
+    return network_attributes(model) | {"loss.ignore_index": repr(ignored_label(model.loss))}
+
+
+def network_attributes(model: nn.Module) -> dict[str, str]:
+    """Return the `shared_attributes` of a Classifier without those of its loss."""
+    return {name: value for name, value in shared_attributes(model).items() if not f"{name}.".startswith("loss.")}
+
+
+def loss_attributes(loss: Any) -> dict[str, str]:
+    """Return the `shared_attributes` of a loss, a module or a function, by the names that a Classifier has for them."""
+    own = shared_attributes(loss) if isinstance(loss, nn.Module) else {"": repr(_content(loss, {}))}
+    return {f"loss.{name}".removesuffix("."): value for name, value in own.items()}
+
+
+def require_equal(own: dict[str, str], shared: dict[str, str], model: nn.Module, problem: str) -> None:
+    """Raise TrainAloneError, which names the attributes of the model that differ, unless all are equal."""
+    if names := sorted(name for name in {*own, *shared} if own.get(name) != shared.get(name)):
+        raise TrainAloneError(f"{', '.join(names)} of {type(model).__name__} {problem}")
+
+
 def shared_attributes(model: nn.Module) -> dict[str, str]:
-    """Return what the members of a population share, by name: classes, tensor shapes, and attributes with contents.
+    """Return what modules that are computed as one share, by name: classes, tensor shapes, attributes with contents.
 
     A population computes with the first member's modules, into which it puts the stacked parameters and buffers. So all
     that is neither must be equal in all members, and stay as it is.

@@ -1,16 +1,18 @@
 """Many classifiers as one vectorised model: each is trained as if it were alone."""
 
+import contextlib
 import copy
 import functools
 import random
-from collections.abc import Iterator, Sequence
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import functional_call, vmap
 
 from losslab.data import EvaluationBatches, ImageDataModule
 from losslab.losses import ignored_label
@@ -25,26 +27,78 @@ from losslab.models import (
     running_metrics,
     split_metrics,
 )
-from losslab.sweep.eligibility import TrainAloneError, shared_attributes
+from losslab.sweep.eligibility import (
+    TrainAloneError,
+    loss_attributes,
+    member_attributes,
+    network_attributes,
+    require_equal,
+)
+from losslab.sweep.training import describe_error
+
+
+class Stack(nn.Module):
+    """The parameters and buffers of K modules of one structure, stacked, (K, ...).
+
+    Args:
+        owners: the modules; none, and there is nothing to stack.
+        apart: names that begin so are left out.
+    """
+
+    def __init__(self, owners: Sequence[nn.Module], apart: str | tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self._owners = list(owners)  # a list, so that they are no submodules: the stacks are trained
+        self._trained = [n for m in owners[:1] for n, _ in m.named_parameters() if not n.startswith(apart)]
+        self._buffered = [n for m in owners[:1] for n, _ in m.named_buffers() if not n.startswith(apart)]
+        self.trained = nn.ParameterList()
+        for name in self._trained:
+            own = [owner.get_parameter(name) for owner in owners]
+            self.trained.append(nn.Parameter(torch.stack([p.detach() for p in own]), own[0].requires_grad))
+        for number, name in enumerate(self._buffered):
+            stack = torch.stack([owner.get_buffer(name) for owner in owners])
+            self.register_buffer(f"buffer_{number}", stack, persistent=False)
+        self._gradients: list[Tensor | None] = [None for _ in self._trained]
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the stacks by the names that the modules have for their slices."""
+        buffers = {name: self.get_buffer(f"buffer_{number}") for number, name in enumerate(self._buffered)}
+        return dict(zip(self._trained, self.trained, strict=True)) | buffers
+
+    def give_slices(self) -> None:
+        """Make each module's parameters and buffers its slices of the stacks."""
+        for name, stack in self.state().items():
+            for k, owner in enumerate(self._owners):
+                own = owner.get_parameter(name) if name in self._trained else owner.get_buffer(name)
+                own.data = stack.data[k]
+
+    def give_gradients(self) -> None:
+        """Give the modules their slices of gradients that are new (validation drops the former ones), or none."""
+        for number, (name, stack) in enumerate(zip(self._trained, self.trained, strict=True)):
+            if stack.grad is not self._gradients[number]:
+                self._gradients[number] = stack.grad
+                for k, owner in enumerate(self._owners):
+                    owner.get_parameter(name).grad = None if stack.grad is None else stack.grad[k]
 
 
 class Population(LightningModule):
-    """K classifiers that differ in weights, loss values, optimiser values and seeds, trained by one Trainer.
+    """K classifiers that differ in weights, losses, optimiser values and seeds, trained by one Trainer.
 
-    Parameters and buffers are stacked, (K, ...), and a step computes all members by `torch.func.vmap`. Each member
-    stays a Classifier whose tensors are slices of the stacks, so that it builds its own optimiser, any of torch.optim
-    but LBFGS, and its own schedule, of any class. The loss that is differentiated is the sum of the members' losses: a
-    member's gradient depends on no other member, and a NaN in one leaves the others as they are.
+    Parameters and buffers are stacked, (K, ...). A step computes all networks by one `torch.func.vmap`, and the losses
+    by one for each group of members whose losses differ in tensors only. Each member stays a Classifier whose tensors
+    are slices of the stacks, so that it builds its own optimiser, any of torch.optim but LBFGS, and its own schedule,
+    of any class. The loss that is differentiated is the sum of the members' losses: a member's gradient depends on no
+    other member, and a NaN in one leaves the others as they are.
 
     With dropout the members draw their masks from one random stream, so that their masks differ from those of a
     training alone. All else is the same arithmetic in another order.
 
     Args:
-        members: classifiers of one class with tensors of the same shapes, and losses that differ in buffers only, for
-            which `losslab.sweep.eligibility.why_alone` gives no reason. Their own steps and hooks are not called.
+        members: classifiers of one class with networks of one structure, and any losses, for which
+            `losslab.sweep.eligibility.why_alone` gives no reason. Their own steps and hooks are not called.
 
     Raises:
-        TrainAloneError: in a fit, members turned out to differ in other attributes, or to change them.
+        TrainAloneError: in a fit, members turned out to differ in other attributes of their networks, or to change
+            attributes; or a loss or an optimiser cannot be computed so.
     """
 
     def __init__(self, members: Sequence[Classifier]) -> None:
@@ -56,90 +110,137 @@ class Population(LightningModule):
         """By member: the error of a loss that became NaN or infinite."""
         self.stopped: set[int] = set()
         """Members that failed or were pruned: they get no metrics."""
+        self._unfit: dict[int, Exception] = {}
+
+    @contextlib.contextmanager
+    def _of(self, members: Iterable[int]) -> Iterator[None]:
+        """Note an error as one of these members only; `_leave_out` raises it once all others have been looked at."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            self._unfit |= dict.fromkeys(members, error)
+
+    def _leave_out(self) -> None:
+        """Raise TrainAloneError if members had an error; it names the others, which may be a population."""
+        if self._unfit:
+            errors = dict.fromkeys(self._unfit.values())
+            said = dict.fromkeys(str(e) if isinstance(e, TrainAloneError) else describe_error(e) for e in errors)
+            rest = [k for k in range(len(self.members)) if k not in self._unfit]
+            raise TrainAloneError("; ".join(said), [rest] if rest else []) from next(iter(errors))
 
     def setup(self, stage: str) -> None:
-        """Set up the members (class counts of their losses), and stack their parameters and buffers."""
-        for member in self.members:
-            member.trainer = self.trainer
-            member.setup(stage)
-        self._ignored = ignored_label(self.members[0].loss)  # members' losses differ in tensors only
-        parameters, buffers = stack_module_state(self.members)
-        self._names = [list(parameters), list(buffers)]
-        self.stacked = nn.ParameterList(nn.Parameter(p.detach(), p.requires_grad) for p in parameters.values())
-        for number, stack in enumerate(buffers.values()):
-            self.register_buffer(f"buffer_{number}", stack, persistent=False)
-
-    def _require_shared(self, member: Classifier, problem: str) -> None:
-        """Raise TrainAloneError, which names attributes, unless the member has what all members share."""
-        own = shared_attributes(member)
-        if names := sorted(name for name in {*own, *self._shared} if own.get(name) != self._shared.get(name)):
-            raise TrainAloneError(f"{', '.join(names)} of {type(member).__name__} {problem}")
-
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        parameters, buffers = self._names
-        return (
-            dict(zip(parameters, self.stacked, strict=True)),
-            {name: self.get_buffer(f"buffer_{number}") for number, name in enumerate(buffers)},
+        """Set up the members (class counts of their losses), group them by loss, stack parameters and buffers."""
+        groups: dict[str, list[int]] = {}
+        for k, member in enumerate(self.members):
+            with self._of([k]):
+                member.trainer = self.trainer
+                member.setup(stage)
+            groups.setdefault(repr(loss_attributes(member.loss)), []).append(k)
+        self._leave_out()
+        first, self._groups = self.members[0], list(groups.values())
+        self._skeleton = first if len(groups) == 1 else _without_loss(first, self._groups)
+        shared = member_attributes(first)
+        for member in self.members[1:]:
+            require_equal(member_attributes(member), shared, member, "differs between members")
+        self._ignored = ignored_label(first.loss)
+        self.network = Stack(self.members, apart="loss.")
+        losses = [[self.members[k].loss for k in group] for group in self._groups]
+        self.of_losses = nn.ModuleList(
+            Stack([loss for loss in group if isinstance(loss, nn.Module)]) for group in losses
         )
+        device = self.trainer.strategy.root_device
+        order = torch.tensor([k for group in self._groups for k in group], device=device)  # a group is a slice of it
+        self._is_sorted = bool((order.diff() > 0).all())
+        self._order, self._places = order, order.argsort()  # (K,)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return one optimiser with the parameter groups of the members' own, on which their schedules keep acting."""
-        parameters, buffers = self._state()
+        for stack in self._stacks():
+            stack.give_slices()
         optimizers: list[torch.optim.Optimizer] = []
         self._schedules: list[list[dict[str, Any]]] = []
-        self._gradients: dict[str, Tensor | None] = {}
         for k, member in enumerate(self.members):
-            for name, stack in parameters.items():
-                member.get_parameter(name).data = stack.data[k]
-            for name, stack in buffers.items():
-                member.get_buffer(name).data = stack.data[k]
-            (optimizer,), schedules = member.configure_optimizers()
-            kind = type(optimizer)
-            if not kind.__module__.startswith("torch.optim.") or isinstance(optimizer, torch.optim.LBFGS):
-                raise TrainAloneError(f"{kind.__name__}.step may act on all of its parameters at once")
-            if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
-                raise TrainAloneError(f"{kind.__name__} has hooks")
-            optimizers.append(optimizer)
-            self._schedules.append(schedules)
-            optimizer._opt_called = True  # or its schedule would warn that it never steps
-        self._shared = shared_attributes(self.members[0])  # now that class counts and dtypes are those of the training
-        self._random_state = _random_state()
-        for member in self.members[1:]:
-            self._require_shared(member, "differs between members, but is no parameter or buffer")
+            with self._of([k]):
+                (optimizer,), schedules = member.configure_optimizers()
+                kind = type(optimizer)
+                if not kind.__module__.startswith("torch.optim.") or isinstance(optimizer, torch.optim.LBFGS):
+                    raise TrainAloneError(f"{kind.__name__}.step may act on all of its parameters at once")
+                if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+                    raise TrainAloneError(f"{kind.__name__} has hooks")
+                optimizers.append(optimizer)
+                self._schedules.append(schedules)
+                optimizer._opt_called = True  # or its schedule would warn that it never steps
+        self._leave_out()
+        # Now that class counts and dtypes are those of the training.
+        self._shared = network_attributes(self._skeleton)
+        self._of_loss = [loss_attributes(self.members[group[0]].loss) for group in self._groups]
+        self._random_state: str | None = _random_state()
         merged = copy.copy(optimizers[0])
         merged.param_groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         return merged
 
+    def _stacks(self) -> list[Stack]:
+        return [self.network, *self.of_losses]
+
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
         """Zero the stacked gradients in place; the members' gradients are slices of them."""
-        if gradients := [stack.grad for stack in self.stacked if stack.grad is not None]:
+        if gradients := [stack.grad for stack in self.parameters() if stack.grad is not None]:
             torch._foreach_zero_(gradients)
 
     def on_after_backward(self) -> None:
-        """Give the members their slices of gradients that are new (validation drops the former ones), or none."""
-        for name, stack in zip(self._names[0], self.stacked, strict=True):
-            if stack.grad is not self._gradients.get(name):
-                self._gradients[name] = stack.grad
-                for k, member in enumerate(self.members):
-                    member.get_parameter(name).grad = None if stack.grad is None else stack.grad[k]
+        for stack in self._stacks():
+            stack.give_gradients()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (K, B, C) of each member's images (K, B, *image_shape), or of common ones (B, *image_shape)."""
-        skeleton = self.members[0].train(self.training)
+        skeleton = self._skeleton.train(self.training)
         own = images.ndim > len(skeleton.image_shape) + 1
-        parameters, buffers = self._state()
+        state = self.network.state()
+        if len(self._groups) == 1:  # a network may read its loss
+            state |= {f"loss.{name}": stack for name, stack in self._stacks()[1].state().items()}
         member_logits = functools.partial(_call, skeleton)  # (B, C)
-        return vmap(member_logits, (0, 0 if own else None), randomness="different")(parameters | buffers, images)
+        return vmap(member_logits, (0, 0 if own else None), randomness="different")(state, images)
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return each member's loss, (K,), of logits (K, B, C) and labels (K, B)."""
-        loss = self.members[0].loss
-        if not isinstance(loss, nn.Module):
-            return vmap(loss)(logits, labels)
-        parameters, buffers = self._state()
-        stacks = (parameters | buffers).items()
-        own = {name.removeprefix("loss."): stack for name, stack in stacks if name.startswith("loss.")}
-        return vmap(functools.partial(_call, loss))(own, logits, labels)
+        """Return each member's loss, (K,), of logits (K, B, C) and labels (K, B), or common ones (B,)."""
+        own = labels.ndim > 1
+        if not self._is_sorted:
+            logits, labels = logits[self._order], labels[self._order] if own else labels
+        sizes = [len(group) for group in self._groups]
+        their_labels = labels.split(sizes) if own else [labels] * len(sizes)
+        found = []
+        for group, stack, *batch in zip(
+            self._groups, self._stacks()[1:], logits.split(sizes), their_labels, strict=True
+        ):
+            with self._of(group):
+                loss = self.members[group[0]].loss
+                member_loss: Callable[..., Tensor] = functools.partial(_call_loss, loss)
+                if isinstance(loss, nn.Module) and loss.training != self.training:
+                    loss.train(self.training)
+                losses = vmap(member_loss, (0, 0, 0 if own else None))(stack.state(), *batch)
+                if losses.shape != (len(group),):
+                    raise TrainAloneError(f"the loss {loss} returns no scalar")
+                self._require_no_draws(loss)
+                found.append(losses)
+        self._leave_out()
+        losses = torch.cat(found)
+        return losses if self._is_sorted else losses[self._places]
+
+    def _require_no_draws(self, part: Any) -> None:
+        """In the first step, raise TrainAloneError if what has been computed last drew Python's or NumPy's numbers."""
+        if self._random_state is not None and self._random_state != (now := _random_state()):
+            self._random_state = now
+            raise TrainAloneError(f"a step of {type(part).__name__} draws random numbers from Python or NumPy")
+
+    def _require_unchanged(self, when: str) -> None:
+        problem = f"changes in {when}, but is no parameter or buffer"
+        require_equal(network_attributes(self._skeleton), self._shared, self._skeleton, problem)
+        for group, shared in zip(self._groups, self._of_loss, strict=True):
+            with self._of(group):
+                require_equal(loss_attributes(self.members[group[0]].loss), shared, self._skeleton, problem)
+        self._leave_out()
 
     def on_train_epoch_start(self) -> None:
         self._tally = EpochTally()
@@ -147,20 +248,13 @@ class Population(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         logits = self(images)
+        self._require_no_draws(self._skeleton)
         losses = self.losses(logits, labels)
-        if not self._tally.losses and not self.current_epoch:
-            self._check_first_step(losses)
+        if self._random_state is not None:
+            self._require_unchanged("a step")
+            self._random_state = None
         self._tally.add(losses, logits, labels, self._ignored)
         return losses.sum()
-
-    def _check_first_step(self, losses: Tensor) -> None:
-        if losses.shape != (len(self.members),):
-            raise TrainAloneError(f"the loss {self.members[0].loss} returns no scalar")
-        if _random_state() != self._random_state:
-            raise TrainAloneError(
-                f"a step of {type(self.members[0]).__name__} draws random numbers from Python or NumPy"
-            )
-        self._require_shared(self.members[0], "changes in a step, but is no parameter or buffer")
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._step_schedules("step")
@@ -183,7 +277,7 @@ class Population(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Compute each member's metrics as it does alone; validation has run before."""
-        self._require_shared(self.members[0], "changes in an epoch, but is no parameter or buffer")
+        self._require_unchanged("an epoch")
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         logits, labels = torch.cat(self._logits, dim=1), torch.cat(self._labels)  # (K, N, C), (N,)
         losses, top_logits = self._tally.by_step()  # (K, S) each
@@ -196,16 +290,33 @@ class Population(LightningModule):
                 continue
             member.eval()  # a loss may differ between training and evaluation
             member.evaluated = (logits[k].cpu(), counted_labels(member.loss, labels).cpu())
-            try:
-                require_finite(losses[k], member.loss, f"epoch {self.current_epoch}", top_logits[k])
-                metrics = {key: values[k] for key, values in training_metrics.items()}
-                metrics |= split_metrics(member.loss, logits[k], labels, data.class_names, "val", self.current_epoch)
-            except NonFiniteLossError as error:
-                self.failures[k] = error
-                self.stopped.add(k)
-                continue
-            self.metrics[k] = {key: float(value) for key, value in metrics.items()}
+            with self._of([k]):
+                try:
+                    require_finite(losses[k], member.loss, f"epoch {self.current_epoch}", top_logits[k])
+                    metrics = {key: values[k] for key, values in training_metrics.items()}
+                    epoch = self.current_epoch
+                    metrics |= split_metrics(member.loss, logits[k], labels, data.class_names, "val", epoch)
+                except NonFiniteLossError as error:
+                    self.failures[k] = error
+                    self.stopped.add(k)
+                    continue
+                self.metrics[k] = {key: float(value) for key, value in metrics.items()}
+        self._leave_out()
         self._step_schedules("epoch")
+
+
+def _without_loss(model: Classifier, groups: list[list[int]]) -> Classifier:
+    """Return a model with the same modules and tensors whose forward cannot read the loss: the members have several."""
+    kind = type(model)
+
+    def refuse(_: Any) -> Any:
+        raise TrainAloneError(f"{kind.__name__}.forward reads the loss, of which there are {len(groups)}", groups)
+
+    names = {"loss": property(refuse), "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    skeleton = copy.copy(model)
+    skeleton.__class__ = types.new_class(kind.__name__, (kind,), exec_body=lambda own: own.update(names))
+    skeleton.trainer = model.trainer
+    return skeleton
 
 
 def _call(module: nn.Module, state: dict[str, Tensor], *arguments: Tensor) -> Tensor:
@@ -221,15 +332,24 @@ def _call(module: nn.Module, state: dict[str, Tensor], *arguments: Tensor) -> Te
     return output
 
 
+def _call_loss(loss: Any, state: dict[str, Tensor], logits: Tensor, labels: Tensor) -> Tensor:
+    return _call(loss, state, logits, labels) if isinstance(loss, nn.Module) else loss(logits, labels)
+
+
 def _random_state() -> str:
     return repr((random.getstate(), np.random.get_state()))
 
 
 class PopulationBatches:
-    """Yields the batches of K seeds side by side: images (K, B, *image_shape) and labels (K, B)."""
+    """Yields the batches of K seeds: images (K, B, *image_shape) and labels (K, B).
+
+    Where all seeds are the same, so are the batches, and one is yielded: (B, *image_shape) and (B,).
+    """
 
     def __init__(self, data: ImageDataModule, seeds: Sequence[int]) -> None:
-        self._batches = [data.training_batches(seed) for seed in seeds]
+        distinct = list(dict.fromkeys(seeds))
+        self._batches = [data.training_batches(seed) for seed in distinct]
+        self._of_member = [distinct.index(seed) for seed in seeds]
         self.sampler = self  # Lightning calls set_epoch of a loader's sampler
 
     def set_epoch(self, epoch: int) -> None:
@@ -240,9 +360,13 @@ class PopulationBatches:
         return len(self._batches[0])
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if len(self._batches) == 1:
+            yield from self._batches[0]
+            return
         for batches in zip(*self._batches, strict=True):
             images, labels = zip(*batches, strict=True)
-            yield torch.stack(images), torch.stack(labels)  # (K, B, *image_shape), (K, B)
+            # (K, B, *image_shape), (K, B)
+            yield torch.stack([images[b] for b in self._of_member]), torch.stack([labels[b] for b in self._of_member])
 
 
 class PopulationData(LightningDataModule):

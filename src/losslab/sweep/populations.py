@@ -29,7 +29,7 @@ from losslab.run import (
 )
 from losslab.study import Result, Setting, StudyFile, read_result
 from losslab.sweep.display import Display, TrainingProgress
-from losslab.sweep.eligibility import TrainAloneError, shared_model_key, why_alone
+from losslab.sweep.eligibility import TrainAloneError, loss_attributes, shared_model_key, why_alone
 from losslab.sweep.identity import StudyChangedError
 from losslab.sweep.ownership import LeaseLostError
 from losslab.sweep.population import Population, PopulationData
@@ -172,32 +172,46 @@ class Populations:
         for trial, trainings in trials:
             for training in trainings:
                 if read_result(training.result_path) is None:
-                    self._configure(training.setting, training.seed)
-                    parts = self._command_line.build(logger_arguments=training.tracker_arguments())
-                    config = self._command_line.resolved()
-                    if reason := why_alone(config, parts):
-                        self._say_alone(reason)
+                    member = self._build(trial, training)
+                    if reason := why_alone(member.config, member.parts):
+                        self._say(f"{reason}: trained alone.")
                     else:
-                        key = shared_model_key(config, parts)
-                        groups.setdefault(key, {})[training.key] = Member(trial, training, parts, config)
+                        key = shared_model_key(member.config, member.parts)
+                        groups.setdefault(key, {})[training.key] = member
         failures: Failures = {}
         for key, group in groups.items():
-            members = list(group.values())
+            # Members with the same loss side by side: those are computed as one.
+            members = sorted(group.values(), key=lambda member: repr(loss_attributes(member.parts.model.loss)))
             for start in range(0, len(members), self.size):
-                chunk = members[start : start + self.size]
-                try:
-                    if len(chunk) > 1 and self._should_train_together(key, [member.training for member in chunk]):
-                        failures |= self._train(chunk, check)
-                except TrainAloneError as error:
-                    self._say_alone(str(error))
-                    self._together[key] = False
+                failures |= self._train_chunk(key, members[start : start + self.size], check)
         return failures
 
-    def _say_alone(self, reason: str) -> None:
-        """Print, once, why trainings are trained alone."""
+    def _build(self, trial: Trial, training: Training) -> Member:
+        self._configure(training.setting, training.seed)
+        parts = self._command_line.build(logger_arguments=training.tracker_arguments())
+        return Member(trial, training, parts, self._command_line.resolved())
+
+    def _train_chunk(self, key: str, members: list[Member], check: Callback) -> Failures:
+        """Train members as one population, or as the smaller ones that remain where some must be trained alone."""
+        try:
+            if len(members) > 1 and self._should_train_together(key, [member.training for member in members]):
+                return self._train(members, check)
+        except TrainAloneError as error:
+            self._say(f"{error}: {'each of them apart' if len(error.rest) > 1 else 'trained alone'}.")
+            if not error.rest:
+                self._together[key] = False
+            failures: Failures = {}
+            for places in error.rest:  # from new parts: those of these members have begun
+                rest = [self._build(members[k].trial, members[k].training) for k in places]
+                failures |= self._train_chunk(key, rest, check)
+            return failures
+        return {}
+
+    def _say(self, reason: str) -> None:
+        """Print once why trainings are trained alone, or in smaller populations."""
         if reason not in self._said:
             self._said.add(reason)
-            self._display.print(f"{reason}: trained alone.")
+            self._display.print(reason)
 
     def _train(self, members: list[Member], check: Callback) -> Failures:
         label = f"{len(members)} trainings as one"
