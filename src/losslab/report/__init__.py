@@ -2,8 +2,8 @@
 
 command: `losslab report` and `losslab plot-loss`
 summary: a study or a confirmation as settings, verdicts and an answer in three sentences
-verdicts: each setting against the baseline: higher, lower or not shown
-statistics: max-|t| over sign flips, seeds needed, Student's interval, reliability
+verdicts: each setting against the baseline: higher, lower, by less than the margin, alike or not shown
+statistics: max-|t| over sign flips, sign test, seeds needed, Student's interval, reliability
 tables: one summary as terminal tables, summary.csv, report.md and the page's tables
 page: the contents of the page, rendered as one HTML file
 compare: two studies or two runs side by side
@@ -18,7 +18,7 @@ wandb_report: the page's sections as a W&B report
 
 from losslab.report.command import write_best, write_report
 from losslab.report.records import CONFIRM_FOLDER, confirmation_folders, focal_gamma, loss_identity
-from losslab.report.statistics import reliability
+from losslab.report.statistics import fewest_seeds, most_comparisons, reliability
 from losslab.report.summary import (
     TEST_FOLDER,
     Confirmation,
@@ -34,3 +34,4 @@ from losslab.report.summary import (
 )
 from losslab.report.tables import escape_markdown, markdown_verdicts, show_summary
 from losslab.report.trials import read_trials
+from losslab.report.verdicts import Verdict

@@ -16,7 +16,18 @@ from losslab.report.records import read_config
 from losslab.report.summary import Summary, counting_confirmation, read_confirmations, summarise_folder
 from losslab.report.tables import markdown
 from losslab.report.wandb_report import save_wandb_report
-from losslab.run import RUNS, Config, OptionParser, as_value, dump_yaml, find_own_modules, write_whole, writing
+from losslab.run import (
+    RUNS,
+    Config,
+    OptionParser,
+    as_value,
+    dump_yaml,
+    find_own_modules,
+    set_value,
+    write_whole,
+    writing,
+)
+from losslab.study import SettingResults
 
 PLOT_LOSS_HELP = """\
 usage: losslab plot-loss LOSS [--ARGUMENT VALUE ...] [--out FILE]
@@ -85,6 +96,7 @@ def write_best(folder: Path, summary: Summary, config: Config) -> None:
         return
     chosen = summary.chosen
     lines = [f"{chosen.label}, chosen by the study {folder.name} on validation.", " ".join(summary.answer)]
+    lines += _median_lines(chosen)
     if chosen is not summary.best:
         lines.append(f"So this is the baseline, {chosen.label}, and not {summary.best.label}.")
     _write_best_file(folder, chosen.label, lines, config)
@@ -96,19 +108,33 @@ def _write_confirmed_best(folder: Path, summary: Summary) -> None:
         return
     place, confirmation = counting
     confirmed, chosen = confirmation.summary, confirmation.summary.chosen
-    seeds = confirmed.study.seeds
+    seeds, kind = confirmed.study.seeds, "search's own" if confirmed.study.seeds == summary.study.seeds else "fresh"
     lines = [
-        f"{chosen.label}, chosen by the confirmation {confirmed.name} on the fresh seeds {min(seeds)} to {max(seeds)} "
+        f"{chosen.label}, chosen by the confirmation {confirmed.name} on the {kind} seeds {min(seeds)} to {max(seeds)} "
         "and the test images.",
         " ".join([*confirmed.answer, confirmation.choice_text, confirmation.status_text]),
     ]
-    if summary.chosen.setting_hash not in {setting.setting_hash for setting in confirmed.tried}:
+    name = "label" if chosen.choices else "setting_hash"  # the arms of a confirmation are named after settings
+    if getattr(summary.chosen, name) not in {getattr(setting, name) for setting in confirmed.tried}:
         lines.append(f"The search now chooses {summary.chosen.label}, which was not confirmed.")
         notice(f"{folder}/best.yaml: {lines[-1]} `losslab confirm --again` confirms it.")
+    lines += _median_lines(chosen)
     if config := read_config(place, chosen):
+        for path, value in chosen.median_choices.items():
+            set_value(config, path, value)
         _write_best_file(folder, chosen.label, lines, config)
     else:
         notice(f"{folder}/best.yaml is not written: the runs of {place} cannot be read.")
+
+
+def _median_lines(chosen: SettingResults) -> list[str]:
+    """Say where the values of a setting come from whose seeds tuned it."""
+    return [
+        f"{path} is {chosen.median_choices[path]:g}, the median of what its {len(values)} seeds chose, each on its own "
+        f"validation images ({min(values):g} to {max(values):g}). The numbers are those of these choices, not of the "
+        "median."
+        for path, values in chosen.choices.items()
+    ]
 
 
 def _write_best_file(folder: Path, label: str, comments: Sequence[str], config: Config) -> None:

@@ -1,4 +1,4 @@
-"""Max-|t| over sign flips, seeds needed to show a difference, Student's interval, reliability of probabilities."""
+"""Max-|t| over sign flips, the sign test, seeds needed to show a difference, Student's interval, reliability."""
 
 import bisect
 import functools
@@ -16,8 +16,10 @@ from losslab.report.figure import number
 ALL_PATTERNS_UP_TO = 12
 """Up to this number of seeds all sign patterns are used; above, RANDOM_PATTERNS random ones."""
 RANDOM_PATTERNS = 10_000
-FEWEST_SEEDS = 6
-"""Of the 2^n patterns of n seeds, two are as extreme as data of one sign: 2 / 64 is the first share below 0.05."""
+ERROR = 0.05
+"""Probability of any wrong statement in a family, of the sign test as of the intervals."""
+SKEWED_FROM = 2.0
+"""Sample skewness, in its standard errors for normal data, from which differences count as skewed."""
 MOST_SEEDS = 1000
 """The largest number that `seeds_needed` returns."""
 ROUNDING = 1e-9
@@ -55,7 +57,7 @@ def max_t(differences: np.ndarray, level: float = 0.95) -> MaxT:
         level: confidence level of the whole family, in (0, 1).
 
     Returns:
-        The mean differences with their intervals and p-values; below `FEWEST_SEEDS` every interval includes zero.
+        The mean differences with their intervals and p-values; below 6 seeds every interval includes zero.
     """
     n, mean = len(differences), differences.mean(axis=0)
     signs = sign_patterns(n)
@@ -96,34 +98,121 @@ def _is_constant(differences: np.ndarray) -> np.ndarray:
     return np.ptp(differences, axis=0) <= 1e-9 * np.abs(differences).max(axis=0)
 
 
-def seeds_needed(mean: float, sd: float, comparisons: int, power: float = 0.8, level: float = 0.95) -> int | None:
+class SignTest(NamedTuple):
+    """Sign tests of m comparisons and the intervals for the median that belong to them.
+
+    Args:
+        low, high: simultaneous intervals for the median difference, (m,); infinite below `fewest_seeds(m)`.
+        p: Bonferroni's p-values, (m,); p <= `ERROR` exactly where the interval lies on the mean's side of zero.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    p: np.ndarray
+
+
+def sign_test(differences: np.ndarray) -> SignTest:
+    """Test for each comparison that a seed's difference is as likely above zero as below, two-sided, at `ERROR` / m.
+
+    The test assumes independent seeds, and nothing about the shape of the differences. A difference of zero counts
+    against either direction, which keeps the error. The interval's ends are order statistics of the differences.
+
+    Args:
+        differences: (n, m), as for `max_t`.
+    """
+    n, m = differences.shape
+    upward = np.where(differences.mean(axis=0) > 0, (differences > 0).sum(axis=0), (differences < 0).sum(axis=0))
+    p = np.minimum(1, 2 * m * stats.binom.sf(upward - 1, n, 0.5))
+    count, ordered = signs_needed(n, m), np.sort(differences, axis=0)
+    if count > n:
+        return SignTest(np.full(m, -np.inf), np.full(m, np.inf), p)
+    return SignTest(ordered[n - count], ordered[count - 1], p)
+
+
+def signs_needed(seeds: int, comparisons: int) -> int:
+    """Return how many of the seeds must have a difference of one sign; more than there are if they are too few."""
+    return int(_signs_needed(seeds, comparisons))
+
+
+def _signs_needed(seeds: int | np.ndarray, comparisons: int) -> np.ndarray:
+    return 1 + stats.binom.isf(ERROR / (2 * comparisons), seeds, 0.5)
+
+
+@functools.cache
+def _signs_needed_up_to_most(comparisons: int) -> np.ndarray:
+    """`signs_needed` for 1, 2 ... `MOST_SEEDS` seeds."""
+    return _signs_needed(np.arange(1, MOST_SEEDS + 1), comparisons)
+
+
+def fewest_seeds(comparisons: int) -> int:
+    """Return the fewest seeds at which a family of this size can show a difference: 6 for 1, 10 for 25, 12 for 102.
+
+    n fair signs are all equal with probability 2^(1 - n), which may be `ERROR` / comparisons at most.
+    """
+    return 1 + math.ceil(math.log2(comparisons / ERROR))
+
+
+def most_comparisons(seeds: int) -> int:
+    """Return the largest family that can show a difference at this number of seeds; 0 below 6 seeds."""
+    return int(ERROR * 2 ** (seeds - 1))
+
+
+def is_skewed(differences: np.ndarray) -> np.ndarray:
+    """Return for each column of differences (n, m) whether its skewness is `SKEWED_FROM` standard errors or more.
+
+    The skewness is the adjusted Fisher-Pearson coefficient; its standard error is that of normal data. Equal numbers,
+    and fewer than three, are not skewed.
+    """
+    n = len(differences)
+    if n < 3:
+        return np.zeros(differences.shape[1], bool)
+    constant = _is_constant(differences)
+    sd = np.where(constant, 1, differences.std(axis=0, ddof=1))
+    skewness = n / ((n - 1) * (n - 2)) * (((differences - differences.mean(axis=0)) / sd) ** 3).sum(axis=0)
+    error = math.sqrt(6 * n * (n - 1) / ((n - 2) * (n + 1) * (n + 3)))
+    return ~constant & (np.abs(skewness) >= SKEWED_FROM * error)
+
+
+@functools.cache
+def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
+    """Return the exact 95 % interval for a probability (Clopper & Pearson 1934)."""
+    low, high = stats.binomtest(successes, trials).proportion_ci(1 - ERROR, "exact")
+    return float(low), float(high)
+
+
+def seeds_needed(mean: float, sd: float, comparisons: int, power: float = 0.8) -> int | None:
     """Return the fewest seeds that show a difference with probability `power`, if the observed effect is the true one.
 
-    The estimate uses Student's paired t at Bonferroni's level, an upper bound for any family. It is rough, since the
-    observed effect is uncertain, and optimistic for the largest of many effects.
+    Both conditions of a verdict must have this power for normal differences: Student's paired t at Bonferroni's level,
+    in place of the interval, and the sign test. The less powerful condition alone decides nearly always, as the
+    simulations of docs/statistics.md show. The observed effect is uncertain, and the largest of many is optimistic.
 
     Args:
         mean: mean of the differences.
         sd: their standard deviation over the seeds.
         comparisons: size of the family, >= 1.
         power: probability of showing the difference, in (0, 1).
-        level: confidence level of the family.
 
     Returns:
-        At least `FEWEST_SEEDS`; None above `MOST_SEEDS`, or if no difference was observed.
+        At least `fewest_seeds(comparisons)`; None above `MOST_SEEDS`, or if no difference was observed.
     """
     if mean == 0 or math.isnan(sd):
         return None
+    fewest = fewest_seeds(comparisons)
     if sd == 0:
-        return FEWEST_SEEDS
-    effect, tail = abs(mean) / sd, (1 - level) / (2 * comparisons)
+        return fewest
+    effect, tail = abs(mean) / sd, ERROR / (2 * comparisons)
 
     def reached(n: int) -> bool:
         return bool(stats.nct.sf(stats.t.isf(tail, n - 1), n - 1, effect * math.sqrt(n)) >= power)
 
     if not reached(MOST_SEEDS):
         return None
-    return FEWEST_SEEDS + bisect.bisect_left(range(FEWEST_SEEDS, MOST_SEEDS), True, key=reached)  # power grows with n
+    enough = fewest + bisect.bisect_left(range(fewest, MOST_SEEDS), True, key=reached)  # power of t grows with n
+    # That of the sign test falls from n to n + 1 seeds if one more sign is needed.
+    seeds, signs = np.arange(enough, MOST_SEEDS + 1), _signs_needed_up_to_most(comparisons)[enough - 1 :]
+    sufficient = stats.binom.sf(signs - 1, seeds, stats.norm.cdf(effect)) >= power
+    return int(seeds[sufficient.argmax()]) if sufficient.any() else None
 
 
 def half_width(values: Sequence[float]) -> float:

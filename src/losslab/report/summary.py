@@ -13,7 +13,16 @@ from losslab.metrics import is_share
 from losslab.report.records import changed_code_text, confirmation_folders, loss_identity, read_config
 from losslab.report.verdicts import Family, Verdict, compare
 from losslab.run import read_yaml, study_name
-from losslab.study import Result, SettingResults, StudyFile, format_mean, group_by_setting, read_declared, read_results
+from losslab.study import (
+    Result,
+    SettingResults,
+    StudyFile,
+    format_mean,
+    group_by_setting,
+    read_declared,
+    read_results,
+    short_names,
+)
 
 TEST_FOLDER = "test"
 """The folder of a confirmation with one result for each run that was evaluated on the test images."""
@@ -27,7 +36,8 @@ class Summary:
         name: the study's name.
         heading: the split, the images and the seeds of the numbers.
         study: the study file, as the study's record declares it.
-        settings: the settings to compare, in order: all, or each at its best tuned value if the study tunes.
+        settings: the settings to compare, in order: all or, if the study tunes, each at its best tuned value, or at
+            that of each seed.
         tried: all settings, in order.
         best: the complete setting with the best mean of the monitored metric; the first setting if none is complete.
         baseline: the declared baseline, if it is complete.
@@ -49,6 +59,15 @@ class Summary:
     def answer(self) -> list[str]:
         """The results in three sentences at most."""
         return _answer(self)
+
+    @property
+    def close_choices(self) -> list[str]:
+        """For each candidate of a study that tunes one value for all seeds: how close the best two values were."""
+        if not self.study.tune or self.study.tunes_each_seed:
+            return []
+        ranked = [sorted(group, key=self.study.score, reverse=True)[:2] for group in self.study.groups(self.tried)]
+        key = self.study.monitor
+        return [", ".join(f"{s.label} {format_mean(key, *s.mean_sd(key))}" for s in pair) for pair in ranked]
 
     @property
     def comparable(self) -> bool:
@@ -92,7 +111,8 @@ def summarise(name: str, results: list[Result], study: StudyFile, same_loss: boo
         same_loss: whether all settings have the same loss; else the values of a loss are not compared.
     """
     tried = group_by_setting(results)
-    settings = study.tuned(tried) if study.tune else tried
+    replicates = study.replicates(results)
+    settings = group_by_setting(replicates) if study.tunes_each_seed else study.tuned(tried) if study.tune else tried
     complete = [setting for setting in settings if study.is_complete(setting)]
     best = study.best(complete) if complete else settings[0]
     baseline = next((setting for setting in complete if study.is_baseline(setting)), None)
@@ -100,8 +120,8 @@ def summarise(name: str, results: list[Result], study: StudyFile, same_loss: boo
     if baseline is not None:
         endpoints = [key for key in study.endpoints(results) if same_loss or not is_loss(key)]
         keys = [key for key in endpoints if all(key in setting.values for setting in complete)]
-        family = compare(complete, baseline, keys)
-    return Summary(name, _heading(name, results, study), study, settings, tried, best, baseline, family, same_loss)
+        family = compare(complete, baseline, keys, study.margins)
+    return Summary(name, _heading(name, replicates, study), study, settings, tried, best, baseline, family, same_loss)
 
 
 def summarise_folder(folder: Path) -> tuple[Summary, list[Result]]:
@@ -170,10 +190,13 @@ def limits_text(records: Iterable[dict[str, Any]]) -> str:
 
 
 def _heading(name: str, results: list[Result], study: StudyFile) -> str:
-    varied = {path for result in results for path in result["setting"]["values"]}
+    varied = {path for result in results for path in (*result["setting"]["values"], *result.get("tuned", {}))}
     # In a confirmation the learning rate is part of a setting's label.
     tuned = any(path.endswith(".lr") for path in varied) or all("lr=" in result["label"] for result in results)
     rate = "" if tuned else ", at one learning rate"
+    if any(result.get("tuned") for result in results):
+        paths = dict.fromkeys(path for result in results for path in result.get("tuned", {}))
+        rate = f", {' and '.join(short_names(paths).values())} tuned by each seed"
     seeds = f"{len(study.seeds)} seed{'s' if len(study.seeds) > 1 else ''}"
     names = " and ".join(sorted({result["data_name"] for result in results}))
     split = "validation" if study.split == "val" else "test"
@@ -224,7 +247,7 @@ def _differences(family: Family) -> str:
     for setting in dict.fromkeys(verdict.setting for verdict in family.shown):
         by_word = {
             word: [metric_title(v.metric) for v in family.shown if (v.setting, v.word) == (setting, word)]
-            for word in ("higher", "lower")
+            for word in dict.fromkeys(v.word for v in family.shown)
         }
         words = " and ".join(f"{word} {', '.join(names)}" for word, names in by_word.items() if names)
         parts.append(f"{setting} has {words}")
@@ -237,12 +260,12 @@ def _differences(family: Family) -> str:
 def format_interval(verdict: Verdict) -> str:
     """Format the difference, as `format_difference`, with its interval; with its sd if too few seeds give none."""
     key = verdict.metric
-    if not verdict.decidable:
+    if math.isinf(verdict.high):
         sd = f"{100 * verdict.sd:.2f}" if is_share(key) else f"{verdict.sd:.2g}"
         return format_difference(key, verdict.mean) + ("" if math.isnan(verdict.sd) else f" (sd {sd})")
     # An interval that excludes zero needs enough digits to show it.
     nearest = min(abs(verdict.low), abs(verdict.high))
-    digits = 2 if verdict.word == "not shown" else next((d for d in (2, 3) if round(100 * nearest, d)), 4)
+    digits = 2 if not verdict.direction else next((d for d in (2, 3) if round(100 * nearest, d)), 4)
     mean, low, high = (format_difference(key, end, digits) for end in (verdict.mean, verdict.low, verdict.high))
     return f"{mean} [{low}, {high}]"
 
@@ -358,11 +381,14 @@ def confirmation_of(
     """
     monitor, *family = (f"test/{key.removeprefix('val/')}" for key in (study.monitor, *study.family))
     second = sum(result.get("earlier_reads", 0) > 0 for result in results)
-    summary = summarise(name, results, dataclasses.replace(study, monitor=monitor, family=family), same_loss)
+    margins = {f"test/{key.removeprefix('val/')}": margin for key, margin in study.margins.items()}
+    of_test = dataclasses.replace(study, monitor=monitor, family=family, margins=margins)
+    summary = summarise(name, results, of_test, same_loss)
     return Confirmation(summary, len(results), second, whole)
 
 
 def is_over(folder: Path) -> bool:
-    """Return whether a confirmation is complete: each run has a test result, and summary.csv is written."""
-    whole = len(read_results(folder)) == len(read_results(folder / TEST_FOLDER)) > 0
-    return whole and (folder / "summary.csv").is_file()
+    """Return whether a confirmation is complete: each replicate has a test result, and summary.csv is written."""
+    if not (folder / "summary.csv").is_file() or not (results := read_results(folder)):
+        return False
+    return len(read_declared(folder).replicates(results)) == len(read_results(folder / TEST_FOLDER))

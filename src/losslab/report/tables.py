@@ -183,6 +183,6 @@ def _verdict_cell(verdict: Verdict, widest: float) -> dict[str, Any]:
         bar = [round(HALF_WIDTH + (HALF_WIDTH - 5) * end / widest, 1) for end in ends]
     return {
         "word": verdict.word if verdict.decidable else "no verdict",
-        "css": "none" if verdict.word == "not shown" else "better" if verdict.better else "worse",
+        "css": "none" if not verdict.direction else "better" if verdict.better else "worse",
         "interval": format_interval(verdict), "hint": verdict.hint, "bar": bar,
     }  # fmt: skip

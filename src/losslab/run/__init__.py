@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from losslab.run.code import changed_code, code_digests
     from losslab.run.command_line import CommandLine, Parts, explain_parse_error, find_own_modules
     from losslab.run.config import SEED, Config, class_name, config_hash, differences, is_given, set_value
-    from losslab.run.evaluate import FinishedRun, evaluate_run
+    from losslab.run.evaluate import FinishedRun, evaluate_run, find_finished_run
     from losslab.run.fit import fit_run, require_complete
     from losslab.run.folder import (
         RUNS,

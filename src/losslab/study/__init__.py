@@ -1,7 +1,7 @@
 """A study's file, settings and results. Knows nothing of reports, and runs nothing.
 
 study_file: a study's YAML file: the varied values, the metrics and the comparisons
-setting: one arm with one value for each varied path; its configuration; values beyond a tuned list
+setting: one arm with one value for each varied path; its configuration; which ones a finite study trains
 results: one file for each setting and seed, written once; grouped by setting
 """
 
@@ -16,16 +16,21 @@ from losslab.study.results import (
     read_result,
     read_results,
     result_path,
+    setting_label,
+    short_names,
     with_group_metrics,
     write_result,
 )
 from losslab.study.setting import (
+    Planned,
     Setting,
-    corner_settings,
+    candidate_settings,
     grid_settings,
+    planned_trials,
     setting_from_parameters,
-    short_names,
+    settings_to_check,
     suggest_setting,
+    trial_seeds,
     tuning_extensions,
 )
 from losslab.study.study_file import StudyFile, read_declared, read_study

@@ -3,9 +3,10 @@
 import errno
 import json
 import os
+import statistics
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,9 @@ def read_results(study_folder: Path) -> list[Result]:
 class SettingResults:
     """All results of one setting.
 
-    `values[key]` and `runs` (run folders) have one entry a seed, in the order of `seeds`. `classes` are the names whose
-    metrics every setting of the study has.
+    `values[key]`, `runs` (run folders) and `choices[path]`, what each seed's tuning chose, have one entry a seed, in
+    the order of `seeds`; `choices` is {} where no seed tunes. `classes` are the names whose metrics every setting of
+    the study has.
     """
 
     label: str
@@ -89,6 +91,12 @@ class SettingResults:
     values: dict[str, list[float]]
     classes: list[str]
     runs: list[str]
+    choices: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def median_choices(self) -> dict[str, float]:
+        """The median of what the seeds chose, by path; of an even number of seeds the lower one of the middle two."""
+        return {path: statistics.median_low(values) for path, values in self.choices.items()}
 
     def mean_sd(self, key: str) -> tuple[float, float]:
         """Return mean and sample standard deviation over the seeds; the latter is NaN for one seed."""
@@ -129,7 +137,24 @@ def _setting(group: list[Result]) -> SettingResults:
             if key.startswith("val/recall/") and key in first["metrics"] and key != "val/recall/macro"
         ],
         runs=[result.get("run", "") for result in group],
+        choices={path: [result["tuned"][path] for result in group] for path in first.get("tuned", {})},
     )
+
+
+def setting_label(arm: str, values: dict[str, Any], several_arms: bool) -> str:
+    """Return a name such as "gamma=2", with the arm in front if the study has several, or if nothing else is varied."""
+    names = short_names(values)
+    parts = [arm] if several_arms or not values else []
+    for path, value in values.items():
+        parts.append(f"{names[path]}={value:.4g}" if isinstance(value, float) else f"{names[path]}={value}")
+    return " ".join(parts)
+
+
+def short_names(paths: Iterable[str]) -> dict[str, str]:
+    """Return the last word of each path, or the whole path where two end alike."""
+    words = {path: path.rsplit(".", 1)[-1] for path in paths}
+    count = Counter(words.values())
+    return {path: word if count[word] == 1 else path for path, word in words.items()}
 
 
 def format_mean(key: str, mean: float, sd: float) -> str:

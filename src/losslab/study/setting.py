@@ -1,19 +1,26 @@
-"""A setting: one arm with one value for each varied path; its configuration; values beyond a tuned list."""
+"""A setting: one arm with one value for each varied path; its configuration; which ones a finite study trains."""
 
 import copy
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial
+from scipy.stats import qmc
 
 from losslab.run import SEED, Config, set_value
+from losslab.study.results import setting_label
 from losslab.study.study_file import StudyFile
 
-EXTENSIONS = 3
+EXTENSIONS = 8
 """Values that tuning tries beyond either end of its list, at most."""
+
+SEEDS = IntDistribution(0, 2**32 - 1)
+"""The parameter "seed" of Optuna's trials, in studies whose seeds tune."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +35,9 @@ class Setting:
     arm: str
     values: dict[str, Any]
 
-    def parameters(self) -> dict[str, Any]:
-        """Return the setting as Optuna's parameters."""
-        return {"arm": self.arm, **self.values}
-
     def label(self, several_arms: bool) -> str:
         """Return a name such as "gamma=2", with the arm in front if the study has several."""
-        names = short_names(self.values)
-        parts = [self.arm] if several_arms or not self.values else []
-        for path, value in self.values.items():
-            parts.append(f"{names[path]}={value:.4g}" if isinstance(value, float) else f"{names[path]}={value}")
-        return " ".join(parts)
+        return setting_label(self.arm, self.values, several_arms)
 
     def config(self, study: StudyFile, base: Config, seed: int) -> Config:
         """Return `base` with the arm's objects, the values and the seed put in; parsing completes it."""
@@ -50,29 +49,86 @@ class Setting:
         return config
 
 
-def short_names(paths: Any) -> dict[str, str]:
-    """Return the last word of each path, or the whole path where two end alike."""
-    last = [path.rsplit(".", 1)[-1] for path in paths]
-    return {path: word if last.count(word) == 1 else path for path, word in zip(paths, last, strict=True)}
+@dataclass(frozen=True)
+class Planned:
+    """What one trial of a finite study trains.
+
+    Args:
+        setting: the setting.
+        seed: its seed; None: all seeds of the study, one after the other.
+    """
+
+    setting: Setting
+    seed: int | None
+
+    def parameters(self, study: StudyFile) -> dict[str, Any]:
+        """Return it as Optuna's parameters; see `suggest_setting`."""
+        own = study.arm_tune.get(self.setting.arm, {})
+        named = {f"{self.setting.arm}: {path}" if path in own else path: v for path, v in self.setting.values.items()}
+        return {"arm": self.setting.arm, **named} | ({} if self.seed is None else {"seed": self.seed})
+
+
+def planned_trials(study: StudyFile) -> list[Planned]:
+    """Return the trials of a finite study, without those by which a tuned list is extended, seed by seed."""
+    if not study.tunes_each_seed:
+        return [Planned(setting, None) for setting in grid_settings(study)]
+    if study.lists:
+        return [Planned(setting, seed) for seed in study.seeds for setting in grid_settings(study)]
+    return [Planned(setting, seed) for seed in study.seeds for setting in _drawn_settings(study, seed)]
+
+
+def _drawn_settings(study: StudyFile, seed: int) -> list[Setting]:
+    """Return the settings of one seed: `draws` points for each candidate, whose shared paths all have the same values.
+
+    The points are Halton's sequence (Halton 1960), scrambled by the seed, so that they fill the space evenly.
+    """
+    dimensions = len(study.tune) + max((len(own) for own in study.arm_tune.values()), default=0)
+    points = qmc.Halton(dimensions, scramble=True, rng=np.random.default_rng([seed, 6])).random(study.draws)  # (D, d)
+    found = []
+    for candidate in candidate_settings(study):
+        spaces = {**study.tune, **study.arm_tune.get(candidate.arm, {})}
+        for point in points.tolist():
+            values = {path: _at(space, share) for (path, space), share in zip(spaces.items(), point, strict=False)}
+            found.append(Setting(candidate.arm, candidate.values | values))
+    return found
+
+
+def _at(space: Any, share: float) -> float:
+    """Return the value at a share in [0, 1] of a distribution's width, or of its logarithm's."""
+    ends = np.log([space.low, space.high]) if space.log else np.array([space.low, space.high])
+    value = float(ends[0] + share * (ends[1] - ends[0]))
+    # Rounded, for short labels; within the ends, whatever rounding does.
+    return min(max(float(f"{math.exp(value) if space.log else value:.6g}"), space.low), space.high)
+
+
+def candidate_settings(study: StudyFile) -> list[Setting]:
+    """Return every combination of an arm with the values of grid; in a search, the arms."""
+    return _combinations(study, study.grid)
 
 
 def grid_settings(study: StudyFile) -> list[Setting]:
-    """Return every combination of the values of grid and tune, for every arm."""
-    varied = {**study.grid, **study.tune}
+    """Return the candidates, each with every value of a tuned list."""
+    return _combinations(study, {**study.grid, **study.lists})
+
+
+def _combinations(study: StudyFile, varied: dict[str, list[Any]]) -> list[Setting]:
     combinations = list(itertools.product(*varied.values()))
     return [Setting(arm, dict(zip(varied, values, strict=True))) for arm in study.arms for values in combinations]
 
 
-def corner_settings(study: StudyFile) -> list[Setting]:
-    """Return the lowest and the highest values of each arm of a search, to be checked before the first trial."""
+def settings_to_check(study: StudyFile) -> list[Setting]:
+    """Return the settings to be checked before the first trial: all, or the corners of what is searched or drawn."""
+    if not study.is_search and len(study.tune) == len(study.lists):
+        return grid_settings(study)
     corners = []
-    for arm in study.arms:
-        ends = {path: _ends(space) for path, space in (study.space | study.arm_space.get(arm, {})).items()}
-        corners += [Setting(arm, {path: pair[end] for path, pair in ends.items()}) for end in (0, 1)]
+    for setting in candidate_settings(study):
+        own = {**study.arm_space.get(setting.arm, {}), **study.arm_tune.get(setting.arm, {})}
+        ends = {path: _ends(space) for path, space in {**study.space, **study.tune, **own}.items()}
+        corners += [Setting(setting.arm, setting.values | {p: pair[end] for p, pair in ends.items()}) for end in (0, 1)]
     return corners
 
 
-def _ends(distribution: BaseDistribution) -> tuple[Any, Any]:
+def _ends(distribution: Any) -> tuple[Any, Any]:
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[0], distribution.choices[-1]
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -82,20 +138,21 @@ def _ends(distribution: BaseDistribution) -> tuple[Any, Any]:
 def setting_from_parameters(params: dict[str, Any]) -> Setting:
     """Return the setting of Optuna's parameters."""
     arm = params["arm"]
-    return Setting(arm, {name.removeprefix(f"{arm}: "): value for name, value in params.items() if name != "arm"})
+    values = {name.removeprefix(f"{arm}: "): value for name, value in params.items() if name not in ("arm", "seed")}
+    return Setting(arm, values)
 
 
-def tuning_extensions(study: StudyFile, finished: Sequence[FrozenTrial], known: Sequence[FrozenTrial]) -> list[Setting]:
-    """Return the settings to try next: a further value for each candidate whose best value ends the tuned list.
+def tuning_extensions(study: StudyFile, finished: Sequence[FrozenTrial], known: Sequence[FrozenTrial]) -> list[Planned]:
+    """Return the trials to run next: a further value for each candidate whose best value ends the tuned list.
 
-    A candidate is an arm with its values of grid.
+    A candidate is an arm with its values of grid; where each seed tunes, at that seed.
 
     Args:
-        study: a study that tunes one path.
+        study: a study that tunes one path over a list.
         finished: the completed trials.
         known: all trials.
     """
-    ((path, values),) = study.tune.items()
+    ((path, values),) = study.lists.items()
     best: dict[str, FrozenTrial] = {}
     for trial in finished:
         candidate = _untuned(trial, path)
@@ -107,7 +164,7 @@ def tuning_extensions(study: StudyFile, finished: Sequence[FrozenTrial], known: 
         value = next_value(values, tried, trial.params[path])
         if value is not None:
             setting = setting_from_parameters(trial.params)
-            found.append(Setting(setting.arm, {**setting.values, path: value}))
+            found.append(Planned(Setting(setting.arm, {**setting.values, path: value}), trial.params.get("seed")))
     return found
 
 
@@ -119,16 +176,23 @@ def _untuned(trial: FrozenTrial, path: str) -> str:
 def suggest_setting(study: StudyFile, trial: Trial) -> Setting:
     """Let Optuna suggest a setting: first the arm, then a value for each of its paths."""
     arm = trial.suggest_categorical("arm", list(study.arms))
-    if not study.is_search:
-        values = {path: trial.suggest_categorical(path, choices) for path, choices in study.grid.items()}
-        for path, tried in study.tune.items():
-            low, high = tuning_range(tried)
-            values[path] = trial.suggest_float(path, low, high, log=True)
-        return Setting(arm, values)
-    values = {path: _suggest(trial, path, distribution) for path, distribution in study.space.items()}
+    values: dict[str, Any] = {path: trial.suggest_categorical(path, choices) for path, choices in study.grid.items()}
+    for path, tried in study.lists.items():
+        low, high = tuning_range(tried)
+        values[path] = trial.suggest_float(path, low, high, log=True)
+    drawn = {path: space for path, space in study.tune.items() if isinstance(space, BaseDistribution)}
+    values |= {path: _suggest(trial, path, space) for path, space in {**study.space, **drawn}.items()}
     # The name holds the arm, since another arm may search the same path in another range.
-    own = {path: _suggest(trial, f"{arm}: {path}", space) for path, space in study.arm_space.get(arm, {}).items()}
+    spaces = {**study.arm_space.get(arm, {}), **study.arm_tune.get(arm, {})}
+    own = {path: _suggest(trial, f"{arm}: {path}", space) for path, space in spaces.items()}
+    if study.tunes_each_seed:
+        trial.suggest_int("seed", SEEDS.low, SEEDS.high)
     return Setting(arm, values | own)
+
+
+def trial_seeds(study: StudyFile, trial: FrozenTrial | Trial) -> list[int]:
+    """Return the seeds that a trial trains its setting with: its own where each seed tunes, else the study's."""
+    return [trial.user_attrs["queued"]["seed"]] if study.tunes_each_seed else study.seeds
 
 
 def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:

@@ -12,7 +12,17 @@ from losslab.data import ImageDataModule
 from losslab.errors import UserError, did_you_mean, notice
 from losslab.losses import describe_loss, ignored_label
 from losslab.metrics import metric_keys
-from losslab.report import is_loss, loss_identity, show_summary, summarise_folder, write_best, write_report
+from losslab.report import (
+    fewest_seeds,
+    is_loss,
+    loss_identity,
+    metric_title,
+    most_comparisons,
+    show_summary,
+    summarise_folder,
+    write_best,
+    write_report,
+)
 from losslab.run import (
     ACCEPT,
     RUNS,
@@ -26,7 +36,15 @@ from losslab.run import (
     require_complete,
     study_name,
 )
-from losslab.study import Setting, corner_settings, grid_settings, group_keys, read_results, read_study
+from losslab.study import (
+    Setting,
+    StudyFile,
+    candidate_settings,
+    group_keys,
+    read_results,
+    read_study,
+    settings_to_check,
+)
 from losslab.sweep.display import Display
 from losslab.sweep.storage import hide_password
 from losslab.sweep.study import Study
@@ -74,7 +92,10 @@ def sweep_command(tokens: list[str]) -> None:
     run_study(study, read_yaml(options.config) | given, command, options, worker_tokens)
     summary, _ = summarise_folder(study.folder)
     show_summary(summary, study.folder)
-    study.configure(Setting(summary.chosen.arm, summary.chosen.varied), study_file.seeds[0])
+    if close := summary.close_choices:
+        notice(f"how close the best two values were, {metric_title(study_file.monitor)}: {'; '.join(close)}.")
+    chosen = summary.chosen
+    study.configure(Setting(chosen.arm, chosen.varied | chosen.median_choices), study_file.seeds[0])
     write_best(study.folder, summary, command_line.resolved())
     write_report(study.folder)
 
@@ -133,18 +154,7 @@ def run_study(
         UserError: before any training, if a setting, the data or the folder cannot be used, or the folder holds another
             study; if code or images changed; afterwards, if no training succeeded.
     """
-    data, parameters, code = _check_settings(study)
-    storage = {"storage": hide_password(study.file.storage)}
-    record = {
-        "study": content | storage,
-        "experiment": study.base,
-        "data": {"name": data.data_name, **data.hashes},
-        "declared": study.file.declared() | storage,
-        "command": command,
-        "code": code,
-    }
-    study.identity.write_record(record, options.accept_code_change, origin)
-    study.identity.require_images_of_results()
+    data, parameters = prepare_study(study, content, command, options, origin)
     study.open()
     done = len(read_results(study.folder))
     _announce(study, done, parameters, data)
@@ -157,6 +167,29 @@ def run_study(
         print(f"{label} failed: {failure}")
     if not read_results(study.folder):
         raise UserError(f"no training of {study.folder} succeeded; the errors are above.")
+
+
+def prepare_study(
+    study: Study, content: Config, command: str, options: argparse.Namespace, origin: Path | None = None
+) -> tuple[ImageDataModule, int]:
+    """Check a study and write its study.json; arguments and errors as of `run_study`.
+
+    Returns:
+        The experiment's data, and the number of parameters of the largest model.
+    """
+    data, parameters, code = _check_settings(study)
+    storage = {"storage": hide_password(study.file.storage)}
+    record = {
+        "study": content | storage,
+        "experiment": study.base,
+        "data": {"name": data.data_name, **data.hashes},
+        "declared": study.file.declared() | storage,
+        "command": command,
+        "code": code,
+    }
+    study.identity.write_record(record, options.accept_code_change, origin)
+    study.identity.require_images_of_results()
+    return data, parameters
 
 
 def _check_settings(study: Study) -> tuple[ImageDataModule, int, dict[str, str]]:
@@ -176,7 +209,7 @@ def _check_settings(study: Study) -> tuple[ImageDataModule, int, dict[str, str]]
     endpoints = (file.monitor, *file.family)
     largest, dropped, losses, labels = 0, dict[str, list[str]](), dict[str, str](), dict[str, str]()
     ignored = dict[int | None, str]()
-    for setting in corner_settings(file) if file.is_search else grid_settings(file):
+    for setting in settings_to_check(file):
         label = study.label(setting)
         try:
             identity = study.configure(setting, file.seeds[0])
@@ -213,7 +246,7 @@ def _check_settings(study: Study) -> tuple[ImageDataModule, int, dict[str, str]]
         )
     groups = group_keys(dict(zip(data.class_names, data.class_counts.tolist(), strict=True)))
     known = [f"val/{key}" for key in ("loss", *metric_keys(data.class_names), *groups)]
-    for key in endpoints:
+    for key in (*endpoints, *file.margins):
         if key not in known:
             raise UserError(f"there is no metric {key!r}{did_you_mean(key, known)}")
     if len(losses) > 1:
@@ -249,13 +282,34 @@ def _dropped_arguments(base: Config, config: Config) -> list[str]:
 
 def _announce(study: Study, done: int, parameters: int, data: ImageDataModule) -> None:
     file, total = study.file, study.total_trainings()
-    kind = f"{file.trials} trials" if file.is_search else f"{total // len(file.seeds)} settings"
+    kind = f"{file.trials} trials x" if file.is_search else f"{total // len(file.seeds)} settings x"
+    if file.tunes_each_seed:  # some seeds may have extended their lists already
+        kind = f"{len(candidate_settings(file))} settings tuned by each of"
     # Per training: logits, labels, and about 60 kB of other files. Per checkpoint, best and last: weights, two moments.
-    kept = total if file.keep == "all" else 2 * len(file.seeds)
+    replicates = len(file.seeds) * (len(candidate_settings(file)) if file.tunes_each_seed else 1)
+    kept = total if file.keep == "all" else 2 * replicates
     images = len(data.split("val").labels) + (len(data.load_test().labels) if file.stage == "confirm" else 0)
     predictions = images * (4 * data.num_classes + 8)
     megabytes = (total * (predictions + 60_000) + kept * 2 * 12 * parameters) / 1e6
     print(
-        f"Study {study_name(study.folder)} on {data.data_name}: {kind} x {len(file.seeds)} seeds = {total} trainings, "
+        f"Study {study_name(study.folder)} on {data.data_name}: {kind} {len(file.seeds)} seeds = {total} trainings, "
         f"{done} of them done; up to {megabytes:.0f} MB in {study.folder}. Ctrl-C stops; the same command continues."
+    )
+    if file.tune and not file.tunes_each_seed:
+        notice("tune_per is study: one value for all seeds, and no interval contains that choice. tune_per: seed does.")
+    say_seeds_needed(file, data)
+
+
+def say_seeds_needed(file: StudyFile, data: ImageDataModule) -> None:
+    """Log a notice if the study has too few seeds for any verdict on its declared family."""
+    counts = dict(zip(data.class_names, data.class_counts.tolist(), strict=True))
+    settings, metrics = len(candidate_settings(file)) - 1, len(file.endpoints([{"class_counts": counts}]))
+    comparisons, seeds = settings * metrics, len(file.seeds)
+    if file.baseline is None or not comparisons or seeds >= (needed := fewest_seeds(comparisons)):
+        return
+    at_most = most_comparisons(seeds)
+    notice(
+        f"{seeds} seeds can show no difference in a family of {comparisons} comparisons ({settings} settings in "
+        f"{metrics} metrics), which takes {needed} seeds or more"
+        f"{f'; {seeds} seeds allow {at_most}' if at_most else ''}. Give more seeds, or a smaller family."
     )

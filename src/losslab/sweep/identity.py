@@ -22,8 +22,11 @@ from losslab.run import (
 )
 from losslab.study import Result, Setting, StudyFile, read_declared, read_result, read_results, result_path
 
-MAY_CHANGE = ("trials", "keep", "storage", "family", "baseline", "direction", "population", "max_retry", "time_limit")
-"""Keys of a study file that may change between two calls, because no training depends on them."""
+MAY_CHANGE = (
+    "trials", "keep", "storage", "family", "baseline", "direction", "population", "max_retry", "time_limit", "tune_per",
+)  # fmt: skip
+"""Keys of a study file that may change between two calls, because no training depends on them. (`tune_per` may be given
+or left out, as long as it means the same.)"""
 
 
 class StudyChangedError(UserError):
@@ -75,9 +78,13 @@ class Identity:
             before, now = (each["declared"].get("direction") for each in (former, record))
             if before != now and {"space", "arm_space", "pruner"} & former["study"].keys():
                 changed.append(f"its trials were chosen to {before} {record['declared'].get('monitor')}, not to {now}")
+            seeds_tune = [StudyFile.from_declared(each["declared"]).tunes_each_seed for each in (former, record)]
+            if record["declared"].get("tune") and seeds_tune[0] != seeds_tune[1]:
+                what = [f"tune_per is {'seed' if each else 'study'}" for each in seeds_tune]
+                changed.append(f"{what[0]} in it, and {what[1]} in the file")
             if changed:
                 differs = f"{self._folder} holds a study that differs: {'; '.join(changed)}."
-                raise UserError(f"{differs} Give this one another --name.")
+                raise UserError(f"{differs} Give this one another --name, or give the former values.")
             if "code" not in former and any(self._folder.glob("results/*/*.json")):
                 notice(f"{self._folder} has results of before code was recorded: whether it changed is unknown.")
             known, where, instead = former | {"code": self._known_code(former)}, self._folder, "give another --name"

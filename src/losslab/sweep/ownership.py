@@ -163,7 +163,7 @@ def count_spent(trials: list[FrozenTrial]) -> int:
 
 
 def waits_for_another(trials: list[FrozenTrial], trial: Trial, lease: Lease) -> bool:
-    """Whether an earlier trial of the same setting is in training, whose results this one then waits for and uses.
+    """Whether an earlier trial of the same setting (and seed) is in training, whose results this one then waits for.
 
     A trial waits for earlier ones only, so that no two wait for each other.
     """
@@ -183,7 +183,7 @@ def may_meet_another(trials: list[FrozenTrial], trial: Trial) -> bool:
 
 
 def _of_same_setting(trials: list[FrozenTrial], trial: Trial) -> list[FrozenTrial]:
-    """Return the other trials of the setting."""
-    setting_hash = trial.user_attrs.get("setting_hash")
+    """Return the other trials of the setting; where a trial has one seed, of that seed."""
+    setting_hash, seed = trial.user_attrs.get("setting_hash"), trial.params.get("seed")
     same = [other for other in trials if other.user_attrs.get("setting_hash") == setting_hash]
-    return [other for other in same if other.number != trial.number]
+    return [other for other in same if other.number != trial.number and other.params.get("seed") == seed]

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import json
 import os
 import shutil
 import time
@@ -21,7 +22,7 @@ from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 
 from losslab.errors import UserError
 from losslab.run import stopping_at_once, study_name
-from losslab.study import Setting, StudyFile, grid_settings, setting_from_parameters
+from losslab.study import Planned, StudyFile, planned_trials
 
 PATIENCE_SECONDS = 600.0
 """How long a database may be away."""
@@ -267,23 +268,23 @@ def open_study(study: StudyFile, folder: Path, wait: bool = False) -> tuple[optu
         # A seeded sampler would repeat the draws of an earlier process, or of another one.
         opened.sampler.reseed_rng()
     if not study.is_search:
-        enqueue_settings(opened, grid_settings(study))
+        enqueue_trials(opened, study, planned_trials(study))
     return opened, storage
 
 
-def enqueue_settings(study: optuna.Study, settings: Iterable[Setting]) -> None:
-    """Queue settings, each once, also if an earlier process died halfway. Call it under the study's lock."""
-    known = queued_settings(study)
-    for setting in settings:
-        if setting not in known:
-            study.enqueue_trial(setting.parameters(), {"queued": setting.parameters()})
+def enqueue_trials(opened: optuna.Study, study: StudyFile, planned: Iterable[Planned]) -> None:
+    """Queue trials, each once, also if an earlier process died halfway. Call it under the study's lock."""
+    known = queued_trials(opened)
+    for parameters in (each.parameters(study) for each in planned):
+        if _key(parameters) not in known:
+            opened.enqueue_trial(parameters, {"queued": parameters})
 
 
-def queued_settings(study: optuna.Study) -> list[Setting]:
-    """Return every setting that was ever queued, once."""
-    found: list[Setting] = []
-    for trial in study.get_trials(deepcopy=False):
-        parameters = trial.user_attrs.get("queued")
-        if parameters is not None and (setting := setting_from_parameters(parameters)) not in found:
-            found.append(setting)
-    return found
+def queued_trials(opened: optuna.Study) -> set[str]:
+    """Return a key for each trial that was ever queued, once."""
+    queued = (trial.user_attrs.get("queued") for trial in opened.get_trials(deepcopy=False))
+    return {_key(parameters) for parameters in queued if parameters is not None}
+
+
+def _key(parameters: dict[str, Any]) -> str:
+    return json.dumps(parameters, sort_keys=True)

@@ -21,8 +21,10 @@ from losslab.study import (
     StudyFile,
     grid_settings,
     read_result,
+    read_results,
     setting_from_parameters,
     suggest_setting,
+    trial_seeds,
     tuning_extensions,
 )
 from losslab.sweep.display import Display, TrainingProgress
@@ -38,7 +40,7 @@ from losslab.sweep.ownership import (
 )
 from losslab.sweep.population import PopulationData
 from losslab.sweep.populations import Failures, Populations, TimeLimitError
-from losslab.sweep.storage import enqueue_settings, open_study, queued_settings
+from losslab.sweep.storage import enqueue_trials, open_study, queued_trials
 from losslab.sweep.training import Pruning, Training, checkpoint_folders, describe_error, drop_checkpoints, train
 
 POLL_SECONDS = 1.0
@@ -76,13 +78,13 @@ class Study:
 
     def total_trainings(self) -> int:
         """Return the number of trainings that the study has so far; a search prunes some of them."""
-        settings = self.file.trials or 0 if self.file.is_search else len(queued_settings(self.optuna))
-        return settings * len(self.file.seeds)
+        trials = self.file.trials or 0 if self.file.is_search else len(queued_trials(self.optuna))
+        return trials if self.file.tunes_each_seed else trials * len(self.file.seeds)
 
     def run(self, display: Display, stop: Callable[[], bool] = lambda: False) -> None:
         """Run trials until the study is done or `stop` returns True; wait for the trials of other processes."""
         populations = Populations(self.command_line, self.configure, self.file, display)
-        at_once = max(1, populations.size // len(self.file.seeds))
+        at_once = populations.size if self.file.tunes_each_seed else max(1, populations.size // len(self.file.seeds))
         if self.file.time_limit is not None:
             # Twice: as a population that fails and then one by one. A longer trial counts as hung and is requeued.
             self._lease.seconds = 2 * self.file.time_limit * at_once + LEASE_SECONDS
@@ -113,17 +115,23 @@ class Study:
         trials: list[Trial] = []
         with self._lock:
             requeue_lost(self.optuna, self._lease)
-            if self.file.tune and not self._trials(TrialState.WAITING, TrialState.RUNNING):
+            if self.file.lists and not self._trials(TrialState.WAITING, TrialState.RUNNING):
                 further = tuning_extensions(self.file, self._trials(TrialState.COMPLETE), self._trials())
-                enqueue_settings(self.optuna, further)
-            while len(trials) < most and self._left():
+                enqueue_trials(self.optuna, self.file, sorted(further, key=lambda planned: planned.seed or 0))
+            of_seed = self._next_seed()
+            while len(trials) < most and self._left() and self._next_seed() == of_seed:
                 trial = self.optuna.ask()
                 self._lease.hold(trial)
                 # Stores the setting's hash before another process can ask, which thus sees that it is in training.
                 with contextlib.suppress(UserError):  # raised again when the setting is to be trained
-                    self._training(trial, self.file.seeds[0])
+                    self._training(trial, trial_seeds(self.file, trial)[0])
                 trials.append(trial)
         return sorted(trials, key=lambda trial: trial.number)
+
+    def _next_seed(self) -> int | None:
+        """Return the seed of the next trial, where each seed tunes; those of one seed may form a population."""
+        waiting = self._trials(TrialState.WAITING) if self.file.tunes_each_seed else []
+        return trial_seeds(self.file, waiting[0])[0] if waiting else None
 
     def _left(self) -> bool:
         if self._trials(TrialState.WAITING):
@@ -141,7 +149,7 @@ class Study:
             and not waits_for_another(others, trial, self._lease)
         ]
         try:
-            trainings = [(trial, [self._training(trial, seed) for seed in self.file.seeds]) for trial in ready]
+            trainings = [(trial, [self._training(trial, s) for s in trial_seeds(self.file, trial)]) for trial in ready]
             return populations.train(trainings, self._check(ready))
         except (LeaseLostError, UpdateFinishedTrialError):
             return {}  # one lease or more is lost; `_run_trial` sees which
@@ -192,8 +200,8 @@ class Study:
         return config_hash(self.command_line.resolved(), with_seed=False)[:12]
 
     def _run_trial(self, trial: Trial, failures: Failures, display: Display) -> None:
-        """Train one setting at every seed, and tell Optuna the mean, or the failure."""
-        label = self.label(suggest_setting(self.file, trial))
+        """Train a trial's setting at each of its seeds, and tell Optuna the mean, or the failure."""
+        label = self.label(suggest_setting(self.file, trial), trial.params.get("seed"))
         try:
             self._train_and_tell(trial, label, failures, display)
         except (LeaseLostError, UpdateFinishedTrialError):
@@ -213,7 +221,8 @@ class Study:
                 self._lease.extend(trial)
                 time.sleep(POLL_SECONDS)
             check = self._check([trial])
-            values = [self._train_at(trial, seed, failures, check, display) for seed in self.file.seeds]
+            seeds = trial_seeds(self.file, trial)
+            values = [self._train_at(trial, seed, failures, check, display) for seed in seeds]
         except optuna.TrialPruned as pruned:
             display.print(f"{label}: {pruned}")
             self._tell(trial, state=TrialState.PRUNED)
@@ -252,30 +261,41 @@ class Study:
         display.finish_training(training.result_line(result, self.file.monitor))
         return result["metrics"][self.file.monitor]
 
-    def label(self, setting: Setting) -> str:
-        """Return the setting's name, with its arm if the study has several."""
-        return setting.label(several_arms=len(self.file.arms) > 1)
+    def label(self, setting: Setting, seed: int | None = None) -> str:
+        """Return the setting's name, with its arm if the study has several, and with a trial's own seed."""
+        return setting.label(several_arms=len(self.file.arms) > 1) + ("" if seed is None else f" seed={seed}")
+
+    def _trial_label(self, trial: FrozenTrial) -> str:
+        return self.label(setting_from_parameters(trial.params), trial.params.get("seed"))
 
     def show_best(self, display: Display) -> FrozenTrial | None:
         """Show and return the completed trial with the best mean so far, if there is one."""
         finished = self._trials(TrialState.COMPLETE)
         best = max(finished, key=lambda trial: self.file.sign * float(trial.value), default=None)  # type: ignore[arg-type]
         if best is not None:
-            display.best = f"{best.value:.4f} ({self.label(setting_from_parameters(best.params))})"
+            display.best = f"{best.value:.4f} ({self._trial_label(best)})"
         display.total = self.total_trainings()
         return best
 
     def failures(self) -> list[tuple[str, str]]:
-        """Return label and error of each failed setting."""
+        """Return label and error of each failed trial."""
         failed = [trial for trial in self._trials(TrialState.FAIL) if "failure" in trial.user_attrs]
-        return [(self.label(setting_from_parameters(trial.params)), trial.user_attrs["failure"]) for trial in failed]
+        return [(self._trial_label(trial), trial.user_attrs["failure"]) for trial in failed]
 
     def _keep_best(self, display: Display) -> None:
         # Listed first, so that a folder that another process makes meanwhile is not among them.
         folders = checkpoint_folders(self.folder)
         best = self.show_best(display)
-        if self.file.keep == "best":
-            # A setting that is in training, or will be again, may still become the best.
-            open_trials = self._trials(TrialState.RUNNING, TrialState.WAITING)
-            kept = [best, *open_trials] if best is not None else open_trials
-            drop_checkpoints(folders, {trial.user_attrs.get("setting_hash", "") for trial in kept})
+        if self.file.keep == "all":
+            return
+        # A setting that is in training, or will be again, may still become the best.
+        kept = self._trials(TrialState.RUNNING, TrialState.WAITING)
+        if not self.file.tunes_each_seed:
+            hashes = {t.user_attrs.get("setting_hash") for t in (*kept, *([best] if best is not None else []))}
+            drop_checkpoints(folders, lambda setting_hash, _: setting_hash in hashes)
+            return
+        # Results after trials: a training that ends in between is in one of them.
+        chosen = self.file.replicates(read_results(self.folder))
+        runs = {tuple(Path(result.get("run", "")).parts[-2:]) for result in chosen}
+        trials = {(trial.user_attrs.get("setting_hash"), trial_seeds(self.file, trial)[0]) for trial in kept}
+        drop_checkpoints(folders, lambda h, run: (h, run) in runs or (h, int(run.split("-")[1])) in trials)

@@ -1,6 +1,7 @@
 """One setting at one seed: a fit whose last epoch becomes a result, exactly once; callbacks that may end it."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -156,10 +157,16 @@ def checkpoint_folders(study_folder: Path) -> list[Path]:
     return list(study_folder.glob("runs/*/seed-*/checkpoints"))
 
 
-def drop_checkpoints(folders: list[Path], kept: set[str]) -> None:
-    """Delete checkpoint folders, except those of the settings whose hashes are in `kept`."""
+def drop_checkpoints(folders: list[Path], kept: Callable[[str, str], bool]) -> None:
+    """Delete checkpoint folders, except those for which `kept` returns True.
+
+    Args:
+        folders: from `checkpoint_folders`.
+        kept: called with the hash of the setting and the name of the run's folder, such as "seed-3".
+    """
     for folder in folders:
-        if folder.parts[-3] not in kept:
+        *_, setting_hash, run, _ = folder.parts
+        if not kept(setting_hash, run):
             shutil.rmtree(folder, ignore_errors=True)
 
 
