@@ -66,6 +66,10 @@ def sweep_command(tokens: list[str]) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="replaces the file's seeds")
     parser.add_argument("--trials", type=int, help="replaces the file's number of trials, for a search")
     parser.add_argument("--storage", help="replaces the file's storage: 'journal' or a database URL")
+    parser.add_argument(
+        "--margins", nargs="+", type=_margin, metavar="METRIC=SHARE",
+        help="replaces the file's margins, which depend on the data, such as val/f1/macro=0.01",
+    )  # fmt: skip
     parser.add_argument("--keep", choices=["best", "all"], help="replaces the file's keep: whose checkpoints stay")
     add_running_options(parser)
     options, changes = parser.parse_known_args(tokens)
@@ -75,8 +79,10 @@ def sweep_command(tokens: list[str]) -> None:
         named_folder(options.config.stem if options.name is None else options.name)
     else:
         options.storage = os.environ[STORAGE]
-    keys = ("experiment", "seeds", "trials", "storage", "population", "keep")
+    keys = ("experiment", "seeds", "trials", "margins", "storage", "population", "keep")
     given = {key: value for key in keys if (value := getattr(options, key)) is not None}
+    if options.margins is not None:
+        given["margins"] = dict(options.margins)
     study_file = read_study(options.config, given)
     command_line = CommandLine(["--config", study_file.experiment, *changes], "losslab sweep")
     study = Study(study_file, RUNS / (options.name or options.config.stem), command_line)
@@ -107,6 +113,12 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
     parser.add_argument(ACCEPT, action="store_true", help="go on although code changed; the page shows it")
+
+
+def _margin(text: str) -> tuple[str, float]:
+    """Parse one of --margins."""
+    metric, _, share = text.partition("=")
+    return metric, float(share)
 
 
 def population(text: str) -> int | str:
