@@ -41,7 +41,7 @@ sweep-architecture: setup  ## search over four networks, gamma and the learning 
 results: setup  ## write experiments/RESULTS.md and the README's table again from the kept records
 	$(BIN)/python -m experiments.results
 
-results-%: setup  ## sweep, confirm and keep studies: % is gamma, losses, course, networks, unlimited or from-scratch
+results-%: setup  ## sweep, confirm and keep studies, or simulate verdicts: % is gamma, losses, own, course, networks, unlimited, from-scratch or statistics
 	@$(MAKE) --no-print-directory -f experiments/results/Makefile $@
 
 report: setup  ## write a study's page, runs/STUDY/report.html, again

@@ -120,7 +120,7 @@ def test_page_and_markdown_have_the_same_numbers(gamma_study: Path) -> None:
     assert len(intervals) >= 6
     for text in intervals:
         assert text.replace("\\", "") in page
-    assert "Conditional on this split" in markdown
+    assert "Conditional on these evaluation images" in markdown
 
 
 def test_pruned_and_failed_trials_are_listed_with_reasons(search_study: Path) -> None:

@@ -33,13 +33,21 @@ def verdicts(a: ComparedItem, b: ComparedItem) -> dict[str, set[str]]:
     return words
 
 
+def one_comparison(study: Path, other: Path, metric: str) -> tuple[ComparedItem, ComparedItem]:
+    """Both studies with one setting, gamma=2, and one metric: six seeds are enough for one comparison."""
+    a, b = read_compared_item(study), read_compared_item(other)
+    a.settings, a.endpoints = [setting for setting in a.settings if setting.label == "gamma=2"], [metric]
+    return a, b
+
+
 def test_a_study_against_itself_shows_nothing(gamma_study: Path) -> None:
+    assert verdicts(*one_comparison(gamma_study, gamma_study, "val/recall/macro")) == {"macro recall": {"not shown"}}
     page = comparison_content(read_compared_item(gamma_study), read_compared_item(gamma_study))
     assert page["configuration"].rows == []
     assert page["sources"].marked == page["means"].marked == []
     assert page["answer"][1] == "No difference is shown."
     assert page["verdicts"] is not None
-    assert {cell["word"] for cells in page["verdicts"]["rows"].values() for cell in cells} == {"not shown"}
+    assert {cell["word"] for cells in page["verdicts"]["rows"].values() for cell in cells} == {"no verdict"}
     assert page["verdicts"]["size"] == 3 * 3  # settings in common x metrics
     losses = [row for row in page["means"].rows if row[1] == "loss, own units"]  # of the same loss in both
     assert [row[4] for row in losses] == ["+0.00"] * 3
@@ -48,15 +56,15 @@ def test_a_study_against_itself_shows_nothing(gamma_study: Path) -> None:
 
 
 def test_a_difference_that_all_seeds_have_is_shown_and_marked(gamma_study: Path, tmp_path: Path) -> None:
-    a, b = read_compared_item(gamma_study), read_compared_item(shifted(gamma_study, tmp_path / "better", 0.1))
-    words = verdicts(a, b)
-    assert words["macro recall"] == {"higher"}
-    assert words["macro precision"] == {"not shown"}
-    page = comparison_content(a, b)
+    better = shifted(gamma_study, tmp_path / "better", 0.1)
+    assert verdicts(*one_comparison(gamma_study, better, "val/precision/macro")) == {"macro precision": {"not shown"}}
+    one, other = one_comparison(gamma_study, better, "val/recall/macro")
+    assert verdicts(one, other) == {"macro recall": {"higher"}}
+    assert "macro recall of gamma=2 is higher" in comparison_content(one, other)["answer"][1]
+    page = comparison_content(read_compared_item(gamma_study), read_compared_item(better))
     marked = {tuple(page["means"].rows[index][:2]) for index in page["means"].marked}
     assert ("gamma=2", "3 recall") in marked
     assert ("gamma=2", "3 precision") not in marked
-    assert "macro recall of gamma=2 is higher" in page["answer"][1]
 
 
 def test_other_images_are_not_compared(gamma_study: Path, tmp_path: Path) -> None:
@@ -69,6 +77,25 @@ def test_other_images_are_not_compared(gamma_study: Path, tmp_path: Path) -> Non
     assert page["verdicts"] is None
     assert "nothing is compared" in page["note"]
     assert [page["sources"].rows[index][0] for index in page["sources"].marked] == ["split (SHA-256)"]
+
+
+def test_studies_are_compared_at_the_seeds_that_they_share(gamma_study: Path, tmp_path: Path) -> None:
+    """Each seed has a split of its own, so that the two have different sets of splits."""
+    other = tmp_path / "fewer"
+    shutil.copytree(gamma_study, other)
+    for file in other.glob("results/*/5.json"):
+        file.unlink()
+    page = comparison_content(read_compared_item(gamma_study), read_compared_item(other))
+    assert page["note"] == ""
+    assert "there are 5" in page["answer"][2]
+    (confused,) = [figure for figure in page["figures"] if figure.name == "confusion"]
+    assert confused.caption.endswith("Of seed 0 alone, since each seed has validation images of its own.")
+
+
+@pytest.mark.slow
+def test_a_study_whose_seeds_tune_is_compared_at_what_they_chose(tuned_study: Path) -> None:
+    page = comparison_content(read_compared_item(tuned_study), read_compared_item(tuned_study))
+    assert {row[0] for row in page["means"].rows} == {"cross-entropy", "focal"}
 
 
 def test_losses_are_those_of_the_studies_runs(gamma_study: Path, tmp_path: Path) -> None:
@@ -93,7 +120,7 @@ def test_two_runs_and_their_page(tiny_mlp: list[str]) -> None:
     assert "own units" not in page
     assert "model.init_args.loss.init_args.gamma" in page
     assert "two runs; in the configuration 1 value differs." in page
-    assert "No verdict below 6 paired seeds; there is 1." in page
+    assert "No verdict on 3 comparisons below 7 paired seeds; there is 1." in page
     assert {"by-class", "confusion"} == set(re.findall(r'data-figure="([a-z-]+)"', page))
     content = json.loads(re.search(r'id="figure-by-class">(.*?)</script>', page)[1])  # type: ignore[index]
     assert len(content["traces"]) == 4

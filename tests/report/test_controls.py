@@ -71,7 +71,7 @@ def test_runs_of_one_loss_paired_at_random_rarely_differ(
 @pytest.mark.slow
 def test_logit_adjustment_raises_the_tails_recall(settings: tuple[list[SettingResults], list[str]]) -> None:
     (cross_entropy, adjusted), family = settings
-    runs = np.arange(6)
+    runs = np.arange(12)
     verdicts = compare([chosen(adjusted, "a", runs)], chosen(cross_entropy, "b", runs), family)
     by_metric = {verdict.metric: verdict for verdict in verdicts.verdicts}
     assert by_metric["val/recall/tail"].word == "higher"

@@ -2,14 +2,26 @@
 
 import base64
 import io
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from losslab.report.predictions import MOST_IMAGES, calibration, confusion, data_url, gallery, mean_confusion
-from losslab.report.records import Predictions
+from losslab.report.predictions import (
+    MOST_IMAGES,
+    calibration,
+    confusion,
+    data_url,
+    gallery,
+    mean_confusion,
+    share_images,
+    shown_predictions,
+)
+from losslab.report.records import Predictions, image_identities, setting_predictions
+from losslab.study import group_by_setting, read_results
 
 
 def draw(seed: int) -> Predictions:
@@ -77,3 +89,44 @@ def test_images_that_the_loss_ignores_are_in_no_figure() -> None:
     mistakes = gallery({"a": marked}, np.zeros((40, 1, 2, 2), dtype=np.uint8))["settings"]["a"]
     assert mistakes
     assert all(kept[image] for image, *_ in mistakes)
+
+
+def test_predictions_of_splits_that_differ_are_not_put_together_although_their_labels_are_equal(
+    gamma_study: Path,
+) -> None:
+    settings = group_by_setting(read_results(gamma_study))
+    alone = [setting_predictions(gamma_study, settings[0], [seed]) for seed in range(6)]
+    given = [predictions for predictions in alone if predictions is not None]
+    assert len(given) == 6
+    assert all((predictions.labels == given[0].labels).all() for predictions in given)
+    assert setting_predictions(gamma_study, settings[0]) is None
+    assert not share_images(gamma_study, settings)
+    shown = shown_predictions(gamma_study, settings)
+    assert {len(predictions.logits) for predictions in shown.predictions.values()} == {1}
+    assert shown.same_images
+    assert "seed 0 alone" in shown.text
+
+
+@pytest.mark.parametrize(
+    ("given", "shared"),
+    [
+        ("split_seed: 3", True),
+        ("split_seed: 3\n    imbalance: 0.1", True),  # a long tail changes each seed's training images only
+        ("split_seed: 3\n    imbalance: 0.1\n    validation: like_training", False),
+        ("split_seed: 3\n    validation: like_training", True),
+    ],
+)
+def test_a_split_given_by_hand_puts_all_seeds_together(
+    given: str, shared: bool, gamma_study: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "gamma"
+    shutil.copytree(gamma_study, copy)
+    for file in copy.glob("runs/*/*/config.yaml"):
+        text = file.read_text().replace("    imbalance: null\n", "").replace("    validation: balanced\n", "")
+        file.write_text(text.replace("split_seed: null", given))
+    settings = group_by_setting(read_results(copy))
+    assert share_images(copy, settings) == shared
+    shown = shown_predictions(copy, settings)
+    assert {len(predictions.logits) for predictions in shown.predictions.values()} == {6 if shared else 1}
+    assert ("which all seeds share" in shown.text) == shared
+    assert len({*image_identities(copy, settings[0]).values()}) == (1 if shared else 6)

@@ -20,7 +20,7 @@ COUNTS = {"cat": 50, "dog": 5}
 
 def declared(**changes: Any) -> StudyFile:
     keys = {
-        "seeds": [0, 1, 2, 3, 4, 5],
+        "seeds": list(range(9)),
         "monitor": "val/f1/macro",
         "direction": "maximize",
         "baseline": {"arm": "focal", GAMMA: 0},
@@ -55,9 +55,9 @@ def summary_of(scores: dict[float, list[float]], **changes: Any) -> Summary:
     return summarise("pets", results(scores), declared(**changes))
 
 
-BASE = [0.90, 0.92, 0.91, 0.905, 0.915, 0.91]
-SAME = [0.93, 0.91, 0.92, 0.90, 0.92, 0.91]
-BETTER = [0.95, 0.971, 0.96, 0.953, 0.966, 0.961]
+BASE = [0.90, 0.92, 0.91, 0.905, 0.915, 0.91, 0.90, 0.92, 0.91]
+SAME = [0.93, 0.91, 0.92, 0.90, 0.92, 0.91, 0.91, 0.92, 0.90]
+BETTER = [0.95, 0.971, 0.96, 0.953, 0.966, 0.961, 0.951, 0.97, 0.959]
 
 
 def test_a_difference_that_is_not_shown_leaves_the_baseline_in_place() -> None:
@@ -80,7 +80,7 @@ def test_three_seeds_change_nothing_however_large_the_difference() -> None:
     summary = summary_of({0: BASE[:3], 2: BETTER[:3]}, seeds=[0, 1, 2])
     assert summary.chosen.label == "gamma=0"
     assert "needs 6 seeds" in summary.answer[1]
-    assert summary.answer[2] == "No verdict below 6 paired seeds; there are 3."
+    assert summary.answer[2] == "No verdict on 1 comparison below 6 paired seeds; there are 3."
 
 
 def test_a_baseline_that_is_best_is_said_to_be() -> None:
@@ -108,13 +108,26 @@ def test_one_comparison_that_is_not_shown_is_told_in_the_singular() -> None:
     assert answer[0].endswith("has higher macro F1; the other 1 of 2 comparisons is not shown.")
 
 
+def test_the_answer_says_what_is_alike_or_differs_by_less_than_the_margin() -> None:
+    def shifted(points: list[float]) -> list[float]:
+        return (np.array(BASE) + np.array(points) / 100).tolist()
+
+    same = shifted([0.1, -0.1, 0.05, -0.05, 0.1, -0.1, 0.02, -0.02, 0.01])
+    little = shifted([0.3, 0.31, 0.29, 0.32, 0.28, 0.3, 0.3, 0.29, 0.31])
+    answer = summary_of({0: BASE, 1: same, 2: little, 3: SAME}, margins={"val/f1/macro": 0.01}).answer
+    assert answer[0] == (
+        "Against gamma=0, gamma=1 is alike in macro F1; gamma=2 has higher macro F1 (by less than the margin); the "
+        "other 1 of 3 comparisons is not shown."
+    )
+
+
 def test_a_loss_has_three_digits_also_where_the_last_ones_are_zero() -> None:
     differences = [format_difference("val/loss", value) for value in (0.1004, -0.00499999, -0.0, 123.4)]
     assert differences == ["+0.100", "−0.00500", "+0.00", "+123"]
 
 
 def test_less_can_be_better() -> None:
-    lower = (np.array(BASE) - [0.3, 0.31, 0.29, 0.302, 0.3, 0.305]).tolist()
+    lower = (np.array(BASE) - [0.3, 0.31, 0.29, 0.302, 0.3, 0.305, 0.3, 0.303, 0.301]).tolist()
     summary = summary_of({0: BASE, 2: lower}, monitor="val/ece", direction="minimize", family=[])
     assert summary.best.label == "gamma=2"
     assert summary.chosen.label == "gamma=2"
@@ -123,7 +136,7 @@ def test_less_can_be_better() -> None:
 
 
 def test_a_lower_loss_is_better_and_is_not_in_percent() -> None:
-    lower = (np.array(BASE) - [0.3, 0.31, 0.29, 0.302, 0.3, 0.305]).tolist()
+    lower = (np.array(BASE) - [0.3, 0.31, 0.29, 0.302, 0.3, 0.305, 0.3, 0.303, 0.301]).tolist()
     summary = summary_of({0: BASE, 2: lower}, monitor="val/loss", direction="minimize")
     assert [setting.label for setting in summary.ranked] == ["gamma=2", "gamma=0"]
     assert summary.chosen.label == "gamma=2"
@@ -160,7 +173,7 @@ def test_a_confirmation_chooses_on_validation_of_those_that_the_test_images_show
     assert confirmation.choice_text == "gamma=1 is shown to have a better macro F1 than gamma=0, and is the choice."
     less = confirmation_of("pets/confirm", given, declared(monitor="val/loss", direction="minimize", family=[]), True)
     assert less.summary.chosen.label == "gamma=3"
-    worse = confirmation_of("pets/confirm", given[:6] + given[18:], declared(), True)
+    worse = confirmation_of("pets/confirm", given[:9] + given[27:], declared(), True)
     assert worse.summary.chosen.label == "gamma=0"
     assert worse.choice_text == "No setting is shown to have a better macro F1 than gamma=0, which is the choice."
 
@@ -175,7 +188,7 @@ def test_the_heading_says_how_far_a_training_was_limited() -> None:
 def test_results_of_different_images_are_found_although_the_first_one_records_none(tmp_path: Path) -> None:
     given = results({0: BASE, 1: SAME, 2: SAME}, hashes={"train": "a", "split": "c"})
     del given[1]["hashes"]
-    given[7] |= {"hashes": {"train": "b", "split": "c"}}  # of the same seed
+    given[10] |= {"hashes": {"train": "b", "split": "c"}}  # of the same seed
     (tmp_path / "study.json").write_text(json.dumps({"declared": declared().declared(), "study": {"arms": {}}}))
     for result in given:
         write_result(result_path(tmp_path, result["setting_hash"], result["seed"]), result)
@@ -198,12 +211,12 @@ def test_results_of_different_images_or_limits_are_not_averaged(
     tmp_path: Path, change: dict[str, Any], arms: dict[str, Any], refused: bool
 ) -> None:
     given = results({0: BASE, 2: SAME}, hashes={"train": "a", "split": "c"})
-    given[7] |= change
+    given[10] |= change
     (tmp_path / "study.json").write_text(json.dumps({"declared": declared().declared(), "study": {"arms": arms}}))
     for result in given:
         write_result(result_path(tmp_path, result["setting_hash"], result["seed"]), result)
     if not refused:
-        assert len(summarise_folder(tmp_path)[1]) == 12
+        assert len(summarise_folder(tmp_path)[1]) == 18
         return
     with pytest.raises(UserError, match=r"cannot be averaged or compared: gamma=\d seed=\d has .*another --name"):
         summarise_folder(tmp_path)
@@ -230,7 +243,7 @@ def test_whether_losses_are_compared_is_read_from_the_runs(tmp_path: Path, secon
 
 def test_a_search_without_a_baseline_says_that_its_best_is_optimistic() -> None:
     summary = summary_of({0: BASE, 2: BETTER}, baseline=None)
-    assert summary.answer[0].startswith("Best of 2 on validation: gamma=2, macro F1 96.02±")
+    assert summary.answer[0].startswith("Best of 2 on validation: gamma=2, macro F1 96.01±")
     assert "likely worse on fresh seeds" in summary.answer[1]
     assert summary.chosen is summary.best
 
@@ -271,7 +284,8 @@ def test_without_a_declared_family_it_is_macro_and_tail_where_there_is_a_tail(ta
 def test_an_interval_that_leaves_out_zero_does_not_look_as_if_it_ended_there(
     low: float, high: float, text: str
 ) -> None:
-    assert format_interval(Verdict("gamma=2", "val/f1/macro", (low + high) / 2, 0.001, low, high, 0.01, 6, 8)) == text
+    verdict = Verdict("gamma=2", "val/f1/macro", (low + high) / 2, 0.001, low, high, 0.01, 6, 8, 1, low, high)
+    assert format_interval(verdict) == text
 
 
 def test_what_is_tuned_counts_at_its_best_value_and_has_the_baselines_name_without_it() -> None:

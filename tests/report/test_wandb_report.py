@@ -63,7 +63,7 @@ def test_it_has_the_pages_sections_and_native_panels(study: Path) -> None:
         "Media Browser", "Weave",
     }  # fmt: skip
     markdown = " ".join(str(b.get("content", "")) for b in content["blocks"] if b["type"] == "markdown-block")
-    assert "No verdict below 6 paired seeds; there are 2." in markdown
+    assert "No verdict on 3 comparisons below 7 paired seeds; there are 2." in markdown
     assert "| gamma=2 |" in markdown
 
 

@@ -9,7 +9,8 @@ page: the contents of the page, rendered as one HTML file
 compare: two studies or two runs side by side
 figure: a Plotly figure with the reader's choices and a table beside it
 precision_recall: figures of precision and recall against gamma, and in their plane
-predictions: figures of confusion, calibration and mistakes
+predictions: figures of confusion, calibration and mistakes, and of which images they are
+image_spread: how far a confirmation's differences depend on the test images
 curves: figures of learning curves, and of a loss against p_t
 trials: Optuna's trials, read and drawn
 records: predictions, epochs, configurations, images and origins of a study's runs
@@ -17,6 +18,7 @@ wandb_report: the page's sections as a W&B report
 """
 
 from losslab.report.command import write_best, write_report
+from losslab.report.image_spread import image_spread
 from losslab.report.records import CONFIRM_FOLDER, confirmation_folders, focal_gamma, loss_identity
 from losslab.report.statistics import fewest_seeds, most_comparisons, reliability
 from losslab.report.summary import (
@@ -32,6 +34,6 @@ from losslab.report.summary import (
     summarise,
     summarise_folder,
 )
-from losslab.report.tables import escape_markdown, markdown_verdicts, show_summary
+from losslab.report.tables import choices_table, escape_markdown, markdown_verdicts, show_summary
 from losslab.report.trials import read_trials
 from losslab.report.verdicts import Verdict

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from losslab.errors import UserError
 from losslab.metrics import is_share
 from losslab.report.figure import Choice, Figure, Table, Trace, axes, categories, escape_tags, marker
 from losslab.report.predictions import confusion
-from losslab.report.records import loss_identity, losslab_origin, read_config, setting_predictions
-from losslab.report.summary import column_title, format_difference, is_loss, limits_text, metric_title, summarise_folder
+from losslab.report.records import limits_text, loss_identity, losslab_origin, read_config, setting_predictions
+from losslab.report.summary import column_title, format_difference, is_loss, metric_title, summarise_folder
 from losslab.report.tables import verdict_table
 from losslab.report.verdicts import Family, compare_pairs
 from losslab.run import SEED, Config, RunFolder, differences, find_run
-from losslab.study import SettingResults, format_mean, group_by_setting, with_group_metrics
+from losslab.study import SettingResults, format_mean, with_group_metrics
 
 MARKED_FROM = 0.005
 """Differences of means of shares of this size and more are marked."""
@@ -47,9 +47,15 @@ class ComparedItem:
     records: list[dict[str, Any]]
     is_study: bool
 
-    def hashes(self, name: str) -> set[str]:
-        """Return the hashes of the training images ("train") or of the split ("split")."""
-        return {record.get("hashes", {}).get(name, "not recorded") for record in self.records}
+    def hashes(self, name: str, seeds: Collection[int] | None = None) -> set[tuple[int, str]]:
+        """Return seed and hash of the training images ("train") or of the split ("split"); None: of all seeds."""
+        known = [record for record in self.records if seeds is None or record.get("seed") in seeds]
+        return {(record.get("seed", 0), record.get("hashes", {}).get(name, "not recorded")) for record in known}
+
+    @property
+    def seeds(self) -> set[int]:
+        """The seeds of the settings."""
+        return {seed for setting in self.settings for seed in setting.seeds}
 
 
 def read_compared_item(path: Path) -> ComparedItem:
@@ -62,7 +68,8 @@ def read_compared_item(path: Path) -> ComparedItem:
         summary, results = summarise_folder(path)
         config = json.loads((path / "study.json").read_text())["experiment"]
         endpoints = summary.study.endpoints(results)
-        return ComparedItem(path.name, path, group_by_setting(results), endpoints, config, results, True)
+        settings = summary.settings if summary.study.tunes_each_seed else summary.tried
+        return ComparedItem(path.name, path, settings, endpoints, config, results, True)
     return _read_run(find_run(path, finished=True))
 
 
@@ -101,7 +108,7 @@ def comparison_content(a: ComparedItem, b: ComparedItem) -> dict[str, Any]:
         raise UserError(f"{a.name} and {b.name} have no setting in common.")
     if pairs[0][0].classes != pairs[0][1].classes:
         raise UserError(f"{a.name} and {b.name} have different classes: nothing can be set side by side.")
-    same_images = all(a.hashes(part) == b.hashes(part) for part in ("train", "split"))
+    same_images = _same_images(a, b)
     same_loss = all(_loss(a, in_a) == _loss(b, in_b) for in_a, in_b in pairs)
     family = _family(a, pairs, same_loss) if same_images else None
     changed = [line.partition(": ") for line in differences(a.config, b.config)]
@@ -121,6 +128,13 @@ def comparison_content(a: ComparedItem, b: ComparedItem) -> dict[str, Any]:
         "figures": [_by_class(a, b, pairs), *([confused] if confused else [])],
         "command": f"losslab report --compare {shlex.quote(str(a.folder))} {shlex.quote(str(b.folder))}",
     }
+
+
+def _same_images(a: ComparedItem, b: ComparedItem) -> bool:
+    """Return whether both have the same images and splits at the seeds that they share; without such, at all seeds."""
+    if common := a.seeds & b.seeds:
+        return all(a.hashes(part, common) == b.hashes(part, common) for part in ("train", "split"))
+    return all({h for _, h in a.hashes(part)} == {h for _, h in b.hashes(part)} for part in ("train", "split"))
 
 
 def _pairs(a: ComparedItem, b: ComparedItem) -> list[Pair]:
@@ -178,8 +192,8 @@ def _source(item: ComparedItem) -> dict[str, str]:
         for key in ("data_name", "git_commit", "device", "precision")
     }
     found |= {"losslab": set(map(losslab_origin, records)), "conditions": [limits_text(records) or "none"]}
-    found |= {f"{part} (SHA-256)": {digest[:12] for digest in item.hashes(part)} for part in ("train", "split")}
-    seeds = ", ".join(map(str, sorted({seed for setting in item.settings for seed in setting.seeds})))
+    found |= {f"{part} (SHA-256)": {digest[:12] for _, digest in item.hashes(part)} for part in ("train", "split")}
+    seeds = ", ".join(map(str, sorted(item.seeds)))
     return {what: ", ".join(sorted(values)) for what, values in found.items()} | {"seeds": seeds}
 
 
@@ -230,9 +244,20 @@ def _by_class(a: ComparedItem, b: ComparedItem, pairs: list[Pair]) -> Figure:
 
 
 def _confusion(a: ComparedItem, b: ComparedItem, pair: Pair) -> Figure | None:
-    """Draw the confusion matrices of a pair; None unless both have predictions of the same images."""
-    in_a, in_b = (setting_predictions(item.folder, setting) for item, setting in zip((a, b), pair, strict=True))
-    if in_a is None or in_b is None or not np.array_equal(in_a.labels, in_b.labels):
-        return None
-    names = [f"{item.name}: {setting.label}" for item, setting in zip((a, b), pair, strict=True)]
-    return confusion(dict(zip(names, (in_a, in_b), strict=True)), pair[0].classes, names[0])
+    """Draw the confusion matrices of a pair; None unless both have predictions of the same images.
+
+    Where each seed has validation images of its own, they are drawn for one seed that both have.
+    """
+    items = (a, b)
+    common = sorted({*pair[0].seeds} & {*pair[1].seeds})
+    for seeds in (None, *([seed] for seed in common)):
+        found = [setting_predictions(i.folder, setting, seeds) for i, setting in zip(items, pair, strict=True)]
+        given = [predictions for predictions in found if predictions is not None]
+        if len(given) < 2 or given[0].images != given[1].images or not np.array_equal(given[0].labels, given[1].labels):
+            continue
+        names = [f"{item.name}: {setting.label}" for item, setting in zip(items, pair, strict=True)]
+        figure = confusion(dict(zip(names, given, strict=True)), pair[0].classes, names[0])
+        if seeds is not None and max(len(pair[0].seeds), len(pair[1].seeds)) > 1:
+            figure.caption += f" Of seed {seeds[0]} alone, since each seed has validation images of its own."
+        return figure
+    return None

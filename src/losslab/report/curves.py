@@ -21,8 +21,14 @@ IN_TABLE = (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def learning_curves(study: Path, settings: Sequence[SettingResults]) -> Figure | None:
-    """Draw the chosen metric after each epoch, mean over the seeds. Returns None if no run has a metrics.csv."""
+def learning_curves(study: Path, settings: Sequence[SettingResults], share_images: bool) -> Figure | None:
+    """Draw the chosen metric after each epoch, mean over the seeds. Returns None if no run has a metrics.csv.
+
+    Args:
+        study: the folder in which the runs' paths start.
+        settings: the settings to draw.
+        share_images: whether all seeds have the same validation images; the caption says if they do not.
+    """
     tables = {setting.label: read_epochs(study, setting, list(METRICS)) for setting in settings}
     metrics = [key for key in METRICS if any(key in table for table in tables.values())]
     if not metrics:
@@ -41,10 +47,11 @@ def learning_curves(study: Path, settings: Sequence[SettingResults]) -> Figure |
     ]  # fmt: skip
     first = {label: table[metrics[0]] for label, table in tables.items() if metrics[0] in table}
     epochs = max(map(len, first.values()))
+    own = "" if share_images else ", each on validation images of its own"
     rows = [[label, *(f"{v:.4f}" for v in values), *["–"] * (epochs - len(values))] for label, values in first.items()]
     return Figure(
         "learning", "Learning curves",
-        "Mean over the seeds after each epoch. The number of epochs is fixed in advance, and all results use the "
+        f"Mean over the seeds after each epoch{own}. The number of epochs is fixed in advance, and all results use the "
         "weights after the last one. Different losses are on different scales: compare each with itself.",
         traces, {"xaxis": {"title": {"text": "epoch"}, "dtick": max(1, epochs // 10)}, "yaxis": {"hoverformat": ".4f"}},
         Table([names[metrics[0]], *(f"epoch {epoch}" for epoch in range(1, epochs + 1))], rows),

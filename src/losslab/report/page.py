@@ -1,13 +1,13 @@
 """The contents of a study's page, and the rendering of pages as HTML files that need no other file."""
 
 import base64
+import dataclasses
 import hashlib
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 from plotly.offline import get_plotlyjs
 
 from losslab import __version__
@@ -15,10 +15,17 @@ from losslab.losses import FocalLoss
 from losslab.report.curves import learning_curves, loss_curves
 from losslab.report.figure import Figure, script_json
 from losslab.report.precision_recall import precision_recall_by_class, precision_recall_plane, varied_number
-from losslab.report.predictions import calibration, confusion, read_gallery
-from losslab.report.records import focal_gamma, provenance_table, read_config, reproduce_commands, setting_predictions
+from losslab.report.predictions import (
+    calibration,
+    confusion,
+    read_gallery,
+    share_images,
+    shown_predictions,
+    shown_test_predictions,
+)
+from losslab.report.records import focal_gamma, provenance_table, read_config, reproduce_commands, validation_text
 from losslab.report.summary import Confirmation, Summary, counting_confirmation, metric_title, read_confirmations
-from losslab.report.tables import class_differences, means_table, verdict_table
+from losslab.report.tables import choices_table, class_differences, means_table, verdict_table
 from losslab.report.trials import read_trials, trial_figures, unfinished_table
 from losslab.study import Result, SettingResults
 
@@ -48,65 +55,87 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> dict[
         summary: of the results.
         results: one or more.
     """
-    study, baseline = summary.study, summary.baseline
+    study = summary.study
     settings = _select_settings(summary)
-    classes = summary.settings[0].classes
-    read = {setting.label: setting_predictions(folder, setting) for setting in settings} if classes else {}
-    predictions = {label: given for label, given in read.items() if given is not None}
-    gammas = {setting.label: focal_gamma(read_config(folder, setting)) for setting in settings}
-    labels = [given.labels for given in predictions.values()]
-    same_images = bool(labels) and all(np.array_equal(part, labels[0]) for part in labels)
-    first_run = next((folder / s.runs[0] for s in settings if s.label in predictions), folder)
-    images, no_gallery = read_gallery(first_run, predictions, classes) if same_images else ({}, NO_PREDICTIONS)
+    counting = counting_confirmation(folder)
+    share, shown, tested = share_images(folder, settings), shown_predictions(folder, settings), summary
+    if counting is not None and not share:
+        place, confirmation = counting
+        of_test = shown_test_predictions(place, _select_settings(confirmation.summary))
+        shown, tested = (of_test, confirmation.summary) if of_test.predictions else (shown, summary)
+    predictions = shown.predictions if (classes := tested.settings[0].classes) else {}
+    compared = tested.baseline.label if tested.baseline else None
+    gammas = {s.label: focal_gamma(read_config(shown.folder, s)) for s in shown.settings}
+    images, no_gallery = read_gallery(shown, classes) if predictions and shown.same_images else ({}, NO_PREDICTIONS)
     trials = read_trials(folder, study)
     listed = summary.ranked[:MOST_LISTED] if len(summary.settings) > MOST_LISTED else summary.settings
     answer = summary.answer
-    if (counting := counting_confirmation(folder)) is not None:  # its answer counts more than the search's
+    if counting is not None:  # its answer counts more than the search's
         _, confirmed = counting
-        answer = ["Confirmed on fresh seeds and the test images:", *confirmed.summary.answer, confirmed.choice_text]
+        of = "fresh seeds and " if _has_fresh_seeds(confirmed, summary) else ""
+        answer = [f"Confirmed on {of}the test images:", *confirmed.summary.answer, confirmed.choice_text]
     # Without a varied number each setting has a colour, of which there are few.
-    placed = summary.settings if varied_number(summary.settings) else settings
+    placed = [_without_tuned(summary, s) for s in summary.settings]
+    placed = placed if varied_number(placed) else [_without_tuned(summary, s) for s in settings]
     return {
         "name": summary.name,
         "heading": summary.heading,
         "answer": answer,
         "facts": _facts(summary, results),
-        "described": _described(summary),
+        "described": _described(summary, share),
+        "choices": choices_table(summary),
         "means": means_table(summary, listed, ", %"),
+        "only_best": len(listed) < len(summary.settings),
         "all_means": means_table(summary, summary.tried, ", %") if len(listed) < len(summary.tried) else None,
-        "confirmations": list(map(_confirmation_content, read_confirmations(folder))),
+        "confirmations": [_confirmation_content(each, summary) for each in read_confirmations(folder)],
         "verdicts": verdict_table(summary.family),
+        "like_training": bool(validation_text(folder)),
         "by_class": class_differences(summary),
         "precision_recall": [precision_recall_by_class(placed), precision_recall_plane(placed)],
-        "loss": _loss({gamma for gamma in gammas.values() if gamma is not None}),
+        "loss": _loss({g for s in settings if (g := focal_gamma(read_config(folder, s))) is not None}),
         "selection": _selection(summary, len(settings)),
-        "confusion": confusion(predictions, classes, baseline.label if baseline else None) if same_images else None,
+        "shown_images": shown.text if predictions else "",
+        "confusion": confusion(predictions, classes, compared) if predictions and shown.same_images else None,
         "gallery": script_json(images) if images else "",
         "no_gallery": no_gallery,
         "calibration": calibration(predictions, gammas) if predictions else None,
-        "learning": learning_curves(folder, settings),
-        "trials": trial_figures(trials, study.monitor, study.direction == "maximize") if summary.comparable else [],
+        "learning": learning_curves(folder, settings, share),
+        "trials": trial_figures(trials, study) if summary.comparable else [],
         "unreadable": trials.unreadable,
         "unfinished": unfinished_table(trials.trials),
         "provenance": provenance_table(folder, results),
         "commands": reproduce_commands(folder),
+        "chosen": counting[1].summary.chosen if counting else summary.chosen,
         "no_predictions": NO_PREDICTIONS,
     }
 
 
-def _confirmation_content(confirmation: Confirmation) -> dict[str, Any]:
+def _confirmation_content(confirmation: Confirmation, search: Summary) -> dict[str, Any]:
     """Return the page's part on one confirmation; fields named as in `page_content` mean the same."""
     summary = confirmation.summary
-    seeds = summary.study.seeds
     return {
         "name": summary.name,
-        "described": f"{len(summary.settings)} settings that the search chose on validation, trained again with each "
-        f"of the fresh seeds {min(seeds)} to {max(seeds)}, which took part in no choice. {confirmation.status_text} "
-        f"{confirmation.choice_text}",
+        "settings": len(summary.settings),
+        "seeds": f"{min(summary.study.seeds)} to {max(summary.study.seeds)}",
+        "fresh": _has_fresh_seeds(confirmation, search),
+        "tunes": summary.study.tunes_each_seed,
+        "outcome": f"{confirmation.status_text} {confirmation.choice_text}",
         "heading": summary.heading,
         "means": means_table(summary, summary.settings, ", %"),
+        "choices": choices_table(summary) if _has_fresh_seeds(confirmation, search) else None,
         "verdicts": verdict_table(summary.family),
     }
+
+
+def _without_tuned(summary: Summary, setting: SettingResults) -> SettingResults:
+    """Return a setting without its tuned values, which are no axis of a figure."""
+    values = summary.study.candidate(setting)
+    return dataclasses.replace(setting, varied={path: value for path, value in values.items() if path != "arm"})
+
+
+def _has_fresh_seeds(confirmation: Confirmation, search: Summary) -> bool:
+    """Return whether the confirmation trained on other seeds than the search."""
+    return not {*confirmation.summary.study.seeds} <= {*search.study.seeds}
 
 
 def _select_settings(summary: Summary) -> list[SettingResults]:
@@ -128,7 +157,7 @@ def _selection(summary: Summary, selected: int) -> str:
 
 def _facts(summary: Summary, results: list[Result]) -> list[tuple[str, str]]:
     facts = [
-        ("settings", str(len(summary.tried))),
+        ("settings", str(len(summary.settings if summary.study.tunes_each_seed else summary.tried))),
         ("seeds for each", str(len(summary.study.seeds))),
         ("trainings", str(len(results))),
         ("images", " and ".join(sorted({result["data_name"] for result in results}))),
@@ -137,20 +166,34 @@ def _facts(summary: Summary, results: list[Result]) -> list[tuple[str, str]]:
     return [*facts, ("differences shown", f"{len(family.shown)} of {family.size}")] if family else facts
 
 
-def _described(summary: Summary) -> str:
-    varied = dict.fromkeys(path for setting in summary.tried for path in setting.varied)
-    arms = dict.fromkeys(setting.arm for setting in summary.tried)
-    parts = [f"{len(summary.tried)} settings"]
+def _described(summary: Summary, share_images: bool) -> str:
+    study = summary.study
+    settings = summary.settings if study.tunes_each_seed else summary.tried
+    varied = dict.fromkeys(path for setting in settings for path in setting.varied)
+    arms = dict.fromkeys(setting.arm for setting in settings)
+    parts = [f"{len(settings)} settings"]
     parts += [f"of {len(arms)} arms ({', '.join(arms)})"] if len(arms) > 1 else []
     parts += [f"varying {', '.join(varied)}"] if varied else []
-    tuned = "".join(
-        f"{path} was tuned: of settings that differ in it alone, only the best on validation is shown and compared. "
-        for path in summary.study.tune
-    )
+    seeds = ", ".join(map(str, study.seeds))
+    if study.tunes_each_seed:
+        paths = dict.fromkeys([*study.tune, *(path for own in study.arm_tune.values() for path in own)])
+        lists = [f"{path} ({', '.join(f'{v:g}' for v in values)})" for path, values in study.lists.items()]
+        drawn = f"values of {', '.join(paths)} that are drawn afresh for each seed"
+        tried = f"each value of {lists[0]}, and further ones while the best is at an end" if lists else drawn
+        trained = (
+            f". Each of the seeds {seeds} tunes each setting for itself: it trains it at {tried}; what is best on its "
+            "own validation images is the setting's result at this seed."
+        )
+    else:
+        trained = f", each trained once with each of the seeds {seeds}." + "".join(
+            f" {path} was tuned: of settings that differ in it alone, only the best on validation is shown and "
+            "compared."
+            for path in study.tune
+        )
+    own = "" if share_images else " Each seed has a split of its own, so intervals contain the choice of the split."
     return (
-        f"{' '.join(parts)}, each trained once with each of the seeds {', '.join(map(str, summary.study.seeds))}. "
-        f"{tuned}The same seed means the same split, the same initial weights and the same order of images for every "
-        "setting."
+        f"{' '.join(parts)}{trained} The same seed means the same split, the same initial weights and the same order "
+        f"of images for every setting.{own}"
     )
 
 

@@ -1,11 +1,11 @@
-"""Figures of a setting's predictions: confusion matrix, calibration, most confident mistakes."""
+"""Figures of predictions: confusion matrix, calibration, most confident mistakes; and of which images they are."""
 
 import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from losslab.errors import UserError
 from losslab.losses import focal_to_probability
 from losslab.metrics import find_mistakes
 from losslab.report.figure import Choice, Figure, Table, Trace, axes, axis_layout, categories, escape_tags, marker
-from losslab.report.records import Predictions, validation_images
+from losslab.report.records import Predictions, image_identities, setting_predictions, split_images
 from losslab.report.statistics import Reliability, mean_and_spread, reliability
+from losslab.study import SettingResults
 
 IN_TABLE = 12
 """Confusions of a setting in the table, the most frequent first."""
@@ -26,6 +27,83 @@ MOST_IMAGES = 60
 """Mistakes of a setting in the gallery."""
 MOST_NAMES = 12
 """Classes up to which the cells of a matrix hold their numbers."""
+
+
+class Shown(NamedTuple):
+    """The predictions that figures show, and of which images they are.
+
+    Args:
+        predictions: by the settings' labels; of the same images for all seeds of a setting.
+        text: which images of which seeds, in sentences.
+        folder: the study or the confirmation of the settings.
+        settings: those with predictions.
+        run: the folder of a run that has these images.
+        of_test: whether the images are test images, else validation images.
+    """
+
+    predictions: dict[str, Predictions]
+    text: str
+    folder: Path
+    settings: list[SettingResults]
+    run: Path
+    of_test: bool = False
+
+    @property
+    def same_images(self) -> bool:
+        """Whether all settings' predictions are of the same images, which arms may change; False without any."""
+        given = list(self.predictions.values())
+        same = all(p.images == given[0].images and np.array_equal(p.labels, given[0].labels) for p in given)
+        return bool(given) and same
+
+
+def share_images(folder: Path, settings: Sequence[SettingResults]) -> bool:
+    """Return whether all seeds of each setting have the same validation images."""
+    return all(len({*image_identities(folder, setting).values()}) == 1 for setting in settings)
+
+
+def shown_predictions(folder: Path, settings: Sequence[SettingResults]) -> Shown:
+    """Return the predictions of the validation images: of all seeds if they share them, else of one seed.
+
+    Args:
+        folder: runs/<study>.
+        settings: the settings to show.
+    """
+    if share_images(folder, settings):
+        several = max(len(setting.seeds) for setting in settings) > 1
+        text = "Of the validation images, which all seeds share; their predictions are put together."
+        return _read(folder, settings, None, text if several else "Of the validation images.")
+    common = sorted(set.intersection(*({*setting.seeds} for setting in settings)))
+    for seed in common or settings[0].seeds:
+        text = f"Of seed {seed} alone, since each seed has validation images of its own."
+        if (found := _read(folder, settings, [seed], text)).predictions:
+            return found
+    return Shown({}, "", folder, [], folder)
+
+
+def shown_test_predictions(folder: Path, settings: Sequence[SettingResults]) -> Shown:
+    """Return the predictions of the test images, which all seeds share.
+
+    Args:
+        folder: a confirmation that is over, runs/<study>/confirm.
+        settings: the confirmed settings to show.
+    """
+    seeds = len(settings[0].seeds)
+    text = (
+        f"Of the test images, which all {seeds} seeds of the confirmation share, since each has validation images of "
+        "its own. The predictions are those of the confirmation; showing them evaluates nothing, chooses nothing, and "
+        "does not count as a further read of the test images."
+    )
+    return _read(folder, settings, None, text, of_test=True)
+
+
+def _read(
+    folder: Path, settings: Sequence[SettingResults], seeds: list[int] | None, text: str, of_test: bool = False
+) -> Shown:
+    read = {setting.label: setting_predictions(folder, setting, seeds, of_test) for setting in settings}
+    predictions = {label: given for label, given in read.items() if given is not None}
+    given = [setting for setting in settings if setting.label in predictions]
+    run = next((s.runs[s.seeds.index(seeds[0]) if seeds else 0] for s in given), "")
+    return Shown(predictions, text, folder, given, folder / run, of_test)
 
 
 def mean_confusion(predictions: Predictions) -> np.ndarray:
@@ -169,22 +247,23 @@ def _mean_sd(values: Sequence[float]) -> str:
     return mean_and_spread(values, float(np.std(values, ddof=1)) if len(values) > 1 else math.nan)
 
 
-def read_gallery(run: Path, predictions: Mapping[str, Predictions], classes: list[str]) -> tuple[dict[str, Any], str]:
+def read_gallery(shown: Shown, classes: list[str]) -> tuple[dict[str, Any], str]:
     """Return `gallery` with the names and the order of its choices, or {} and the reason why there is none.
 
     Args:
-        run: the folder of a run on the images of all predictions.
-        predictions: by the settings' labels, at least one.
+        shown: predictions of the same images, at least one.
         classes: C names.
     """
+    predictions = shown.predictions
     try:
-        images = validation_images(run)
+        images = split_images(shown.run, shown.of_test)
     except (UserError, OSError, IndexError) as error:
         return {}, f"The images are not shown: {error}"
     labels = list(predictions)
     if len(images) != len(predictions[labels[0]].labels):
         return {}, "The images are not shown: the predictions are of another number of images."
-    return gallery(predictions, images) | {"classes": classes, "order": labels, "start": labels[-1]}, ""
+    choices = {"classes": classes, "order": labels, "start": labels[-1]}
+    return gallery(predictions, images) | choices | {"split": "test" if shown.of_test else "validation"}, ""
 
 
 def gallery(predictions: Mapping[str, Predictions], images: np.ndarray) -> dict[str, Any]:
@@ -192,7 +271,7 @@ def gallery(predictions: Mapping[str, Predictions], images: np.ndarray) -> dict[
 
     Args:
         predictions: by the settings' labels.
-        images: the validation images, (N, channels, height, width) uint8.
+        images: the images of the predictions, (N, channels, height, width) uint8.
 
     Returns:
         `settings`: label -> its first `MOST_IMAGES` mistakes; `total`: label -> number of its mistakes; `images`: index

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,33 +14,80 @@ from losslab.run import CommandLine, RunFolder, read_predictions, read_record, r
 from losslab.study import Result, SettingResults
 
 CONFIRM_FOLDER = "confirm"
+TEST_PREDICTIONS = "test/predictions.npz"
+"""Predictions of the test images, in a run's folder."""
 
 
 class Predictions(NamedTuple):
-    """A setting's predictions of the validation split, for the S seeds whose predictions.npz exists.
+    """A setting's predictions of images that S seeds share: those seeds whose predictions.npz exists.
 
     Args:
         logits: (S, N, C) float32.
         labels: (N,) int64, the same for all seeds.
+        images: the same text for predictions of the same images; "" if it is not recorded.
     """
 
     logits: np.ndarray
     labels: np.ndarray
+    images: str = ""
 
 
-def setting_predictions(study: Path, setting: SettingResults) -> Predictions | None:
-    """Return the predictions of the setting's runs; None if there are none, or if their labels differ."""
-    logits, labels = [], []
-    for run in setting.runs:
+def setting_predictions(
+    study: Path, setting: SettingResults, seeds: Collection[int] | None = None, of_test: bool = False
+) -> Predictions | None:
+    """Return the predictions of the setting's runs, of the validation images or the test images.
+
+    Args:
+        study: the folder in which the runs' paths start.
+        setting: the setting.
+        seeds: those to read; None: all.
+        of_test: read what a confirmation has written about the test images.
+
+    Returns:
+        None if there are none, or if they are of different images.
+    """
+    images = image_identities(study, setting, of_test)
+    logits, labels, read = [], [], set()
+    for seed, run in zip(setting.seeds, setting.runs, strict=True):
+        folder = RunFolder(study / run)
+        if seeds is not None and seed not in seeds:
+            continue
         try:
-            run_logits, run_labels = read_predictions(RunFolder(study / run).predictions_file)
+            file = folder.path / TEST_PREDICTIONS if of_test else folder.predictions_file
+            run_logits, run_labels = read_predictions(file)
         except (OSError, ValueError):
             continue
         logits.append(run_logits)
         labels.append(run_labels)
-    if not logits or any(len(part) != len(labels[0]) or (part != labels[0]).any() for part in labels):
+        read.add(images[seed])
+    if len(read) != 1 or any(len(part) != len(labels[0]) or (part != labels[0]).any() for part in labels):
         return None
-    return Predictions(np.stack(logits), labels[0])
+    return Predictions(np.stack(logits), labels[0], read.pop())
+
+
+def image_identities(study: Path, setting: SettingResults, of_test: bool = False) -> dict[int, str]:
+    """Return a text for each seed that is the same for runs with the same validation images, or test images.
+
+    The hash of the split does not tell: it covers the training images, which a long tail draws for each seed. Equal
+    labels do not tell either: images that are sorted by class have the same labels in every split.
+    """
+    identities = {}
+    data = read_config(study, setting).get("data") or {}
+    given = data.get("init_args") or {}
+    drawn = [given.get(key) for key in ("imbalance", "permute_ranks", "label_noise")]
+    for seed, run in zip(setting.seeds, setting.runs, strict=True):
+        folder = RunFolder(study / run)
+        if of_test:
+            record = read_record((folder.path / TEST_PREDICTIONS).with_name("metrics.json")) or {}
+            identities[seed] = str(record.get("hashes", {}).get("test", ""))
+            continue
+        manifest = folder.manifest()
+        split = seed if given.get("split_seed") is None else given["split_seed"]
+        parts = [data.get("class_path"), manifest.get("hashes", {}).get("train"), given.get("val_size"), split]
+        if given.get("validation") == "like_training" and any(drawn):
+            parts += [*drawn, seed]
+        identities[seed] = json.dumps(parts)
+    return identities
 
 
 def read_epochs(study: Path, setting: SettingResults, keys: list[str]) -> dict[str, np.ndarray]:
@@ -90,11 +138,13 @@ def loss_identity(config: dict[str, Any], loss: Any = None, by_frequency: bool =
     return json.dumps([loss or given, [data.get("class_path"), counted] if by_frequency else None], sort_keys=True)
 
 
-def validation_images(run: Path) -> np.ndarray:
-    """Return the images of a run's validation split, in its order: (N, channels, height, width) uint8.
+def split_images(run: Path, of_test: bool = False) -> np.ndarray:
+    """Return the images of a run's validation split, or the test images, in their order: (N, channels, h, w) uint8.
+
+    Nothing is evaluated, so that the count of test reads stays as it is.
 
     Raises:
-        UserError: the images cannot be read, or differ from the images that the run was trained on.
+        UserError: the images cannot be read, or differ from those of the training, or of the test.
     """
     folder = RunFolder(run)
     command_line = CommandLine(["--config", str(folder.config_file)], "losslab report", recorded=True)
@@ -103,9 +153,13 @@ def validation_images(run: Path) -> np.ndarray:
     command_line.parse_config(config)
     data = command_line.build().data
     data.prepare_data()
-    data.setup("fit")
-    require_same_data(folder.manifest(), data, run)
-    return data.split("val").images.cpu().numpy()
+    data.setup("test" if of_test else "fit")
+    known = folder.manifest()
+    if of_test:
+        tested = read_record((run / TEST_PREDICTIONS).with_name("metrics.json")) or {}
+        known["hashes"] = {**known.get("hashes", {}), **tested.get("hashes", {})}
+    require_same_data(known, data, run)
+    return data.split("test" if of_test else "val").images.cpu().numpy()
 
 
 def provenance_table(folder: Path, results: list[Result]) -> Table:
@@ -124,7 +178,8 @@ def provenance_table(folder: Path, results: list[Result]) -> Table:
         ["code that changed", "; ".join(accepted) or "none"],
         ["images", distinct("data_name")],
         ["data (SHA-256)", _hashes(results, "train")],
-        ["split (SHA-256)", _hashes(results, "split")],
+        ["split (SHA-256)", _split_hashes(results)],
+        ["validation images", _validation(folder)],
         ["configurations", f"{len({result['setting_hash'] for result in results})}, {len(results)} trainings"],
         ["training images", _class_counts(results)],
         ["seeds", ", ".join(map(str, sorted({result["seed"] for result in results})))],
@@ -185,6 +240,35 @@ def _hashes(results: list[Result], name: str) -> str:
     return min(values, default="not recorded") + (f" and {len(values) - 1} more" if len(values) > 1 else "")
 
 
+def _split_hashes(results: list[Result]) -> str:
+    """Return the hash of each seed's split, 12 digits; the whole hash if all seeds have one split."""
+    by_seed: dict[int, set[str]] = {}
+    for result in results:
+        by_seed.setdefault(result["seed"], set()).add(result.get("hashes", {}).get("split", ""))
+    if len(set.union(*by_seed.values())) == 1:
+        return _hashes(results, "split")
+    parts = {
+        seed: " and ".join(digest[:12] or "not recorded" for digest in sorted(found)) for seed, found in by_seed.items()
+    }
+    return ", ".join(f"seed {seed}: {digests}" for seed, digests in sorted(parts.items()))
+
+
+def _validation(folder: Path) -> str:
+    """Return whether long tail and label noise change the validation images."""
+    text = validation_text(folder).removeprefix(", validation ")
+    return f"{text}, with its long tail and label noise" if text else "as drawn, without long tail and label noise"
+
+
+def validation_text(folder: Path) -> str:
+    """Return ", validation like training" for the heading of a study or confirmation that chooses so, else ""."""
+    record = read_record(folder / "study.json") or {}
+    like = '"like_training"'
+    if like in json.dumps((record.get("experiment") or {}).get("data")):
+        return ", validation like training"
+    varied = [(record.get("study") or {}).get(key) for key in ("arms", "grid")]
+    return ", validation of some settings like training" if like in json.dumps(varied) else ""
+
+
 def _class_counts(results: list[Result]) -> str:
     counts: dict[str, int] = results[0].get("class_counts", {})
     if not counts:
@@ -192,3 +276,39 @@ def _class_counts(results: list[Result]) -> str:
     total, low, high = sum(counts.values()), min(counts.values()), max(counts.values())
     classes = f"{low:,} of each class" if low == high else f"{high:,} of the largest class, {low:,} of the smallest"
     return f"{total:,}: {classes}"
+
+
+def require_same_conditions(folder: Path, results: list[Result]) -> None:
+    """Raise UserError if results of one setting differ in images, split or limits, or of two settings of the same data.
+
+    A study whose arms or values change the data, or the Trainer, has settings of different images, or limits.
+    """
+    arms = json.loads((folder / "study.json").read_text()).get("study", {}).get("arms") or {}
+    paths = [*(path for arm in arms.values() for path in arm), *(p for r in results for p in r["setting"]["values"])]
+    varied = {path.partition(".")[0] for path in paths}
+    first: dict[tuple[Any, ...], tuple[Result, str]] = {}
+    for result in results:
+        hashes, seed = result.get("hashes", {}), result["seed"]
+        measured = (
+            ("data", "images", None, result.get("data_name")),
+            # The seed draws a long tail and label noise, and a user's images may depend on it.
+            ("data", "images", seed, hashes.get("train")),
+            ("data", "splits", seed, hashes.get("split")),
+            ("trainer", "limits", None, json.dumps(result.get("conditions") or {}, sort_keys=True)),
+        )
+        for part, kind, of_seed, value in measured:
+            group = (kind, of_seed, result["setting_hash"] if part in varied else "")
+            known, other = first.setdefault(group, (result, value)) if value else (result, value)
+            if value != other:
+                raise UserError(
+                    f"{folder}: results of different {kind} cannot be averaged or compared: {known['label']} "
+                    f"seed={known['seed']} has {other}, {result['label']} seed={seed} has {value}. "
+                    "Run the study again under another --name."
+                )
+
+
+def limits_text(records: Iterable[dict[str, Any]]) -> str:
+    """Return "limited: limit_train_batches=1" for results or manifests whose conditions say so, else ""."""
+    found = {", ".join(f"{key}={value}" for key, value in (r.get("conditions") or {}).items()) for r in records}
+    texts = sorted(found - {""})
+    return f"{'partly ' if '' in found else ''}limited: {' or '.join(texts)}" if texts else ""

@@ -1,16 +1,23 @@
 """A study or a confirmation as settings, verdicts and an answer in three sentences."""
 
 import dataclasses
-import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from losslab.errors import UserError
 from losslab.metrics import is_share
-from losslab.report.records import changed_code_text, confirmation_folders, loss_identity, read_config
+from losslab.report.image_spread import image_spread
+from losslab.report.records import (
+    changed_code_text,
+    confirmation_folders,
+    limits_text,
+    loss_identity,
+    read_config,
+    require_same_conditions,
+    validation_text,
+)
 from losslab.report.verdicts import Family, Verdict, compare
 from losslab.run import read_yaml, study_name
 from losslab.study import (
@@ -134,9 +141,9 @@ def summarise_folder(folder: Path) -> tuple[Summary, list[Result]]:
     results = read_results(folder)
     if not results:
         raise UserError(f"{folder} has no result yet; `losslab sweep` makes them.")
-    _require_same_conditions(folder, results)
+    require_same_conditions(folder, results)
     summary = summarise(study_name(folder), results, study, _same_loss(folder, results, study))
-    summary.heading += changed_code_text(folder, results)
+    summary.heading += validation_text(folder) + changed_code_text(folder, results)
     return summary, results
 
 
@@ -151,42 +158,6 @@ def _same_loss(folder: Path, results: list[Result], study: StudyFile) -> bool:
         return True
     configs = filter(None, (read_config(folder, setting) for setting in group_by_setting(results)))
     return len(set(map(loss_identity, configs))) <= 1
-
-
-def _require_same_conditions(folder: Path, results: list[Result]) -> None:
-    """Raise UserError if results of one setting differ in images, split or limits, or of two settings of the same data.
-
-    A study whose arms or values change the data, or the Trainer, has settings of different images, or limits.
-    """
-    arms = json.loads((folder / "study.json").read_text()).get("study", {}).get("arms") or {}
-    paths = [*(path for arm in arms.values() for path in arm), *(p for r in results for p in r["setting"]["values"])]
-    varied = {path.partition(".")[0] for path in paths}
-    first: dict[tuple[Any, ...], tuple[Result, str]] = {}
-    for result in results:
-        hashes, seed = result.get("hashes", {}), result["seed"]
-        measured = (
-            ("data", "images", None, result.get("data_name")),
-            # The seed draws a long tail and label noise, and a user's images may depend on it.
-            ("data", "images", seed, hashes.get("train")),
-            ("data", "splits", seed, hashes.get("split")),
-            ("trainer", "limits", None, json.dumps(result.get("conditions") or {}, sort_keys=True)),
-        )
-        for part, kind, of_seed, value in measured:
-            group = (kind, of_seed, result["setting_hash"] if part in varied else "")
-            known, other = first.setdefault(group, (result, value)) if value else (result, value)
-            if value != other:
-                raise UserError(
-                    f"{folder}: results of different {kind} cannot be averaged or compared: {known['label']} "
-                    f"seed={known['seed']} has {other}, {result['label']} seed={seed} has {value}. "
-                    "Run the study again under another --name."
-                )
-
-
-def limits_text(records: Iterable[dict[str, Any]]) -> str:
-    """Return "limited: limit_train_batches=1" for results or manifests whose conditions say so, else ""."""
-    found = {", ".join(f"{key}={value}" for key, value in (r.get("conditions") or {}).items()) for r in records}
-    texts = sorted(found - {""})
-    return f"{'partly ' if '' in found else ''}limited: {' or '.join(texts)}" if texts else ""
 
 
 def _heading(name: str, results: list[Result], study: StudyFile) -> str:
@@ -239,22 +210,31 @@ def _differences(family: Family) -> str:
     metrics = ", ".join(map(metric_title, family.metrics))
     if not family.verdicts:
         return f"There is nothing yet to compare with {family.baseline}."
-    if not family.shown:
+    named = [verdict for verdict in family.verdicts if verdict.word != "not shown"]
+    if not named:
         settings = {verdict.setting for verdict in family.verdicts}
         against = next(iter(settings)) if len(settings) == 1 else f"any of {len(settings)} settings"
         return f"No difference between {against} and {family.baseline} is shown in {metrics}."
     parts = []
-    for setting in dict.fromkeys(verdict.setting for verdict in family.shown):
+    for setting in dict.fromkeys(verdict.setting for verdict in named):
         by_word = {
-            word: [metric_title(v.metric) for v in family.shown if (v.setting, v.word) == (setting, word)]
-            for word in dict.fromkeys(v.word for v in family.shown)
+            word: ", ".join(metric_title(v.metric) for v in named if (v.setting, v.word) == (setting, word))
+            for word in ("higher", "lower", "higher, by less than the margin", "lower, by less than the margin")
         }
-        words = " and ".join(f"{word} {', '.join(names)}" for word, names in by_word.items() if names)
-        parts.append(f"{setting} has {words}")
-    rest = family.size - len(family.shown)
+        words = [_phrase(word, names) for word, names in by_word.items() if names]
+        alike = ", ".join(metric_title(v.metric) for v in named if (v.setting, v.word) == (setting, "alike"))
+        phrases = [f"has {' and '.join(words)}"] * bool(words) + [f"is alike in {alike}"] * bool(alike)
+        parts.append(f"{setting} {', and '.join(phrases)}")
+    rest = family.size - len(named)
     are = "is" if rest == 1 else "are"
     others = f"; the other {rest} of {family.size} comparisons {are} not shown" if rest else ""
     return f"Against {family.baseline}, {'; '.join(parts)}{others}."
+
+
+def _phrase(word: str, metrics: str) -> str:
+    """Return "higher tail recall" or "higher tail recall (by less than the margin)"."""
+    direction, _, less = word.partition(", ")
+    return f"{direction} {metrics}" + (f" ({less})" if less else "")
 
 
 def format_interval(verdict: Verdict) -> str:
@@ -357,11 +337,15 @@ def read_confirmation(folder: Path) -> Confirmation | None:
     if not results:
         return None
     study = read_declared(folder)
-    _require_same_conditions(folder, results)
+    require_same_conditions(folder, results)
     planned = len(read_yaml(folder / "study.yaml")["arms"]) * len(study.seeds)
     same_loss = _same_loss(folder, results, study)
     confirmation = confirmation_of(study_name(folder), results, study, len(results) == planned, same_loss)
-    confirmation.summary.heading += changed_code_text(folder, results)
+    summary = confirmation.summary
+    summary.heading += validation_text(folder) + changed_code_text(folder, results)
+    if family := summary.family:
+        images = image_spread(folder, summary.complete, results, family.baseline, family.metrics)
+        summary.family = dataclasses.replace(family, images=images)
     known = confirmation_folders(folder.parent)
     earlier = [each for each in known[: known.index(folder)] if read_results(each / TEST_FOLDER)]
     return confirmation._replace(earlier=tuple(map(study_name, earlier)))

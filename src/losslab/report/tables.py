@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from losslab.report.statistics import half_width
 from losslab.report.summary import Confirmation, Summary, column_title, format_difference, format_interval
 from losslab.report.verdicts import Family, Verdict
 from losslab.run import console, dense_table, write_whole
-from losslab.study import SettingResults, format_mean
+from losslab.study import SettingResults, format_mean, short_names
 
 HEADLINE = ("precision/macro", "recall/macro", "precision/tail", "recall/tail", "f1/macro", "ece")
 MOST_COLUMNS = 6
@@ -52,9 +52,74 @@ def classes_table(summary: Summary, settings: Sequence[SettingResults], metric: 
 
 
 def comparisons_table(family: Family) -> Table:
-    """Return one row per comparison of the family."""
-    rows = [[v.setting, column_title(v.metric), format_interval(v), v.word, v.hint] for v in family.verdicts]
-    return Table(["setting", "metric", "difference", "verdict", "to be shown"], rows)
+    """Return one row per comparison of the family; margins and the spread over images have a column if there are any.
+
+    "P(better)" is the number of seeds at which the setting is better, and the interval of the probability of that.
+    """
+    margins, images = any(v.margin is not None for v in family.verdicts), bool(family.images)
+
+    def cells(verdict: Verdict) -> Iterator[str]:
+        yield from (verdict.setting, column_title(verdict.metric), format_interval(verdict))
+        yield from [format_images(family, verdict)] * images
+        yield from [_format_margin(verdict)] * margins
+        yield from (verdict.word, format_better(verdict), _format_collapsed(verdict), verdict.hint)
+
+    added = [*["± images"] * images, *["margin"] * margins]
+    columns = ["setting", "metric", "difference", *added, "verdict", "P(better)", "collapsed", "to be shown"]
+    return Table(columns, [list(cells(verdict)) for verdict in family.verdicts])
+
+
+def format_better(verdict: Verdict) -> str:
+    """Format at how many seeds the setting is better, and the exact 95 % interval of the probability of that."""
+    low, high = verdict.better_interval
+    return f"{verdict.better_seeds}/{verdict.seeds}: {100 * low:.0f}–{100 * high:.0f} %"
+
+
+def format_images(family: Family, verdict: Verdict) -> str:
+    """Format the spread of a mean difference over the test images, in points; "–" if it is not known."""
+    spread = family.images.get((verdict.setting, verdict.metric))
+    return "–" if spread is None else f"{100 * spread:.2f}"
+
+
+def _format_margin(verdict: Verdict) -> str:
+    return "–" if verdict.margin is None else f"{100 * verdict.margin:g}"
+
+
+def _format_collapsed(verdict: Verdict) -> str:
+    return "–" if verdict.collapsed is None else f"{verdict.collapsed}/{verdict.seeds}"
+
+
+def collapse_text(family: Family) -> str:
+    """Say at how many seeds each setting collapsed, and what it means that one never did; "" if it is not known."""
+    known = {verdict.setting: verdict.collapsed for verdict in family.verdicts}
+    of_baseline = {verdict.baseline_collapsed for verdict in family.verdicts}
+    known |= {family.baseline: of_baseline.pop()} if len(of_baseline) == 1 else {}
+    found = [f"{setting} at {count} of {family.seeds} seeds" for setting, count in known.items() if count]
+    none = next((verdict.collapses for verdict in family.verdicts if verdict.collapsed == 0), "")
+    parts = [", ".join(found)] * bool(found) + [f"{'any other' if found else 'each'} setting {none}"] * bool(none)
+    return f"Collapses (a class has recall 0): {'; '.join(parts)}." if parts else ""
+
+
+def choices_table(summary: Summary) -> Table | None:
+    """Return what each seed's tuning chose, a row per setting and tuned value; None where no seed tunes.
+
+    A star marks the lowest or the highest value that was tried for the setting at this seed, if these are known:
+    a confirmation's test results hold the chosen ones alone.
+    """
+    names = short_names(dict.fromkeys(path for setting in summary.settings for path in setting.choices))
+    seeds = sorted({seed for setting in summary.settings for seed in setting.seeds})
+    rows = []
+    for setting in summary.settings:
+        candidate = summary.study.candidate(setting)
+        same = [s for s in summary.tried if not s.choices and summary.study.candidate(s) == candidate]
+        for path, values in setting.choices.items():
+            tried = {seed: {s.varied[path] for s in same if seed in s.seeds} for seed in setting.seeds}
+            ends = {seed: {min(found), max(found)} if len(found) > 1 else set() for seed, found in tried.items()}
+            chosen = dict(zip(setting.seeds, values, strict=True))
+            cells = {seed: f"{value:.4g}{'*' * (value in ends[seed])}" for seed, value in chosen.items()}
+            row = [setting.label, names[path], *(cells.get(seed, "–") for seed in seeds)]
+            rows.append([*row, f"{setting.median_choices[path]:.4g}"])
+    return Table(["setting", "of", *(f"seed {seed}" for seed in seeds), "median"], rows) if rows else None
 
 
 def class_differences(summary: Summary) -> Table:
@@ -92,6 +157,8 @@ def show_summary(summary: Summary, folder: Path) -> None:
         for row in table.rows:
             printed.add_row(*row)
         out.print(printed)
+    if family is not None and (text := collapse_text(family)):
+        out.print(text, highlight=False)
     for sentence in summary.answer:
         out.print(sentence, highlight=False)
 
@@ -124,9 +191,19 @@ def markdown(summary: Summary, confirmations: Sequence[Confirmation] = ()) -> st
 
 
 def _markdown_parts(summary: Summary) -> list[str]:
-    compared = summary.family is not None and summary.family.verdicts
     parts = ["\n".join(map(escape_markdown, summary.answer)), markdown_means(summary)]
+    if summary.study.split == "val" and (choices := choices_table(summary)) is not None:
+        short = Table(["setting", "of", "median", "range", "at an end"], list(map(_shortened, choices.rows)))
+        parts.append(f"What the seeds chose, each on its own validation images:\n\n{_markdown_table(short)}")
+    compared = summary.family is not None and summary.family.verdicts
     return [*parts, markdown_verdicts(summary)] if compared else parts
+
+
+def _shortened(row: list[str]) -> list[str]:
+    """Return a row of `choices_table` with median, range and number of values at an end, without each seed's value."""
+    label, name, *cells, median = row
+    values = sorted({cell.rstrip("*") for cell in cells} - {"–"}, key=float)
+    return [label, name, median, f"{values[0]} to {values[-1]}", str(sum(cell.endswith("*") for cell in cells))]
 
 
 def markdown_means(summary: Summary) -> str:
@@ -141,7 +218,9 @@ def markdown_verdicts(summary: Summary) -> str:
     assert family is not None
     return (
         f"Minus {escape_markdown(family.baseline)}, in points; {escape_markdown(family.method)}\n\n"
-        f"{_markdown_table(comparisons_table(family))}\n\nConditional on this split and these evaluation images."
+        f"{_markdown_table(comparisons_table(family))}\n\n{escape_markdown(verdict_notes(family))}\n\nConditional on "
+        "these evaluation images. What the verdicts assume, with the simulations that show it: docs/statistics.md of "
+        "losslab's repository."
     )
 
 
@@ -156,12 +235,23 @@ def _markdown_table(table: Table) -> str:
     return "\n".join([lines[0], f"|{'|'.join(['---', *['---:'] * (len(table.columns) - 1)])}|", *lines[1:]])
 
 
+def verdict_notes(family: Family) -> str:
+    """Return what the columns of the verdicts mean, where they need words: collapses, and the spread over images."""
+    images = (
+        "± images: the standard deviation of the mean difference, in points, when the test images are drawn again with "
+        "replacement; the intervals over the seeds do not contain it."
+    )
+    better = "P(better): at how many seeds the setting is better, and the exact 95 % interval of the probability of it."
+    return " ".join(filter(None, (better, collapse_text(family), images if family.images else "")))
+
+
 def verdict_table(family: Family | None) -> dict[str, Any] | None:
     """Return the fields of the page's verdict table, or None without a comparison.
 
     Returns:
         `columns`: titles of the metrics; `rows`: label of the setting -> a cell for each metric, whose `bar` holds low,
-        mean and high in pixels, or is None. The intervals of a metric share a scale. The rest is the family's.
+        mean and high in pixels, or is None; `collapsed`: label -> "0/12", or {} if it is not known; `notes`: what needs
+        words. The intervals of a metric share a scale. The rest is the family's.
     """
     if family is None or not family.verdicts:
         return None
@@ -169,10 +259,15 @@ def verdict_table(family: Family | None) -> dict[str, Any] | None:
     widest = {key: max((end for metric, end in ends if metric == key), default=0.0) for key in family.metrics}
     rows: dict[str, list[dict[str, Any]]] = {}
     for verdict in family.verdicts:
-        rows.setdefault(verdict.setting, []).append(_verdict_cell(verdict, widest[verdict.metric]))
-    columns = list(map(column_title, family.metrics))
+        cell = _verdict_cell(verdict, widest[verdict.metric])
+        cell["images"] = format_images(family, verdict) if family.images else ""
+        rows.setdefault(verdict.setting, []).append(cell)
+    margins = {verdict.metric: _format_margin(verdict) for verdict in family.verdicts if verdict.margin is not None}
+    columns = [column_title(key) + (f", margin ±{margins[key]}" if key in margins else "") for key in family.metrics]
     return {
         "baseline": family.baseline, "size": family.size, "method": family.method, "columns": columns, "rows": rows,
+        "notes": verdict_notes(family),
+        "collapsed": {v.setting: _format_collapsed(v) for v in family.verdicts if v.collapsed is not None},
     }  # fmt: skip
 
 
@@ -181,8 +276,9 @@ def _verdict_cell(verdict: Verdict, widest: float) -> dict[str, Any]:
     if math.isfinite(verdict.high - verdict.low) and widest > 0:
         ends = (verdict.low, verdict.mean, verdict.high)
         bar = [round(HALF_WIDTH + (HALF_WIDTH - 5) * end / widest, 1) for end in ends]
+    without = "alike" if verdict.word == "alike" else "none"
     return {
         "word": verdict.word if verdict.decidable else "no verdict",
-        "css": "none" if not verdict.direction else "better" if verdict.better else "worse",
-        "interval": format_interval(verdict), "hint": verdict.hint, "bar": bar,
+        "css": without if not verdict.direction else "better" if verdict.better else "worse",
+        "interval": format_interval(verdict), "better": format_better(verdict), "hint": verdict.hint, "bar": bar,
     }  # fmt: skip

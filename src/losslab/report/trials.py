@@ -63,6 +63,10 @@ def read_trials(folder: Path, declared: StudyFile) -> Trials:
             warnings.simplefilter("ignore")
             meaningful = len(varying(trials)) > 1 and study.direction.name.lower() == declared.direction
             importance = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator()) if meaningful else {}
+        if declared.tunes_each_seed:  # a seed is no choice
+            importance.pop("seed", None)
+            total = sum(importance.values()) or 1.0
+            importance = {name: share / total for name, share in importance.items()} if len(importance) > 1 else {}
     except (RuntimeError, ValueError):  # too few trials
         importance = {}
     return Trials(trials, importance, "")
@@ -96,16 +100,25 @@ def _explain(trial: FrozenTrial) -> str:
     return trial.state.name.lower()
 
 
-def trial_figures(read: Trials, monitor: str, maximize: bool) -> list[Figure]:
+def trial_figures(read: Trials, declared: StudyFile) -> list[Figure]:
     """Return the figures of the trials: none without a finished trial, one without a second parameter."""
     trials, shares, _ = read
-    figures = [history(trials, monitor, maximize)] if finished_trials(trials) else []
+    monitor, maximize = declared.monitor, declared.direction == "maximize"
+    figures = [history(trials, monitor, maximize, declared.tunes_each_seed)] if finished_trials(trials) else []
     figures += [importance(shares)] if shares else []
     return figures + ([parallel_coordinates(trials, monitor, maximize)] if len(varying(trials)) > 1 else [])
 
 
-def history(trials: list[FrozenTrial], monitor: str, maximize: bool) -> Figure:
-    """Draw the monitored metric of each trial, and the best so far."""
+def history(trials: list[FrozenTrial], monitor: str, maximize: bool, of_one_seed: bool = False) -> Figure:
+    """Draw the monitored metric of each trial, and the best so far.
+
+    Args:
+        trials: one of them finished, or more.
+        monitor: the metric's key.
+        maximize: whether more of it is better.
+        of_one_seed: whether a trial is one setting at one seed. Seeds have other validation images, which a best so far
+            would mix.
+    """
     traces: list[Trace] = []
     for state, (name, symbol, colour) in STATES.items():
         placed = [(t, value) for t in trials if t.state == state and (value := _value(t)) is not None]
@@ -120,18 +133,20 @@ def history(trials: list[FrozenTrial], monitor: str, maximize: bool) -> Figure:
                 }
             )  # fmt: skip
     finished = finished_trials(trials)
-    best = (np.maximum if maximize else np.minimum).accumulate([trial.value for trial in finished])  # type: ignore[arg-type]
-    traces.append(
-        {
-            "type": "scatter", "mode": "lines", "name": "best so far", "x": [trial.number for trial in finished],
-            "y": best.tolist(), "line": {"color": "@muted", "shape": "hv", "width": 2}, "hoverinfo": "skip",
-        }
-    )  # fmt: skip
+    if not of_one_seed:
+        best = (np.maximum if maximize else np.minimum).accumulate([trial.value for trial in finished])  # type: ignore[arg-type]
+        traces.append(
+            {
+                "type": "scatter", "mode": "lines", "name": "best so far", "x": [trial.number for trial in finished],
+                "y": best.tolist(), "line": {"color": "@muted", "shape": "hv", "width": 2}, "hoverinfo": "skip",
+            }
+        )  # fmt: skip
+    of = "a setting at one seed, on this seed's validation images" if of_one_seed else "its mean over the seeds"
     values = ["–" if (value := _value(t)) is None else f"{value:.4f}" for t in trials]
     rows = [[str(t.number), t.state.name.lower(), v, _parameters(t)] for t, v in zip(trials, values, strict=True)]
     return Figure(
         "history", "History of the trials",
-        "One mark per trial: its mean over the seeds. A pruned trial is drawn at the last value that it reported; a "
+        f"One mark per trial: {of}. A pruned trial is drawn at the last value that it reported; a "
         "failed trial has no value, and is listed in the table only.",
         traces, {"xaxis": {"title": {"text": "trial"}}, "yaxis": {"title": {"text": escape_tags(monitor)}}},
         Table(["trial", "state", monitor, "parameters"], rows),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -128,12 +128,16 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Family:
-    """The verdicts on all declared comparisons; they hold simultaneously."""
+    """The verdicts on all declared comparisons; they hold simultaneously.
+
+    `images` holds how far a mean difference varies with the test images, by setting and metric; {} if it is not known.
+    """
 
     baseline: str
     metrics: list[str]
     verdicts: list[Verdict]
     seeds: int
+    images: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     @property
     def size(self) -> int:

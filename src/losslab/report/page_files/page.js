@@ -144,7 +144,7 @@
 
   const gallery = document.getElementById("gallery");
   if (gallery) {
-    const { order, settings, total, images, seeds, classes, start } = read("gallery-data");
+    const { order, settings, total, images, seeds, classes, start, split } = read("gallery-data");
     const any = "any";
     const chosen = { setting: start, true: any, called: any };
     const list = gallery.querySelector("ul"), count = gallery.querySelector("[role=status]");
@@ -155,7 +155,7 @@
         (chosen.called === any || classes[called] === chosen.called));
       list.replaceChildren(...found.map(([index, label, called, confidence, times]) => {
         const text = `${classes[label]} called ${classes[called]}`;
-        const alt = `Image ${index} of the validation split, ${text}`;
+        const alt = `Image ${index} of the ${split} split, ${text}`;
         return element("li", {},
           element("img", { src: images[index], alt, width: 96, height: 96 }),
           element("strong", { textContent: text }), element("br"),
