@@ -1,52 +1,53 @@
 """Kept records: a study's results in one small file, experiments/results/NAME.jsonl, and back into runs/NAME.
 
-The first line is the study's header; each further line is one result. A kept file is committed, so that the tables can
-be written again, and a study can go on, where runs/ is not.
+The first line is the study's header; each further line is one result. What repeats is in the header instead: under
+"same" what all results have in common, under "settings" what all results of a setting have. A kept file is committed,
+so that the tables can be written again, and a study can go on, where runs/ is not.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-from scipy.special import softmax
-
 from losslab.errors import UserError
-from losslab.losses import focal_to_probability
-from losslab.report import CONFIRM_FOLDER, TEST_FOLDER, focal_gamma, reliability
-from losslab.run import CommandLine, RunFolder, config_hash, read_predictions, write_whole
-from losslab.study import Result, read_results, result_path, write_result
+from losslab.report import CONFIRM_FOLDER, TEST_FOLDER
+from losslab.run import RunFolder, config_hash, write_whole
+from losslab.study import Result, StudyFile, read_results, result_path, write_result
 from losslab.sweep import MAY_CHANGE
+
+from .measures import CONFIDENCE, DIGITS, ECE_PSI, confidence_metrics, ensembles, image_spread, parameter_count
 
 COMMAND = "python -m experiments.results"
 
 SEARCH = "search"
 """The stage of a sweep's results; the stage of a confirmation's results is its folder's name, "confirm"."""
 
-CONFIDENCE = "test/confidence"
-ECE_PSI = "test/ece_psi"
-
 FIELDS = (
-    *("label", "order", "seed", "setting", "setting_hash"),
+    *("label", "order", "seed", "setting", "setting_hash", "tuned"),
     *("device", "seconds", "started_at", "git_commit", "git_dirty"),
 )
+SAME = ("stage", "device", "git_commit", "git_dirty")
+"""Fields that are written once, in the header, if all results have the same value."""
+OF_SETTING = ("label", "order", "setting")
+"""Fields that are written once for each setting's hash, in the header; a line with another value has its own."""
+
 MACRO = ("val/precision/macro", "val/recall/macro", "val/f1/macro")
 SEARCH_METRICS = (*MACRO, "val/acc", "val/ece", "train/acc", "train/acc_running")
+TUNING_METRICS = MACRO
+"""Kept of the many trainings among which each seed chooses. (The monitored metric is always kept.)"""
+
 CONFIRMATION_METRICS = (*MACRO, "val/acc", "train/acc", "train/acc_running")
 """Kept of a confirmation, besides all metrics that begin with "test/"."""
-
-DIGITS = 6
 
 
 class Kept(NamedTuple):
     """The content of a kept file.
 
     Args:
-        header: name, data_name, identity, cpu_cores, declared and command of the sweep, and of each confirmation.
+        header: name, data_name, validation, identity, cpu_cores, declared and command of the sweep, and of each
+            confirmation.
         results: the results, each with its `stage`.
     """
 
@@ -57,6 +58,22 @@ class Kept(NamedTuple):
     def stages(self) -> list[str]:
         """The confirmations' names, in their order."""
         return sorted(self.header["confirmations"], key=lambda name: (len(name), name))
+
+    @property
+    def study(self) -> StudyFile:
+        """The sweep's study file, as far as study.json declares it."""
+        return StudyFile.from_declared(self.header["declared"])
+
+    def is_of_sweep(self, stage: str) -> bool:
+        """Whether a confirmation is of the sweep's own trainings, so that each of its results is a sweep's, tested."""
+        return (
+            self.study.tunes_each_seed and self.header["confirmations"][stage]["declared"]["seeds"] == self.study.seeds
+        )
+
+    @property
+    def trainings(self) -> list[Result]:
+        """One result for each training."""
+        return [r for r in self.results if r["stage"] == SEARCH or not self.is_of_sweep(r["stage"])]
 
     def stage_results(self, stage: str) -> list[Result]:
         """Return the results of a stage, ordered by setting and seed."""
@@ -78,7 +95,8 @@ def read_kept(file: Path) -> Kept | None:
         return None
     try:
         header, *lines = map(json.loads, file.read_text().splitlines())
-        return Kept(header, [line | {"data_name": header["data_name"]} for line in lines])
+        shared, settings = header.pop("same", {}) | {"data_name": header["data_name"]}, header.pop("settings", {})
+        return Kept(header, [{**shared, **settings.get(line["setting_hash"], {}), **line} for line in lines])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} cannot be read ({error}); `git checkout` brings the last whole one back.") from None
 
@@ -109,21 +127,35 @@ def keep(study: Path, folder: Path) -> Kept:
     merged = _merge(former.results if former else [], results)
     if former is not None:
         for stage, confirmation in header["confirmations"].items():
-            # A restored confirmation has no predictions to measure ensembles from.
-            measured = former.header["confirmations"].get(stage, {}).get("ensembles", {})
-            confirmation["ensembles"] = measured | confirmation["ensembles"]
+            # A restored confirmation has no predictions to measure these from.
+            for measure in ("ensembles", "image_spread"):
+                known = former.header["confirmations"].get(stage, {}).get(measure, {})
+                confirmation[measure] = known | confirmation[measure]
         header["confirmations"] = former.header["confirmations"] | header["confirmations"]
         if merged == former.results and header["confirmations"] == former.header["confirmations"]:
             return former  # cpu_cores included: the number of cores of the machine that trained
     kept = Kept(header, merged)
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [header, *({key: value for key, value in line.items() if key != "data_name"} for line in merged)]
+    same = {key: merged[0][key] for key in SAME if all(line.get(key) == merged[0].get(key, "") for line in merged)}
+    settings: dict[str, Any] = {}
+    for line in merged:
+        settings.setdefault(line["setting_hash"], {key: line[key] for key in OF_SETTING})
+    known = {"data_name": header["data_name"], **same}
+    lines = [header | {"same": same, "settings": settings}]
+    lines += [_without(line, known | settings[line["setting_hash"]]) for line in merged]
     write_whole(file, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
     return kept
 
 
+def _without(line: Result, known: dict[str, Any]) -> Result:
+    return {key: value for key, value in line.items() if key not in known or known[key] != value}
+
+
 def restore(file: Path, study: Path) -> int:
     """Writes kept results where a sweep and its confirmation look for them; existing result files stay as they are.
+
+    Where each seed tunes, the confirmation evaluates the sweep's own runs, which are not kept: of a seed that is not
+    tested yet, the best result is left out, so that the sweep trains it again.
 
     Args:
         file: the kept file.
@@ -139,13 +171,29 @@ def restore(file: Path, study: Path) -> int:
     if kept is None:
         raise UserError(f"there is no {file}; `{COMMAND} keep {study}` writes it.")
     written = 0
+    needed = _needed_runs(kept)
     for result in kept.results:
         stage = result["stage"]
-        folders = [study] if stage == SEARCH else [study / stage, study / stage / TEST_FOLDER]
+        if stage == SEARCH:
+            folders = [] if training_key(result) in needed else [study]
+        elif StudyFile.from_declared(kept.header["confirmations"][stage]["declared"]).tunes_each_seed:
+            folders = [study / stage / TEST_FOLDER]  # its result is one of several trainings, which are not kept
+        else:
+            folders = [study / stage, study / stage / TEST_FOLDER]
         content = {key: value for key, value in result.items() if key != "stage"}
         for folder in folders:
             written += write_result(result_path(folder, result["setting_hash"], result["seed"]), content)
     return written
+
+
+def _needed_runs(kept: Kept) -> set[tuple[str, str, int]]:
+    """Return the keys of the trainings whose runs a confirmation of the sweep's own trainings has still to evaluate."""
+    if not kept.study.tunes_each_seed or not all(map(kept.is_of_sweep, kept.stages)):
+        return set()  # trainings of their own, with fresh seeds, confirm
+    tested = {training_key(result)[1:] for result in kept.results if result["stage"] != SEARCH}
+    trained = [result | {"key": training_key(result)} for result in kept.stage_results(SEARCH)]
+    chosen = kept.study.replicates(trained)
+    return {result["key"] for result in chosen if training_key(result)[1:] not in tested}
 
 
 def describe_difference(former: Kept | None, kept: Kept) -> str:
@@ -172,55 +220,6 @@ def training_key(line: Result) -> tuple[str, str, int]:
     return line["stage"], line["setting_hash"], line["seed"]
 
 
-def confidence_metrics(run: RunFolder) -> dict[str, float]:
-    """Return the mean confidence on the test images and, for plain focal loss with gamma > 0, the ECE after psi.
-
-    Args:
-        run: a finished run.
-
-    Returns:
-        `CONFIDENCE`, the mean of the largest softmax probability, and `ECE_PSI`, both in [0, 1]; {} if the run's test
-        predictions are gone.
-    """
-    predictions = _test_predictions(run)
-    if predictions is None:
-        return {}
-    logits, labels = predictions
-    measured = {CONFIDENCE: float(softmax(logits.astype(float), axis=1).max(axis=1).mean())}
-    gamma = focal_gamma(run.config())
-    if gamma:
-        measured[ECE_PSI] = reliability(focal_to_probability(torch.from_numpy(logits), gamma).numpy(), labels).ece
-    return measured
-
-
-def ensemble_accuracy(runs: Sequence[RunFolder]) -> float | None:
-    """Return the accuracy of the runs' mean probabilities on the test images, in [0, 1].
-
-    None if the test predictions of any run are gone.
-    """
-    total, labels = None, None
-    for run in runs:
-        predictions = _test_predictions(run)
-        if predictions is None:
-            return None
-        logits, labels = predictions
-        probabilities = softmax(logits.astype(float), axis=1)
-        total = probabilities if total is None else total + probabilities
-    return None if total is None else float((total.argmax(axis=1) == labels).mean())
-
-
-def parameter_count(config_file: Path) -> int:
-    """Return the number of parameters of the network in a run's config.yaml."""
-    model = CommandLine(["--config", str(config_file)], "results").build().model
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _test_predictions(run: RunFolder) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return logits (N, C) and labels (N,), or None if they are gone."""
-    file = run.path / "test" / "predictions.npz"
-    return read_predictions(file) if file.exists() else None
-
-
 def _header(study: Path, data_names: set[str]) -> dict[str, Any]:
     record = _read_record(study)
     identity = {
@@ -235,6 +234,7 @@ def _header(study: Path, data_names: set[str]) -> dict[str, Any]:
     return {
         "name": study.name,
         "data_name": " and ".join(sorted(data_names)),
+        "validation": record["experiment"]["data"].get("init_args", {}).get("validation", "balanced"),
         "identity": digest[:12],
         "cpu_cores": os.cpu_count(),
         "declared": record["declared"],
@@ -249,17 +249,9 @@ def _confirmation_header(confirm: Path) -> dict[str, Any]:
         "declared": record["declared"],
         "command": record["command"],
         "settings": len(record["study"]["arms"]),
-        "ensembles": _ensembles(confirm),
+        "ensembles": ensembles(confirm),
+        "image_spread": image_spread(confirm),
     }
-
-
-def _ensembles(confirm: Path) -> dict[str, float]:
-    """Return the accuracy of all runs of a setting together, by its hash, where no run's predictions are gone."""
-    runs: dict[str, list[RunFolder]] = {}
-    for result in read_results(confirm / TEST_FOLDER):
-        runs.setdefault(result["setting_hash"], []).append(RunFolder(confirm / result.get("run", "gone")))
-    measured = {setting: ensemble_accuracy(folders) for setting, folders in runs.items()}
-    return {setting: round(accuracy, DIGITS) for setting, accuracy in measured.items() if accuracy is not None}
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -272,7 +264,8 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 
 def _search_lines(study: Path) -> list[Result]:
-    keys = (*SEARCH_METRICS, _read_record(study)["declared"]["monitor"])
+    declared = StudyFile.from_declared(_read_record(study)["declared"])
+    keys = (*(TUNING_METRICS if declared.tunes_each_seed else SEARCH_METRICS), declared.monitor)
     return [
         _line(SEARCH, result, {key: value for key, value in result["metrics"].items() if key in keys})
         for result in read_results(study)

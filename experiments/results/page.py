@@ -14,11 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from losslab.errors import UserError
-from losslab.report import Summary, escape_markdown, format_interval, metric_title
+from losslab.report import Summary, Verdict, format_interval, metric_title
 from losslab.study import SettingResults
 
 from .kept import kept_file
-from .summaries import KeptStudy, format_cell, format_mean_sd, markdown_table, read_kept_study, study_section
+from .summaries import KeptStudy, format_cell, format_mean_sd, legend, markdown_table, read_kept_study, study_section
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "experiments" / "results"
@@ -35,7 +35,11 @@ STUDIES = {
     "focal-noise-0.3": "Focal's γ with three tenths of the labels wrong",
     "losses-balanced": "Every loss on balanced MNIST",
     "losses-tail-0.01": "Every loss on a long tail, the rarest class with a hundredth of the images",
+    "losses-tail-0.01-like-training": "Every loss on that long tail, with validation images like the training images",
+    "losses-tail-0.01-former": "Every loss on that long tail, by the former protocol",
     "losses-noise-0.3": "Every loss with three tenths of the labels wrong",
+    "losses-noise-0.3-like-training": "Every loss with these wrong labels, with validation images like the training images",
+    "losses-own": "Losses at their published parameters and at their own, on the same long tail",
     "network-mlp": "γ and the network, on the same long tail: MLP",
     "network-cnn": "γ and the network: CNN",
     "network-separable-cnn": "γ and the network: separable CNN",
@@ -80,11 +84,11 @@ EXPECTED = {
 """The "Expected" line of each YAML file; a file whose studies are not all kept and confirmed keeps its header."""
 
 PLACEHOLDER = re.compile(r"\{\{(.*?)\}\}")
-DIFFERENCE = "difference"
+DIFFERENCE, VERDICT, COLLAPSED = "difference", "verdict", "collapsed"
 
 PANELS = {"test/precision/tail": "precision of the tail, %", "test/recall/tail": "recall of the tail, %"}
-LOOKS = {"higher": ("#0072B2", ">"), "lower": ("#D55E00", "<"), "not shown": ("#6e7781", "o")}
-"""Colour (Okabe & Ito's, for the colour-blind) and marker, by the verdict."""
+LOOKS = {"higher": ("#0072B2", ">"), "lower": ("#D55E00", "<"), "": ("#6e7781", "o")}
+"""Colour (Okabe & Ito's, for the colour-blind) and marker, by the verdict's direction."""
 
 STYLE: Any = {"font.size": 9, "svg.hashsalt": "losslab", "svg.fonttype": "path", "axes.spines.top": False,
          "axes.spines.right": False, "axes.edgecolor": "#6e7781", "font.family": "DejaVu Sans"}  # fmt: skip
@@ -130,9 +134,12 @@ def render_page(studies: Mapping[str, KeptStudy], findings: str, root: Path) -> 
         "<!-- Written by `make results` from results/*.jsonl and findings.md: change those. -->",
         fill_placeholders(findings, studies, "findings.md").strip(),
         "## The studies",
-        "Each table can be had again by the commands below it, and written again by `make results`. "
+        "Each table can be had again by the commands below it (by the former protocol, at its commit), "
+        "and written again by `make results`. "
         "▲ and ▼ are verdicts: paired over the seeds, holding together at 95 % for all settings and metrics of the "
-        "table that a verdict was declared on (precision, recall and F1). No mark means that no difference is shown, "
+        "table that a verdict was declared on (precision, recall and F1). A verdict needs an interval without zero and "
+        "enough seeds of its sign ([docs/statistics.md](../docs/statistics.md)). Where a margin was declared, △ and ▽ "
+        "are higher and lower by less than it, and ≈ is alike. No mark means that no difference is shown, "
         "which is not \"no difference\"; ECE and confidence have no verdicts. "
         "A + behind a commit: files lay beside it that were not committed (the studies' own logs).",
     ]  # fmt: skip
@@ -154,10 +161,15 @@ def render_readme_block(studies: Mapping[str, KeptStudy]) -> str:
     summary = study.newest.summary
     keys = [f"test/{key}" for key in HEADLINE_KEYS]
     rows = [[s.label, *(format_cell(summary, s, key) for key in keys)] for s in summary.settings]
-    base = escape_markdown(summary.baseline.label) if summary.baseline is not None else ""
+    marks = f"; {legend(summary)}" if summary.baseline is not None else ""
+    rate = (
+        "its learning rate chosen anew by each seed on validation"
+        if study.kept.study.tunes_each_seed
+        else "one learning rate"
+    )
     return (
-        f"{STUDIES[HEADLINE]}: each loss at its own best learning rate, test images, mean ± sd of "
-        f"{len(summary.study.seeds)} fresh seeds in percent; ▲ higher, ▼ lower than {base}. The tail are the three "
+        f"{STUDIES[HEADLINE]}: each loss with {rate}, test images, mean ± sd of "
+        f"{len(summary.study.seeds)} seeds in percent{marks}. The tail are the three "
         "rarest digits, which differ from seed to seed. [experiments/RESULTS.md](experiments/RESULTS.md) has all "
         f"studies, and what we found.\n\n{markdown_table(['loss', *map(metric_title, keys)], rows)}\n\n"
         "![Precision and recall of the rarest digits, a row for each loss](experiments/results/losses.svg)"
@@ -193,7 +205,9 @@ def replace_expected(text: str, name: str, studies: Mapping[str, KeptStudy]) -> 
     if any(study not in studies or studies[study].newest is None for study in needed):
         return text
     numbers = fill_placeholders(template, studies, f"EXPECTED[{name!r}]")
-    expected = f"{numbers}: mean ± sd of the test images, experiments/RESULTS.md"
+    tuned_once = [studies[known].kept.study.tune_per == "study" for known in needed if studies[known].kept.study.tune]
+    former = f", {'' if all(tuned_once) else 'partly '}by the former protocol" if any(tuned_once) else ""
+    expected = f"{numbers}: mean ± sd of the test images{former}, experiments/RESULTS.md"
     lines = textwrap.wrap(expected, 118, initial_indent="# Expected: ", subsequent_indent="#           ")
     found, count = re.subn(r"# Expected:.*\n(?:#  .*\n)*(?=# Seeds:)", lambda _: "\n".join(lines) + "\n", text)
     if count != 1:
@@ -204,9 +218,12 @@ def replace_expected(text: str, name: str, studies: Mapping[str, KeptStudy]) -> 
 def fill_placeholders(text: str, studies: Mapping[str, KeptStudy], file: str) -> str:
     """Return the text with its placeholders replaced by numbers.
 
-    {{STUDY|SETTING|METRIC}} is mean ± sd in percent, such as "97.12 ± 0.10", and {{STUDY|SETTING|METRIC|difference}}
-    the difference from the baseline with its interval, in points, such as "+1.23 [+0.40, +2.06]". A metric is
-    named without "test/": recall/tail, precision/3, f1/macro, ece, ece_psi, confidence.
+    {{STUDY|SETTING|METRIC}} is mean ± sd in percent, such as "97.12 ± 0.10", {{STUDY|SETTING|METRIC|difference}} the
+    difference from the baseline with its interval, in points, such as "+1.23 [+0.40, +2.06]", and
+    {{STUDY|SETTING|METRIC|verdict}} its word, such as "not shown". {{STUDY|SETTING|collapsed}} is at how many seeds a class
+    has recall 0, such as "5 of 12". A metric is named without "test/": recall/tail,
+    precision/3, f1/macro, ece, ece_psi, confidence. {{STUDY|SETTING|lr}} is the median of what the seeds chose, and
+    where one value was chosen for all seeds, that.
 
     Args:
         text: Markdown.
@@ -239,9 +256,8 @@ def draw_losses(summary: Summary) -> str:
             axes.tick_params(axis="y", length=0)
         left.set_yticks(range(len(settings)), [setting.label for setting in settings])
         base = summary.baseline.label if summary.baseline is not None else ""
-        for word, (colour, marker) in LOOKS.items():
-            label = word if word != "not shown" else "no difference shown"
-            right.plot([], [], marker, color=colour, label=label)
+        for direction, (colour, marker) in LOOKS.items():
+            right.plot([], [], marker, color=colour, label=direction or "no difference shown")
         right.plot([], [], "s", color="black", label=base)
         figure.legend(
             *right.get_legend_handles_labels(), loc="outside upper right", ncols=4, frameon=False, fontsize=8,
@@ -256,18 +272,18 @@ def draw_losses(summary: Summary) -> str:
 def _draw_mark(axes: Axes, summary: Summary, setting: SettingResults, key: str, place: int) -> None:
     mean, sd = setting.mean_sd(key)
     verdict = summary.family.of(setting.label, key) if summary.family is not None else None
-    colour, marker = LOOKS[verdict.word] if verdict is not None else ("black", "s")
+    colour, marker = LOOKS[verdict.direction] if verdict is not None else ("black", "s")
     axes.errorbar(100 * mean, place, xerr=100 * sd, fmt=marker, color=colour, elinewidth=1, markersize=5)
 
 
 def _number(parts: list[str], studies: Mapping[str, KeptStudy], where: str) -> str:
     """Return the number that the parts of a placeholder name."""
-    if len(parts) not in (3, 4) or parts[3:] not in ([], [DIFFERENCE]):
-        raise UserError(f"{where} must be STUDY|SETTING|METRIC or STUDY|SETTING|METRIC|{DIFFERENCE}.")
+    if len(parts) not in (3, 4) or parts[3:] not in ([], [DIFFERENCE], [VERDICT]):
+        raise UserError(f"{where} must be STUDY|SETTING|METRIC, with |{DIFFERENCE} or |{VERDICT} behind it or without.")
     name, label, metric = parts[:3]
     study = studies.get(name)
     confirmation = study.newest if study is not None else None
-    if confirmation is None:
+    if study is None or confirmation is None:
         confirmed = [known for known, other in studies.items() if other.newest is not None]
         raise UserError(f"{where}: no study {name!r} is kept with a confirmation; there are {_listed(confirmed)}.")
     summary = confirmation.summary
@@ -275,18 +291,27 @@ def _number(parts: list[str], studies: Mapping[str, KeptStudy], where: str) -> s
     if setting is None:
         labels = [setting.label for setting in summary.settings]
         raise UserError(f"{where}: no setting {label!r} in {name}; there are {_listed(labels)}.")
+    tuned = {name.removesuffix(", median"): value for name, value in study.tuned_values(setting).items()}
+    if metric in tuned:
+        return f"{tuned[metric]}"
+    if metric == COLLAPSED and summary.family is not None:
+        verdict = _verdict(summary, label, summary.family.metrics[0], where)
+        return f"{verdict.collapsed} of {verdict.seeds}"
     key = f"test/{metric}" if f"test/{metric}" in setting.values else metric
     if key not in setting.values:
         raise UserError(f"{where}: no metric {metric!r} of {label!r}; there are {_listed(setting.values)}.")
-    return _difference(summary, label, key, where) if len(parts) == 4 else format_mean_sd(setting, key)
+    if len(parts) == 3:
+        return format_mean_sd(setting, key)
+    verdict = _verdict(summary, label, key, where)
+    return format_interval(verdict) if parts[3] == DIFFERENCE else verdict.word
 
 
-def _difference(summary: Summary, label: str, key: str, where: str) -> str:
+def _verdict(summary: Summary, label: str, key: str, where: str) -> Verdict:
     verdict = summary.family.of(label, key) if summary.family is not None else None
     if verdict is None:
         known = summary.family.metrics if summary.family is not None else []
         raise UserError(f"{where}: there is no verdict on it; there are those on {_listed(known)}, of other settings.")
-    return format_interval(verdict)
+    return verdict
 
 
 def _listed(names: Iterable[str]) -> str:

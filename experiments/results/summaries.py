@@ -1,8 +1,9 @@
 """A kept study as summaries: the search and each confirmation; and its tables, its section of RESULTS.md."""
 
+import dataclasses
+import itertools
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,27 @@ from losslab.errors import UserError
 from losslab.report import (
     Confirmation,
     Summary,
+    choices_table,
     confirmation_of,
     escape_markdown,
+    fewest_seeds,
     markdown_verdicts,
     metric_title,
     summarise,
 )
 from losslab.study import GROUPS, Result, Setting, SettingResults, StudyFile, class_groups, short_names
 
-from .kept import CONFIDENCE, ECE_PSI, SEARCH, Kept, read_kept
+from .kept import SEARCH, Kept, read_kept
+from .measures import CONFIDENCE, ECE_PSI
 
-MARKS = {"higher": " ▲", "lower": " ▼", "not shown": ""}
+MARKS = {
+    "higher": " ▲",
+    "lower": " ▼",
+    "higher, by less than the margin": " △",
+    "lower, by less than the margin": " ▽",
+    "alike": " ≈",
+    "not shown": "",
+}
 TITLES = {
     ECE_PSI: "ECE after psi",
     CONFIDENCE: "confidence",
@@ -30,7 +41,7 @@ TITLES = {
 }
 
 
-@dataclass
+@dataclasses.dataclass
 class KeptStudy:
     """A kept file, summarised.
 
@@ -38,8 +49,8 @@ class KeptStudy:
         kept: the file's content.
         search: the sweep's summary, of the validation split.
         confirmations: the summaries of the test split, by the confirmation's name.
-        tuned: the tuned values by their short names, by setting's hash; {} where nothing was tuned.
-        untuned: the label without the tuned values, by setting's hash.
+        tuned: the tuned values by their short names, by setting's hash; {} unless one was chosen for all seeds.
+        untuned: the label without the tuned values, by setting's hash; {} likewise.
     """
 
     kept: Kept
@@ -58,6 +69,12 @@ class KeptStudy:
         """Whether some classes have few training images."""
         return any(class_groups(result.get("class_counts", {})) for result in self.kept.results)
 
+    def tuned_values(self, setting: SettingResults) -> dict[str, Any]:
+        """Return a setting's tuned values by the names of their columns; the medians of what its seeds chose."""
+        names = short_names({path: None for known in self.search.settings for path in known.choices})
+        medians = {f"{names[path]}, median": f"{value:g}" for path, value in setting.median_choices.items()}
+        return medians or self.tuned.get(setting.setting_hash, {})
+
     def results_of(self, stage: str, setting: SettingResults) -> list[Result]:
         """Return the kept results of a setting of a confirmation."""
         return [r for r in self.kept.stage_results(stage) if r["setting_hash"] == setting.setting_hash]
@@ -68,13 +85,13 @@ def read_kept_study(file: Path) -> KeptStudy | None:
     kept = read_kept(file)
     if kept is None:
         return None
-    study = StudyFile.from_declared(kept.header["declared"])
-    searched = kept.stage_results(SEARCH)
+    study, searched = kept.study, kept.stage_results(SEARCH)
     untuned = _labels_without_tuned(searched, study)
-    names = short_names(study.tune)
+    names = {} if study.tunes_each_seed else short_names(study.tune)
     tuned = {
         result["setting_hash"]: {name: result["setting"]["values"][path] for path, name in names.items()}
         for result in searched
+        if names
     }
     confirmations = {}
     for stage in kept.stages:
@@ -87,8 +104,18 @@ def read_kept_study(file: Path) -> KeptStudy | None:
         if results:
             whole = len(results) == header["settings"] * len(header["declared"]["seeds"])
             name = f"{kept.header['name']}/{stage}"
-            confirmations[stage] = confirmation_of(name, results, StudyFile.from_declared(header["declared"]), whole)
+            confirmation = confirmation_of(name, results, StudyFile.from_declared(header["declared"]), whole)
+            _add_image_spread(confirmation.summary, header.get("image_spread", {}))
+            confirmations[stage] = confirmation
     return KeptStudy(kept, summarise(kept.header["name"], searched, study), confirmations, tuned, untuned)
+
+
+def _add_image_spread(summary: Summary, spread: dict[str, dict[str, float]]) -> None:
+    """Add the kept spread over test images, by setting's hash and metric, to a confirmation's verdicts."""
+    if summary.family is not None:
+        labels = {setting.setting_hash: setting.label for setting in summary.settings}
+        images = {(labels[key], metric): value for key, own in spread.items() for metric, value in own.items()}
+        summary.family = dataclasses.replace(summary.family, images=images)
 
 
 def metrics_by_class_size(result: Result) -> dict[str, float]:
@@ -111,7 +138,7 @@ def _labels_without_tuned(searched: list[Result], study: StudyFile) -> dict[str,
     """Return labels by setting's hash: "gamma=2", or the arm where nothing but the tuned values varied."""
     several_arms = len({result["setting"]["arm"] for result in searched}) > 1
     labels = {}
-    for result in searched if study.tune else []:
+    for result in searched if study.tune and not study.tunes_each_seed else []:
         values = {path: value for path, value in result["setting"]["values"].items() if path not in study.tune}
         labels[result["setting_hash"]] = Setting(result["setting"]["arm"], values).label(several_arms)
     return labels
@@ -121,20 +148,64 @@ def _labels_without_tuned(searched: list[Result], study: StudyFile) -> dict[str,
 
 
 def study_section(study: KeptStudy, root: Path, costs: bool) -> str:
-    """Return question, means, verdicts, per-class table, search, and where the numbers come from, as Markdown.
+    """Return question, protocol, means, verdicts, per-class table, search, and the numbers' origin, as Markdown.
 
     Args:
         study: the study.
         root: the folder that the study's command was called in.
         costs: whether the tables have training accuracies, parameters and seconds of a training.
     """
-    parts = [_read_question(study, root)]
+    parts = [_read_question(study, root), protocol(study)]
     for stage, confirmation in study.confirmations.items():
         parts += _confirmation_parts(study, stage, confirmation, costs)
     if not study.confirmations:
         parts.append("Searched; not confirmed yet.")
-    parts += [_fold("The search on validation", search_table(study)), _provenance(study)]
-    return "\n\n".join(parts)
+    if study.search.study.tunes_each_seed:
+        parts.append(_fold("What each seed chose on validation", _choices(study)))
+    else:
+        parts.append(_fold("The search on validation", search_table(study)))
+    return "\n\n".join([*parts, _provenance(study)])
+
+
+def protocol(study: KeptStudy) -> str:
+    """Return how the study's values were chosen, and by which images, in sentences."""
+    file, header = study.search.study, study.kept.header
+    seeds, names = len(file.seeds), " and ".join(short_names(file.tune).values())
+    if file.tunes_each_seed:
+        if file.lists:
+            ((_, values),) = file.lists.items()
+            among = f"a list from {values[0]:g} to {values[-1]:g} in steps of a factor of {_factor(values)}, which is "
+            among += "extended while the best value lies at its end"
+        else:
+            tried, seed = study.search.tried, file.seeds[0]
+            drawn = sum(seed in s.seeds and file.candidate(s) == file.candidate(tried[0]) for s in tried)
+            among = f"{drawn} points that are drawn afresh for each seed, the same for all settings"
+            among += ", and with it a loss's own parameter where it has one" * bool(file.arm_tune)
+        validation = {
+            "balanced": "balanced, with the right labels, whatever the training images are",
+            "like_training": "like the training images, with the same long tail and the same share of wrong labels",
+        }[header["validation"]]
+        return (
+            f"Protocol: each of {seeds} seeds has a split of its own, and chooses the {names} of each setting by its "
+            f"own validation images, from {among}. A seed's result is that of its choice, so the intervals contain "
+            f"the choice. Validation images are {validation}."
+        )
+    split = "" if "validation" in header else " All seeds share one validation split."
+    if not file.tune:
+        return f"Protocol: nothing is tuned.{split}"
+    ((_, values),) = file.lists.items()
+    by = "one seed" if seeds == 1 else f"{seeds} seeds together"
+    return (
+        f"**Former protocol**: one {names} for all seeds, chosen by {by} from a list in steps of a factor of "
+        f"{_factor(values)}; fresh seeds confirm it.{split} No interval contains that choice, and a better value may "
+        "lie between two of the list. Verdicts needed the interval alone when these numbers were first written; below "
+        "they need the signs too. The study file is that of the commit below; today's gives another study, by the "
+        "present protocol."
+    )
+
+
+def _factor(values: list[float]) -> str:
+    return f"{max(high / low for low, high in itertools.pairwise(values)):.2g}"
 
 
 def means_table(study: KeptStudy, summary: Summary, stage: str, costs: bool = False) -> str:
@@ -147,13 +218,13 @@ def means_table(study: KeptStudy, summary: Summary, stage: str, costs: bool = Fa
         keys += ["test/f1/macro", "test/acc"]
     keys += ["test/ece", ECE_PSI, CONFIDENCE]
     keys = [key for key in keys if any(key in setting.values for setting in summary.settings)]
-    tuned = list(next(iter(study.tuned.values()), {}))
+    tuned = list(dict.fromkeys(name for setting in summary.settings for name in study.tuned_values(setting)))
     columns = ["", *tuned, *(TITLES.get(key) or metric_title(key) for key in keys)]
     columns += ["accuracy of all runs together", "parameters", "seconds"] if costs else []
     rows = [
         [
             setting.label,
-            *(f"{study.tuned.get(setting.setting_hash, {}).get(name, '')}" for name in tuned),
+            *(f"{study.tuned_values(setting).get(name, '')}" for name in tuned),
             *(format_cell(summary, setting, key) for key in keys),
             *(_costs(study, stage, setting) if costs else []),
         ]
@@ -209,6 +280,14 @@ def format_cell(summary: Summary, setting: SettingResults, key: str) -> str:
     return format_mean_sd(setting, key) + (MARKS[verdict.word] if verdict is not None else "")
 
 
+def legend(summary: Summary) -> str:
+    """Return what the marks in the cells mean; the summary must have a baseline."""
+    assert summary.baseline is not None
+    margins = [f"{100 * margin:g} of {metric_title(key)}" for key, margin in summary.study.margins.items()]
+    less = f"; △, ▽ by less than the margin, ≈ alike within it (margins in points: {', '.join(margins)})"
+    return f"▲ higher, ▼ lower than {escape_markdown(summary.baseline.label)}{less if margins else ''}"
+
+
 def format_mean_sd(setting: SettingResults, key: str) -> str:
     """Return a metric in percent, such as "97.12 ± 0.10"."""
     mean, sd = setting.mean_sd(key)
@@ -225,16 +304,26 @@ def markdown_table(columns: list[str], rows: list[list[str]], escaped: bool = Tr
 def _confirmation_parts(study: KeptStudy, stage: str, confirmation: Confirmation, costs: bool) -> list[str]:
     summary = confirmation.summary
     unfinished = "" if confirmation.whole else " Not finished: what is missing is not compared."
-    against = f"; ▲ higher, ▼ lower than {escape_markdown(summary.baseline.label)}" if summary.baseline else ""
+    against = f"; {legend(summary)}" if summary.baseline else ""
+    fresh = "" if study.kept.is_of_sweep(stage) else "fresh "
     heading = (
         f"{escape_markdown(summary.name)}: test split of {study.kept.header['data_name']}, {len(summary.study.seeds)} "
-        f"fresh seeds, mean ± sd in percent{against}.{unfinished}"
+        f"{fresh}seeds, mean ± sd in percent{against}.{unfinished}"
     )
+    if summary.family is not None and summary.family.seeds < fewest_seeds(max(summary.family.size, 1)):
+        heading += f" {summary.family.method}"
     parts = [heading, means_table(study, summary, stage, costs)]
     if summary.family is not None and summary.family.verdicts:
         parts.append(_fold("The verdicts: differences with their intervals", markdown_verdicts(summary)))
     parts.append(_fold("Precision and recall of each class", class_table(study, summary, stage)))
     return parts
+
+
+def _choices(study: KeptStudy) -> str:
+    table = choices_table(study.search)
+    assert table is not None
+    what = f"Each seed's choice, by {metric_title(study.search.study.monitor)} on its own validation images"
+    return f"{what}; * the lowest or the highest value that it tried.\n\n{markdown_table(table.columns, table.rows)}"
 
 
 def _costs(study: KeptStudy, stage: str, setting: SettingResults) -> list[str]:
@@ -262,7 +351,7 @@ def _read_question(study: KeptStudy, root: Path) -> str:
 
 def _provenance(study: KeptStudy) -> str:
     """Return commands, commits, devices, seconds and reads of the test images, in one line."""
-    header, results = study.kept.header, study.kept.results
+    header, results = study.kept.header, study.kept.trainings
     commands = [header["command"], *(header["confirmations"][stage]["command"] for stage in study.confirmations)]
     commits = sorted({f"{r['git_commit'] or 'none'}"[:7] + ("+" if r["git_dirty"] else "") for r in results})
     devices = [f"{header['cpu_cores']} cores" if d == "cpu" else d for d in sorted({r["device"] for r in results})]

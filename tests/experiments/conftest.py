@@ -1,4 +1,4 @@
-"""A study that is swept, confirmed and kept once, for all tests that look at it."""
+"""A study whose seeds tune, swept, confirmed and kept once, for all tests that look at it."""
 
 import contextlib
 import shutil
@@ -17,7 +17,7 @@ arms:
   cross-entropy: {model.init_args.loss: {class_path: losslab.losses.CrossEntropyLoss}}
   focal: {model.init_args.loss: {class_path: losslab.losses.FocalLoss}}
 tune:
-  model.init_args.optimizer.init_args.lr: [0.002, 0.02, 0.2]
+  model.init_args.optimizer.init_args.lr: {start: [0.01, 0.02, 0.04]}
 seeds: [0, 1]
 baseline: {arm: cross-entropy}
 """
@@ -37,7 +37,7 @@ def sweep_command() -> list[str]:
 @pytest.fixture(scope="session")
 def confirm_command() -> list[str]:
     """The command line of its confirmation."""
-    return ["confirm", f"runs/{NAME}", "--top", "all", "--seeds", "6"]
+    return ["confirm", f"runs/{NAME}", "--top", "all"]
 
 
 @pytest.fixture(scope="session")

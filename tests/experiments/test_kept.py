@@ -6,17 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from results.kept import (
-    CONFIDENCE,
-    ECE_PSI,
-    Kept,
-    describe_difference,
-    ensemble_accuracy,
-    keep,
-    kept_file,
-    read_kept,
-    restore,
-)
+from results.kept import Kept, describe_difference, keep, kept_file, read_kept, restore
+from results.measures import CONFIDENCE, ECE_PSI, ensemble_accuracy
 from results.summaries import KeptStudy
 
 from losslab.cli import main
@@ -33,7 +24,7 @@ def test_kept_numbers_are_the_studys(finished: Path, study: KeptStudy) -> None:
     kept = study.newest
     assert told is not None
     assert kept is not None
-    assert (kept.reads, kept.second_reads, kept.whole) == (told.reads, told.second_reads, told.whole) == (12, 0, True)
+    assert (kept.reads, kept.second_reads, kept.whole) == (told.reads, told.second_reads, told.whole) == (4, 0, True)
     assert kept.summary.family is not None
     assert told.summary.family is not None
     for ours, theirs in zip(kept.summary.family.verdicts, told.summary.family.verdicts, strict=True):
@@ -42,6 +33,33 @@ def test_kept_numbers_are_the_studys(finished: Path, study: KeptStudy) -> None:
         assert ours.mean == pytest.approx(theirs.mean, abs=2e-6)
     searched, _ = summarise_folder(finished / "runs" / NAME)
     assert [s.setting_hash for s in study.search.settings] == [s.setting_hash for s in searched.settings]
+
+
+def test_a_kept_file_has_what_each_seed_chose_and_counts_each_training_once(finished: Path, study: KeptStudy) -> None:
+    told = read_confirmation(finished / "runs" / NAME / "confirm")
+    assert told is not None
+    assert study.newest is not None
+    trained = read_results(finished / "runs" / NAME)
+    assert len(study.kept.trainings) == len(trained)
+    assert len(study.kept.results) == len(trained) + 4
+    for kept, ours in zip(study.search.settings, told.summary.settings, strict=True):
+        assert kept.choices == ours.choices == study.newest.summary.settings[ours.label == "focal"].choices
+        assert len(*kept.choices.values()) == 2
+    assert study.newest.summary.family is not None
+    assert told.summary.family is not None
+    spread = told.summary.family.images
+    assert len(spread) == 5
+    assert study.newest.summary.family.images == {key: pytest.approx(value, abs=1e-6) for key, value in spread.items()}
+
+
+def test_what_all_results_have_in_common_is_written_once(finished: Path) -> None:
+    file = kept_file(finished / "kept", NAME)
+    header, *lines = map(json.loads, file.read_text().splitlines())
+    kept = read_kept(file)
+    assert kept is not None
+    assert header["same"]["device"] == "cpu"
+    assert not any("device" in line for line in lines)
+    assert all(result["device"] == "cpu" for result in kept.results)
 
 
 def test_confidence_and_the_ece_after_psi_are_measured_from_the_predictions(study: KeptStudy) -> None:
@@ -79,7 +97,7 @@ def test_restored_in_another_folder_nothing_is_trained_or_read_again(
     assert main(confirm_command) == 0
     assert not list(study.rglob("metrics.csv"))
     assert not Path("runs/test_reads.jsonl").exists()
-    assert len(read_results(study / "confirm" / TEST_FOLDER)) == 12
+    assert len(read_results(study / "confirm" / TEST_FOLDER)) == 4
     again = keep(study, Path("kept"))
     assert [r["metrics"] for r in again.results] == [r["metrics"] for r in kept.results]
     assert again.results == kept.results
@@ -100,9 +118,45 @@ def test_after_a_loss_only_what_is_missing_is_trained(copied: Path, sweep_comman
     assert missing["metrics"] in [result["metrics"] for result in merged.results]
 
 
+@pytest.mark.slow
+def test_of_a_seed_that_was_not_tested_the_chosen_value_is_trained_again_and_read_once(
+    copied: Path, sweep_command: list[str], confirm_command: list[str]
+) -> None:
+    file = Path(f"kept/{NAME}.jsonl")
+    lines = file.read_text().splitlines(keepends=True)
+    gone = next(line for line in lines[1:] if json.loads(line)["stage"] == "confirm" and json.loads(line)["seed"] == 1)
+    file.write_text("".join(line for line in lines if line != gone))
+    untested = json.loads(gone)
+    shutil.rmtree("runs")
+    restore(file, copied)
+    assert main(sweep_command) == 0
+    (trained,) = copied.rglob("metrics.csv")
+    assert trained.parent.name == "seed-1"
+    assert main(confirm_command) == 0
+    (read,) = map(json.loads, Path("runs/test_reads.jsonl").read_text().splitlines())
+    assert read["run"].endswith("seed-1")
+    again = next(r for r in keep(copied, Path("kept")).stage_results("confirm") if r["seed"] == 1)
+    assert (again["tuned"], again["metrics"]) == (untested["tuned"], untested["metrics"])
+
+
+def test_a_run_that_is_gone_is_told_before_any_read(
+    copied: Path, confirm_command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(copied / "confirm")
+    Path("runs/test_reads.jsonl").unlink()
+    shutil.rmtree(next((copied / "runs").rglob("checkpoints")))
+    for folder in (copied / "runs").glob("*/seed-1"):
+        shutil.rmtree(folder)
+    assert main(confirm_command) == 2
+    message = capsys.readouterr().err
+    assert "which is to be tested, is gone" in message
+    assert "--seeds 12" in message
+    assert not Path("runs/test_reads.jsonl").exists()
+
+
 def test_keeping_loses_no_result_and_no_measurement(copied: Path) -> None:
     before = Path(f"kept/{NAME}.jsonl").read_bytes()
-    shutil.rmtree(copied / "confirm" / "runs")  # the predictions are gone
+    shutil.rmtree(copied / "runs")  # the predictions are gone
     keep(copied, Path("kept"))
     assert Path(f"kept/{NAME}.jsonl").read_bytes() == before
     shutil.rmtree(copied / "confirm")
@@ -132,8 +186,8 @@ def test_what_is_run_again_is_compared_with_what_was_kept(
         describe_difference(former, again)
         == f"{len(again.results)} of them were kept before and run again: no metric differs"
     )
-    again.results[0]["metrics"]["val/acc"] += 0.25
-    assert "val/acc differs most, by up to 0.25" in describe_difference(former, again)
+    again.results[0]["metrics"]["val/f1/macro"] += 0.25
+    assert "val/f1/macro differs most, by up to 0.25" in describe_difference(former, again)
 
 
 def test_another_study_of_the_same_name_is_refused(copied: Path) -> None:

@@ -14,14 +14,16 @@ def test_a_study_is_kept_and_restored_by_name(
 ) -> None:
     monkeypatch.setattr("results.__main__.ROOT", own_folder)
     monkeypatch.setattr("results.__main__.KEPT", own_folder / "new")
+    lines = len(Path("kept/focal-balanced.jsonl").read_text().splitlines()) - 1
     assert run_command(["keep", str(copied)]) == 0
     assert capsys.readouterr().out == (
-        "new/focal-balanced.jsonl: 24 results; none of them was kept before and run again\n"
+        f"new/focal-balanced.jsonl: {lines} results; none of them was kept before and run again\n"
     )
     assert Path("new/focal-balanced.jsonl").read_bytes() == Path("kept/focal-balanced.jsonl").read_bytes()
     shutil.rmtree("runs")
     assert run_command(["restore", "focal-balanced"]) == 0
-    assert capsys.readouterr().out == "runs/focal-balanced: 36 result files put back\n"
+    tested = 4  # each of them is put back twice, with and without its test metrics
+    assert capsys.readouterr().out == f"runs/focal-balanced: {lines + tested} result files put back\n"
 
 
 @pytest.mark.parametrize(

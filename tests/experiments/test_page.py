@@ -45,8 +45,8 @@ def test_every_measured_number_of_the_findings_comes_from_a_record() -> None:
 
 def test_the_page_tells_where_its_numbers_come_from(finished: Path, study: KeptStudy) -> None:
     page = render_page({NAME: study}, "# Found\n\n{{focal-balanced|focal|f1/macro}} of 100", finished)
-    assert "`losslab confirm runs/focal-balanced --top all --seeds 6`" in page
-    assert "12 runs, each once" in page
+    assert "`losslab confirm runs/focal-balanced --top all`" in page
+    assert "4 runs, each once" in page
     assert "Every loss on balanced MNIST: not run yet" in page
 
 
@@ -66,7 +66,21 @@ def test_a_placeholder_is_the_number(study: KeptStudy) -> None:
     mean, sd = focal.mean_sd("test/recall/macro")
     filled = fill_placeholders("a {{focal-balanced|focal|recall/macro}} b", {NAME: study}, "findings.md")
     assert filled == f"a {100 * mean:.2f} ± {100 * sd:.2f} b"
-    difference = fill_placeholders("{{focal-balanced|focal|recall/tail|difference}}", {NAME: study}, "findings.md")
+    assert study.newest.summary.family is not None
+    verdict = study.newest.summary.family.of("focal", "test/recall/tail")
+    assert verdict is not None
+    word = fill_placeholders("{{focal-balanced|focal|recall/tail|verdict}}", {NAME: study}, "findings.md")
+    assert word == verdict.word
+    collapses = fill_placeholders("{{focal-balanced|focal|collapsed}}", {NAME: study}, "findings.md")
+    assert collapses == f"{verdict.collapsed} of 2"
+    (rate,) = focal.median_choices.values()
+    assert fill_placeholders("{{focal-balanced|focal|lr}}", {NAME: study}, "findings.md") == f"{rate:g}"
+
+
+def test_a_difference_has_its_interval() -> None:
+    kept = read_kept_study(KEPT / f"{NAME}.jsonl")
+    assert kept is not None
+    difference = fill_placeholders("{{focal-balanced|gamma=2|f1/macro|difference}}", {NAME: kept}, "findings.md")
     assert re.fullmatch(r"[+−]\d+\.\d\d \[[+−]\d+\.\d\d, [+−]\d+\.\d\d\]", difference)
 
 
@@ -118,6 +132,7 @@ def test_a_cell_trained_again_is_within_four_sd_of_its_kept_mean(label: str, rep
     assert len(setting.seeds) == 10
     lr = study.tuned[setting.setting_hash]["lr"]
     experiment = ["--config", str(repository / "experiments" / "mlp_64.yaml"), "--data.source", "embedded"]
+    experiment += ["--data.split_seed", "0"]  # as when it was kept
     loss = ["--model.loss", "FocalLoss", "--model.loss.gamma", label.removeprefix("gamma=")]
     for seed in setting.seeds[:3]:
         seeded = ["--seed_everything", str(seed), "--name", f"cell-{seed}", "--trainer.enable_progress_bar", "false"]
