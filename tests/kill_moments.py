@@ -23,7 +23,7 @@ def kill_at(phase: str, count: int) -> None:
                 file.write(f"{phase}\n")
             os.kill(os.getpid(), signal.SIGKILL)
 
-    PHASES[phase](reached)
+    {**PHASES, **PHASES_OF_CONFIRM}[phase](reached)
 
 
 def _before(
@@ -109,6 +109,7 @@ PHASES: dict[str, Callable[[Callable[..., None]], None]] = {
     "inside the journal append": _in_the_journal,
     "between result and tell": _between_result_and_tell,
 }
+PHASES_OF_CONFIRM = {"writing a test result": functools.partial(_writing, "os.link", "test/results")}
 
 
 def short_leases(seconds: float, stop_at_step: int | None = None) -> None:

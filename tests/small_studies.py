@@ -96,6 +96,10 @@ tune:
 seeds: [0, 1]
 baseline: {arm: cross-entropy}
 """
+TUNED_ONCE = TUNED.replace("seeds:", "tune_per: study\nseeds:")
+"""One learning rate for all seeds."""
+LOSSES = TUNED.split("tune:")[0] + TUNED[TUNED.index("seeds:") :]
+"""The same losses at the experiment's learning rate."""
 LEARNING_RATES = [0.0005, 0.001, 0.002]
 LR = "model.init_args.optimizer.init_args.lr"
 TUNED_EXPERIMENT = EXPERIMENT.replace(

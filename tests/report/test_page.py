@@ -11,7 +11,7 @@ import pytest
 import small_studies
 
 from losslab.cli import main
-from losslab.report import read_confirmation, read_trials, summarise_folder
+from losslab.report import read_confirmation, read_confirmations, read_trials, summarise_folder
 from losslab.report.page import page_content
 from losslab.report.precision_recall import varied_number
 from losslab.report.records import TEST_PREDICTIONS, provenance_table
@@ -21,7 +21,7 @@ from losslab.study import read_declared, read_results
 
 
 def content(study: Path) -> dict[str, Any]:
-    return page_content(study, *summarise_folder(study))
+    return page_content(study, *summarise_folder(study), read_confirmations(study))
 
 
 def text_of(study: Path) -> str:
@@ -119,7 +119,7 @@ def test_what_is_tuned_is_no_axis(tuned_study: Path) -> None:
     summary, _ = summarise_folder(tuned_study)
     summary.settings = [summary.tried[0], summary.tried[-1]]
     assert varied_number(summary.settings) == small_studies.LR
-    figure, plane = page_content(tuned_study, summary, read_results(tuned_study))["precision_recall"]
+    figure, plane = page_content(tuned_study, summary, read_results(tuned_study), [])["precision_recall"]
     assert figure.title == "Precision and recall of each setting"
     assert {trace["mode"] for trace in plane.traces} <= {"markers", "markers+text"}
 

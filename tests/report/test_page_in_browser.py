@@ -173,7 +173,7 @@ def test_a_chosen_setting_is_the_one_that_is_drawn(browser: Any, gamma_study: Pa
 def test_the_gallery_shows_the_mistakes_that_are_asked_for(browser: Any, gamma_study: Path) -> None:
     open_page(browser, gamma_study)
     settings = {setting.label: setting for setting in group_by_setting(read_results(gamma_study))}
-    predictions = setting_predictions(gamma_study, settings["gamma=0"], [0])
+    predictions = setting_predictions(gamma_study, settings["gamma=0"], 0)
     assert predictions is not None
     found = find_mistakes(predictions.logits, predictions.labels)[:60]
     choose(browser, "#gallery", "setting", "gamma=0")

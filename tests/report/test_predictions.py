@@ -95,7 +95,7 @@ def test_predictions_of_splits_that_differ_are_not_put_together_although_their_l
     gamma_study: Path,
 ) -> None:
     settings = group_by_setting(read_results(gamma_study))
-    alone = [setting_predictions(gamma_study, settings[0], [seed]) for seed in range(6)]
+    alone = [setting_predictions(gamma_study, settings[0], seed) for seed in range(6)]
     given = [predictions for predictions in alone if predictions is not None]
     assert len(given) == 6
     assert all((predictions.labels == given[0].labels).all() for predictions in given)

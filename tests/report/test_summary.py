@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from losslab.errors import UserError
-from losslab.report import Summary, confirmation_of, format_interval, summarise, summarise_folder
+from losslab.report import (
+    Summary,
+    confirmation_of,
+    format_interval,
+    markdown_verdicts,
+    show_summary,
+    summarise,
+    summarise_folder,
+)
 from losslab.report.summary import format_difference
 from losslab.report.verdicts import Verdict
 from losslab.run import dump_yaml
@@ -101,6 +109,14 @@ def test_nothing_complete_is_nothing_to_compare() -> None:
     summary = summary_of({0: [0.90, 0.91], 2: [0.95]})
     assert summary.answer == ["No setting has a result for each of its seeds: there is nothing to compare yet."]
     assert summary.family is None
+
+
+def test_a_baseline_that_is_complete_before_all_others_is_told(tmp_path: Path) -> None:
+    """At nine seeds a family with comparisons would have verdicts."""
+    summary = summary_of({0: BASE, 2: BETTER[:4]})
+    assert summary.answer == ["There is nothing yet to compare with gamma=0."]
+    assert markdown_verdicts(summary) == "There is nothing yet to compare with gamma=0."
+    show_summary(summary, tmp_path)
 
 
 def test_one_comparison_that_is_not_shown_is_told_in_the_singular() -> None:

@@ -56,7 +56,8 @@ def test_one_seed_and_no_other_setting() -> None:
     family = compare([baseline, setting("other", [0.3], [0.2])], baseline, KEYS)
     assert [v.mean for v in family.verdicts] == pytest.approx([0.2, 0])
     assert family.shown == []
-    assert compare([baseline], baseline, KEYS).verdicts == []
+    alone = compare([baseline], baseline, KEYS)
+    assert (alone.verdicts, alone.method) == ([], "There is nothing yet to compare with base.")
 
 
 def one(differences: list[float], key: str = KEYS[1], **recalls: list[float]) -> Verdict:

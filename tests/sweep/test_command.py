@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import small_studies
+import torch
 
+from losslab.cli import main
 from losslab.errors import UserError
 from losslab.run import CommandLine
-from losslab.study import read_study
-from losslab.sweep.command import _announce, _check_settings
+from losslab.study import StudyFile, read_study
+from losslab.sweep.command import _announce, _check_settings, say_seeds_needed
 from losslab.sweep.study import Study
 
 
@@ -21,9 +23,10 @@ def test_the_disk_space_is_that_of_all_predictions(
     """100 trainings of 60 kB, with 48 bytes an image: 5,000 for validation and, when confirmed, 10,000 to test."""
     images = {"val": SimpleNamespace(labels=range(5_000)), "test": SimpleNamespace(labels=range(10_000))}
     data: Any = SimpleNamespace(
-        data_name="mnist", num_classes=10, split=images.__getitem__, load_test=lambda: images["test"]
-    )
-    file: Any = SimpleNamespace(is_search=False, seeds=[0], keep="best", stage=stage)
+        data_name="mnist", num_classes=10, class_names=(), class_counts=torch.tensor([]),
+        split=images.__getitem__, load_test=lambda: images["test"],
+    )  # fmt: skip
+    file = StudyFile("", {"a": {}, "b": {}}, [0], stage=stage)  # type: ignore[arg-type]
     study: Any = SimpleNamespace(total_trainings=lambda: 100, file=file, folder=Path("runs/gamma"))
     _announce(study, 0, 0, data)
     assert f"100 trainings, 0 of them done; up to {megabytes} MB" in capsys.readouterr().out
@@ -112,3 +115,46 @@ def test_settings_that_ignore_different_labels_are_refused() -> None:
     check(f"{GAMMAS}grid: {{{LOSS}.init_args.ignore_index: [9], {LOSS}.init_args.gamma: [0, 1]}}")
     torchs = f"{{{LOSS}: {{class_path: torch.nn.CrossEntropyLoss}}}}"  # whose ignore_index is -100
     check(f"arms: {{ours: {{{LOSS}: {{{CROSS_ENTROPY}}}}}, torchs: {torchs}}}")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "arms", "family", "told"),
+    [
+        (12, 35, ["val/precision/macro", "val/recall/macro"], ""),  # 34 settings in three metrics: 102 comparisons
+        (
+            12,
+            36,
+            ["val/precision/macro", "val/recall/macro"],
+            "105 comparisons (35 settings in 3 metrics), which takes 13",
+        ),
+        (2, 2, ["val/f1/macro"], "2 seeds can show no difference in a family of 1 comparisons"),
+        (6, 2, ["val/f1/macro"], ""),
+        (2, 1, ["val/f1/macro"], ""),  # nothing is compared
+    ],
+)
+def test_seeds_that_allow_no_verdict_are_told(
+    seeds: int, arms: int, family: list[str], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = StudyFile("", {f"a{n}": {} for n in range(arms)}, [*range(seeds)], baseline={"arm": "a0"}, family=family)
+    data: Any = SimpleNamespace(class_names=("cat", "dog"), class_counts=torch.tensor([50, 5]))
+    say_seeds_needed(file, data)
+    assert [told in record.getMessage() for record in caplog.records] == [True] * bool(told)
+    file.baseline = None
+    say_seeds_needed(file, data)
+    assert len(caplog.records) == bool(told)
+
+
+def test_few_seeds_are_told_before_the_first_training(
+    own_folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trains(*_: Any, **__: Any) -> None:
+        raise UserError("it trains")
+
+    monkeypatch.setattr(Study, "run", trains)
+    Path("tiny.yaml").write_text(small_studies.EXPERIMENT)
+    Path("study.yaml").write_text(small_studies.LOSSES)
+    assert main(["sweep", "--config", "study.yaml"]) == 2
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        "NOTICE: 2 seeds can show no difference in a family of 6 comparisons (2 settings in 3"
+    )

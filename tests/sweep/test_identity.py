@@ -198,7 +198,7 @@ def open_study(name: str) -> Study:
 @pytest.mark.parametrize("searched", [True, False])
 def test_a_study_that_maximised_a_loss_goes_on_unless_its_trials_were_chosen_so(edited: Path, searched: bool) -> None:
     study = open_study("new")
-    declared = {"monitor": "val/loss", "direction": "maximize"}
+    declared = {"seeds": [0], "monitor": "val/loss", "direction": "maximize"}
     content = {"study": {"space": {}} if searched else {}, "experiment": {}, "data": {}, "declared": declared}
     study.identity.write_record(content | {"code": {}}, accept_code=False)
     changed = content | {"declared": declared | {"direction": "minimize"}, "code": {}}
@@ -241,7 +241,7 @@ def after_first(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], objec
     return set_action
 
 
-@pytest.mark.parametrize("options", [[], ["--population", "2"]], ids=["alone", "population"])
+@pytest.mark.parametrize("options", [[], ["--population", "2", "--data.split_seed", "0"]], ids=["alone", "population"])
 @pytest.mark.parametrize("kind", ["Pictures", pytest.param("PicturesOrNone", marks=pytest.mark.slow)])
 def test_a_study_stops_when_its_images_are_gone_and_goes_on_when_they_are_back(
     pictures: Callable[..., list[str]],

@@ -10,9 +10,10 @@ import background
 import pytest
 from kill_moments import PHASES, kill_at, short_leases
 from optuna.trial import TrialState
-from small_studies import GAMMA_PATH, comparable_results, trained, trials
+from small_studies import GAMMA_PATH, LR, TUNED, TUNED_EXPERIMENT, comparable_results, trained, trials
 
 from losslab.cli import main
+from losslab.study import read_declared, read_results
 
 GRID = f"""\
 experiment: tiny.yaml
@@ -139,3 +140,51 @@ def test_a_slow_trial_is_recorded_as_failed_after_its_time(grid: Path, capsys: p
     assert main([*SWEEP, "--name", "together", "--population", "4"]) == 2
     # Two trials with all their seeds in each population: they share the sum.
     assert all("the 0.002 seconds" in trial.user_attrs["failure"] for trial in trials("together"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--population", "16")], ids=["alone", "population"])
+def test_killed_in_each_phase_a_study_whose_seeds_tune_ends_as_an_undisturbed_one(
+    own_folder: Path, options: tuple[str, ...]
+) -> None:
+    (own_folder / "tiny.yaml").write_text(TUNED_EXPERIMENT)
+    (own_folder / "kills.yaml").write_text(TUNED + "max_retry: 100\n")
+    sweep = [*SWEEP, *options]
+    assert main([*sweep, "--name", "undisturbed"]) == 0
+    phases = [phase for phase in PHASES if phase != "between two seeds"]  # a trial has one
+    counts = {"inside a step": 3, "inside the journal append": 90, "writing a result": 5, "between result and tell": 10}
+    for phase in phases:
+        # The network of a population takes its steps otherwise, and its checkpoints are written at its end.
+        if not options or phase != "inside a step":
+            process = background.start(own_folder, sweep, kill_at, phase, counts.get(phase, 1))
+            process.join(120)
+            assert process.exitcode == -signal.SIGKILL, f"{phase} was not reached"
+    assert main(sweep) == 0
+    kept = []
+    for name in ("kills", "undisturbed"):
+        results = read_results(Path("runs", name))
+        bests = read_declared(Path("runs", name)).replicates(results)
+        runs = {result["run"] for result in bests}
+        checkpoints = Path("runs", name).glob("runs/*/*/checkpoints/last.ckpt")
+        assert {str(path.parent.parent.relative_to(Path("runs", name))) for path in checkpoints} == runs
+        kept.append({(r["label"], r["seed"], r["tuned"][LR], r["metrics"]["val/f1/macro"]) for r in bests})
+        assert len(results) == len({(r["setting_hash"], r["seed"]) for r in results})
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study_whose_seeds_tune_and_train_each_value_once(own_folder: Path) -> None:
+    (own_folder / "tiny.yaml").write_text(TUNED_EXPERIMENT)
+    (own_folder / "kills.yaml").write_text(TUNED)
+    processes = [background.start(own_folder, SWEEP) for _ in range(2)]
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0, Path("output.txt").read_text()
+    results, found = read_results(Path("runs/kills")), trials("kills")
+    assert len({trial.user_attrs["owner"]["pid"] for trial in found}) == 2
+    keys = Counter((trial.user_attrs["setting_hash"], trial.params["seed"]) for trial in found)
+    assert keys == {(result["setting_hash"], result["seed"]): 1 for result in results}
+    assert len(results) > 18
+    runs = {result["run"] for result in read_declared(Path("runs/kills")).replicates(results)}
+    checkpoints = Path("runs/kills").glob("runs/*/*/checkpoints/last.ckpt")
+    assert {str(path.parent.parent.relative_to(Path("runs/kills"))) for path in checkpoints} == runs

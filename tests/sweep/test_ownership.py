@@ -155,3 +155,30 @@ def test_the_later_of_two_equal_settings_waits_while_the_earlier_one_lives(
     study.tell(first.number, 1.0)
     assert not waits(second)
     assert not may_meet_another(study.get_trials(), second)
+
+
+def test_trials_of_one_setting_at_two_seeds_do_not_wait_for_each_other(study: optuna.Study, storage: Journal) -> None:
+    """Where each seed tunes, a trial is one setting at one seed."""
+    lease, trials = Lease(storage), []
+    for seed in (0, 1, 0):
+        study.enqueue_trial({"seed": seed}, {"queued": {"seed": seed}, "retries": 0})
+        trial = study.ask()
+        trial.suggest_int("seed", 0, 2**32 - 1)
+        trial.set_user_attr("owner", ELSEWHERE)
+        trial.set_user_attr("renewed", time.time())
+        trial.set_user_attr("setting_hash", "a")
+        trials.append(trial)
+    assert [waits_for_another(study.get_trials(), trial, lease) for trial in trials] == [False, False, True]
+    assert [may_meet_another(study.get_trials(), trial) for trial in trials] == [True, False, True]
+
+
+def test_a_lost_trial_is_queued_again_at_its_seed(study: optuna.Study, storage: Journal) -> None:
+    study.enqueue_trial({"seed": 7}, {"queued": {"seed": 7}})
+    lost = study.ask()
+    lost.set_user_attr("owner", ELSEWHERE)
+    lost.set_user_attr("renewed", 0.0)
+    requeue_lost(study, Lease(storage))
+    again = study.ask()
+    assert again.user_attrs["retry_of"] == lost.number
+    assert again.user_attrs["queued"] == {"seed": 7}
+    assert again.suggest_int("seed", 0, 2**32 - 1) == 7

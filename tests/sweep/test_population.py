@@ -461,4 +461,4 @@ def test_members_of_one_seed_share_its_batch_and_others_have_their_own() -> None
 def test_a_population_with_losses_of_single_images_is_refused() -> None:
     with pytest.raises(TrainAloneError, match="scalar") as error:
         train_together([MLP((10,), loss=without_reduction) for _ in "12"], [0, 0], Digits(batch_size=20), 1)
-    assert error.value.rest == []
+    assert error.value.rest == [[]]

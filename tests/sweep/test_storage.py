@@ -17,7 +17,7 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from small_studies import GRID, GRID_PLANNED, trained
+from small_studies import GRID, GRID_PLANNED, LR, TUNED, TUNED_EXPERIMENT, trained
 from sqlalchemy.exc import DataError, OperationalError, PendingRollbackError
 
 from losslab.cli import main
@@ -274,6 +274,22 @@ def test_two_workers_go_on_when_postgresql_is_restarted(
     assert printed.count("runs/study/best.yaml:") == 1
     for text in (printed, *(f.read_text() for f in Path("runs").rglob("*") if f.suffix in (".log", ".json", ".yaml"))):
         assert "s3cr" not in text
+
+
+@pytest.mark.slow
+def test_two_workers_tune_each_seed_over_postgresql(own_folder: Path, server: Server, repository: Path) -> None:
+    (own_folder / "tiny.yaml").write_text(TUNED_EXPERIMENT)
+    (own_folder / "study.yaml").write_text(TUNED)
+    assert started(sweep(server, 2), repository).wait(300) == 0, Path("output.txt").read_text()
+    results = read_results(Path("runs/study"))
+    tried: dict[tuple[str, int], dict[float, float]] = {}
+    for result in results:
+        of_seed = tried.setdefault((result["setting"]["arm"], result["seed"]), {})
+        of_seed[result["setting"]["values"][LR]] = result["metrics"]["val/f1/macro"]
+    assert len(tried) == 6
+    for scores in tried.values():
+        best = max(scores, key=lambda rate: scores[rate])
+        assert min(scores) < best < max(scores) or len(scores) == 11  # at the end of the range
 
 
 @pytest.mark.slow

@@ -354,7 +354,9 @@ def test_a_wrong_study_file_is_told_before_the_first_trial(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["focal", "losses", "focal_networks", "course_mlp", "parameters", "cnn_ablation"])
+@pytest.mark.parametrize(
+    "name", ["focal", "losses", "losses_own", "focal_networks", "course_mlp", "parameters", "cnn_ablation"]
+)
 def test_the_shipped_studies_of_the_results_run(name: str, repository: Path) -> None:
     study = ["sweep", "--config", str(repository / "sweeps" / f"{name}.yaml"), "--data", "tiny_digits.TinyDigits"]
     # Another number of epochs than any arm's, and shifts as in the experiment, so that no two arms are the same.

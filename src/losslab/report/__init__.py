@@ -31,6 +31,7 @@ from losslab.report.summary import (
     is_over,
     metric_title,
     read_confirmation,
+    read_confirmations,
     summarise,
     summarise_folder,
 )

@@ -13,7 +13,7 @@ from losslab.report.compare import comparison_content, read_compared_item
 from losslab.report.curves import loss_curves
 from losslab.report.page import page_content, render
 from losslab.report.records import read_config
-from losslab.report.summary import Summary, counting_confirmation, read_confirmations, summarise_folder
+from losslab.report.summary import Confirmation, Summary, counting_confirmation, read_confirmations, summarise_folder
 from losslab.report.tables import markdown
 from losslab.report.wandb_report import save_wandb_report
 from losslab.run import (
@@ -70,17 +70,24 @@ def report_command(tokens: list[str]) -> None:
         print(save_wandb_report(options.study, *summarise_folder(options.study), options.wandb))
 
 
-def write_report(folder: Path) -> None:
+def write_report(folder: Path, confirmations: Sequence[Confirmation] | None = None) -> None:
     """Write report.html and report.md into runs/<study>, and best.yaml if a confirmation chose its setting.
+
+    Args:
+        folder: runs/<study>.
+        confirmations: the study's, if they are read already; None reads them.
 
     Raises:
         UserError: the folder holds no study, the study has no result, or the folder cannot be written.
     """
     summary, results = summarise_folder(folder)
+    confirmations = read_confirmations(folder) if confirmations is None else confirmations
     with writing(folder):
-        write_whole(folder / "report.html", render("page", page=page_content(folder, summary, results)))
-        write_whole(folder / "report.md", markdown(summary, read_confirmations(folder)))
-        _write_confirmed_best(folder, summary)
+        page = page_content(folder, summary, results, confirmations)
+        write_whole(folder / "report.html", render("page", page=page))
+        write_whole(folder / "report.md", markdown(summary, confirmations))
+        if (counting := counting_confirmation(confirmations)) is not None:
+            _write_confirmed_best(folder, summary, counting)
     print(f"{folder}/report.html, {folder}/report.md")
 
 
@@ -92,21 +99,17 @@ def write_best(folder: Path, summary: Summary, config: Config) -> None:
         summary: of the search.
         config: the resolved configuration of the setting that it chooses.
     """
-    if counting_confirmation(folder) is not None:
+    if counting_confirmation(read_confirmations(folder)) is not None:
         return
     chosen = summary.chosen
     lines = [f"{chosen.label}, chosen by the study {folder.name} on validation.", " ".join(summary.answer)]
-    lines += _median_lines(chosen)
     if chosen is not summary.best:
         lines.append(f"So this is the baseline, {chosen.label}, and not {summary.best.label}.")
-    _write_best_file(folder, chosen.label, lines, config)
+    _write_best_file(folder, chosen, lines, config)
 
 
-def _write_confirmed_best(folder: Path, summary: Summary) -> None:
-    """Write the setting that the study's last confirmation chose to best.yaml, as it was trained there."""
-    if (counting := counting_confirmation(folder)) is None:
-        return
-    place, confirmation = counting
+def _write_confirmed_best(folder: Path, summary: Summary, confirmation: Confirmation) -> None:
+    """Write the setting that the confirmation which counts has chosen to best.yaml, as it was trained there."""
     confirmed, chosen = confirmation.summary, confirmation.summary.chosen
     seeds, kind = confirmed.study.seeds, "search's own" if confirmed.study.seeds == summary.study.seeds else "fresh"
     lines = [
@@ -118,31 +121,26 @@ def _write_confirmed_best(folder: Path, summary: Summary) -> None:
     if getattr(summary.chosen, name) not in {getattr(setting, name) for setting in confirmed.tried}:
         lines.append(f"The search now chooses {summary.chosen.label}, which was not confirmed.")
         notice(f"{folder}/best.yaml: {lines[-1]} `losslab confirm --again` confirms it.")
-    lines += _median_lines(chosen)
-    if config := read_config(place, chosen):
+    if config := read_config(confirmation.folder, chosen):
         for path, value in chosen.median_choices.items():
             set_value(config, path, value)
-        _write_best_file(folder, chosen.label, lines, config)
+        _write_best_file(folder, chosen, lines, config)
     else:
-        notice(f"{folder}/best.yaml is not written: the runs of {place} cannot be read.")
+        notice(f"{folder}/best.yaml is not written: the runs of {confirmation.folder} cannot be read.")
 
 
-def _median_lines(chosen: SettingResults) -> list[str]:
-    """Say where the values of a setting come from whose seeds tuned it."""
-    return [
+def _write_best_file(folder: Path, chosen: SettingResults, comments: Sequence[str], config: Config) -> None:
+    """Write a setting's whole configuration, after comments on how it and its values were chosen; print its label."""
+    medians = [
         f"{path} is {chosen.median_choices[path]:g}, the median of what its {len(values)} seeds chose, each on its own "
         f"validation images ({min(values):g} to {max(values):g}). The numbers are those of these choices, not of the "
         "median."
         for path, values in chosen.choices.items()
     ]
-
-
-def _write_best_file(folder: Path, label: str, comments: Sequence[str], config: Config) -> None:
-    """Write a setting's whole configuration, after comments on how it was chosen, and print its label."""
-    lines = [*comments, f"Train it: losslab fit --config {shlex.quote(f'{folder}/best.yaml')}"]
+    lines = [*comments, *medians, f"Train it: losslab fit --config {shlex.quote(f'{folder}/best.yaml')}"]
     header = "".join(f"# {' '.join(line.split())}\n" for line in lines)  # a name may hold a line break
     write_whole(folder / "best.yaml", header + dump_yaml(config))
-    print(f"{folder}/best.yaml: {label}")
+    print(f"{folder}/best.yaml: {chosen.label}")
 
 
 def _write_page(path: Path, page: str) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shlex
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ import numpy as np
 from losslab.errors import UserError
 from losslab.metrics import is_share
 from losslab.report.figure import Choice, Figure, Table, Trace, axes, categories, escape_tags, marker
-from losslab.report.predictions import confusion
-from losslab.report.records import limits_text, loss_identity, losslab_origin, read_config, setting_predictions
+from losslab.report.predictions import confusion, shown_predictions
+from losslab.report.records import limits_text, loss_identity, losslab_origin, read_config
 from losslab.report.summary import column_title, format_difference, is_loss, metric_title, summarise_folder
 from losslab.report.tables import verdict_table
 from losslab.report.verdicts import Family, compare_pairs
@@ -47,10 +47,9 @@ class ComparedItem:
     records: list[dict[str, Any]]
     is_study: bool
 
-    def hashes(self, name: str, seeds: Collection[int] | None = None) -> set[tuple[int, str]]:
-        """Return seed and hash of the training images ("train") or of the split ("split"); None: of all seeds."""
-        known = [record for record in self.records if seeds is None or record.get("seed") in seeds]
-        return {(record.get("seed", 0), record.get("hashes", {}).get(name, "not recorded")) for record in known}
+    def hashes(self, name: str) -> set[tuple[int, str]]:
+        """Return seed and hash of the training images ("train") or of the split ("split")."""
+        return {(record.get("seed", 0), record.get("hashes", {}).get(name, "not recorded")) for record in self.records}
 
     @property
     def seeds(self) -> set[int]:
@@ -68,8 +67,7 @@ def read_compared_item(path: Path) -> ComparedItem:
         summary, results = summarise_folder(path)
         config = json.loads((path / "study.json").read_text())["experiment"]
         endpoints = summary.study.endpoints(results)
-        settings = summary.settings if summary.study.tunes_each_seed else summary.tried
-        return ComparedItem(path.name, path, settings, endpoints, config, results, True)
+        return ComparedItem(path.name, path, summary.candidates, endpoints, config, results, True)
     return _read_run(find_run(path, finished=True))
 
 
@@ -132,9 +130,12 @@ def comparison_content(a: ComparedItem, b: ComparedItem) -> dict[str, Any]:
 
 def _same_images(a: ComparedItem, b: ComparedItem) -> bool:
     """Return whether both have the same images and splits at the seeds that they share; without such, at all seeds."""
-    if common := a.seeds & b.seeds:
-        return all(a.hashes(part, common) == b.hashes(part, common) for part in ("train", "split"))
-    return all({h for _, h in a.hashes(part)} == {h for _, h in b.hashes(part)} for part in ("train", "split"))
+    common = a.seeds & b.seeds
+
+    def known(item: ComparedItem, part: str) -> set[tuple[int, str]]:
+        return {(seed if common else 0, h) for seed, h in item.hashes(part) if not common or seed in common}
+
+    return all(known(a, part) == known(b, part) for part in ("train", "split"))
 
 
 def _pairs(a: ComparedItem, b: ComparedItem) -> list[Pair]:
@@ -157,7 +158,7 @@ def _family(a: ComparedItem, pairs: list[Pair], same_loss: bool) -> Family | Non
     keys = [key for key in endpoints if all(key in setting.values for setting in settings)]
     if not seeds or not keys:
         return None
-    return compare_pairs([(_at(in_b, seeds), _at(in_a, seeds)) for in_a, in_b in pairs], a.name, keys, len(seeds))
+    return compare_pairs([(_at(in_b, seeds), _at(in_a, seeds)) for in_a, in_b in pairs], a.name, keys)
 
 
 def _at(setting: SettingResults, seeds: list[int]) -> SettingResults:
@@ -179,9 +180,9 @@ def _answer(a: ComparedItem, b: ComparedItem, pairs: int, family: Family | None,
 
 
 def _sources(a: ComparedItem, b: ComparedItem) -> Table:
-    in_a, in_b = map(_source, (a, b))
-    rows = [[what, in_a[what], in_b[what]] for what in in_a]
-    return Table(["what", a.name, b.name], rows, [i for i, what in enumerate(in_a) if in_a[what] != in_b[what]])
+    in_b = _source(b)
+    rows = [[what, found, in_b[what]] for what, found in _source(a).items()]
+    return Table(["what", a.name, b.name], rows, [i for i, (_, one, other) in enumerate(rows) if one != other])
 
 
 def _source(item: ComparedItem) -> dict[str, str]:
@@ -248,16 +249,13 @@ def _confusion(a: ComparedItem, b: ComparedItem, pair: Pair) -> Figure | None:
 
     Where each seed has validation images of its own, they are drawn for one seed that both have.
     """
-    items = (a, b)
-    common = sorted({*pair[0].seeds} & {*pair[1].seeds})
-    for seeds in (None, *([seed] for seed in common)):
-        found = [setting_predictions(i.folder, setting, seeds) for i, setting in zip(items, pair, strict=True)]
-        given = [predictions for predictions in found if predictions is not None]
-        if len(given) < 2 or given[0].images != given[1].images or not np.array_equal(given[0].labels, given[1].labels):
-            continue
-        names = [f"{item.name}: {setting.label}" for item, setting in zip(items, pair, strict=True)]
-        figure = confusion(dict(zip(names, given, strict=True)), pair[0].classes, names[0])
-        if seeds is not None and max(len(pair[0].seeds), len(pair[1].seeds)) > 1:
-            figure.caption += f" Of seed {seeds[0]} alone, since each seed has validation images of its own."
-        return figure
-    return None
+    settings = [
+        dataclasses.replace(s, label=f"{item.name}: {s.label}", runs=[str(item.folder / run) for run in s.runs])
+        for item, s in zip((a, b), pair, strict=True)
+    ]
+    shown = shown_predictions(Path(), settings)
+    if not shown.same_images or len(shown.predictions) < len({setting.label for setting in settings}):
+        return None
+    figure = confusion(shown.predictions, pair[0].classes, settings[0].label)
+    figure.caption += f" {shown.text}"
+    return figure

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from losslab.report.records import TEST_PREDICTIONS
-from losslab.run import read_predictions
+from losslab.report.records import Predictions, setting_predictions
 from losslab.study import Result, SettingResults, class_groups
 
 REDRAWN = 200
@@ -36,41 +35,35 @@ def image_spread(
         are there, of a class, a group or macro, if the test predictions of both settings are there, of the same images.
     """
     counts = {(r["setting_hash"], r["seed"]): r.get("class_counts", {}) for r in results}
-    measured = {setting.label: _means_of_draws(folder, setting, counts) for setting in settings}
-    images, reference = measured.pop(baseline, (b"", {}))
+    given = {setting.label: setting_predictions(folder, setting, of_test=True) for setting in settings}
+    reference = given.get(baseline)
+    means: dict[str, dict[str, np.ndarray]] = {}
+    for setting in settings:
+        predictions = given[setting.label]
+        if predictions is None or reference is None or not predictions.has_images_of(reference):
+            continue
+        if len(predictions.logits) == len(setting.seeds):
+            groups = [class_groups(counts.get((setting.setting_hash, seed), {})) for seed in setting.seeds]
+            means[setting.label] = _means_of_draws(predictions, setting.classes, groups)
+    of_baseline = means.pop(baseline, {})
     return {
-        (label, key): float((means[name] - reference[name]).std(ddof=1))
-        for label, (of_images, means) in measured.items()
+        (label, key): float((own[name] - of_baseline[name]).std(ddof=1))
+        for label, own in means.items()
         for key in keys
-        if of_images == images and (name := key.partition("/")[2]) in means and name in reference
+        if (name := key.partition("/")[2]) in own and name in of_baseline
     }
 
 
 def _means_of_draws(
-    folder: Path, setting: SettingResults, counts: Mapping[tuple[str, int], dict[str, int]]
-) -> tuple[bytes, dict[str, np.ndarray]]:
-    """Return the labels of the images, and the mean over the seeds of each metric in each draw, (B,); {} without any.
-
-    Args:
-        folder: as in `image_spread`.
-        setting: one of its settings.
-        counts: (setting's hash, seed) -> training images by class.
-    """
-    found: list[dict[str, np.ndarray]] = []
-    images = set()
-    for seed, run in zip(setting.seeds, setting.runs, strict=True):
-        try:
-            logits, labels = read_predictions(folder / run / TEST_PREDICTIONS)
-        except (OSError, ValueError):
-            return b"", {}
-        images.add(labels.tobytes())
-        groups = class_groups(counts.get((setting.setting_hash, seed), {}))
-        predicted = logits.argmax(axis=1)  # (N,)
-        found.append(metrics_of_draws(labels, predicted, image_draws(len(labels)), setting.classes, groups))
-    if len(images) != 1:
-        return b"", {}
-    common = set.intersection(*(set(values) for values in found))
-    return images.pop(), {name: np.mean([values[name] for values in found], axis=0) for name in common}
+    predictions: Predictions, classes: Sequence[str], groups: Sequence[Mapping[str, Sequence[str]]]
+) -> dict[str, np.ndarray]:
+    """Return the mean over the seeds of each metric in each draw, (B,); `groups` are those of each seed."""
+    labels, draws = predictions.labels, image_draws(len(predictions.labels))
+    found = [
+        metrics_of_draws(labels, logits.argmax(axis=1), draws, classes, of_seed)
+        for logits, of_seed in zip(predictions.logits, groups, strict=True)
+    ]
+    return {name: np.mean([values[name] for values in found], axis=0) for name in set.intersection(*map(set, found))}
 
 
 @functools.lru_cache(maxsize=1)
@@ -110,11 +103,11 @@ def metrics_of_draws(
         "recall": right / np.maximum(is_class, 1),
         "f1": 2 * right / np.maximum(is_class + called, 1),
     }
+    at = {group: [classes.index(name) for name in names] for group, names in groups.items()}
     found = {"acc": right.sum(axis=0) / np.maximum(is_class.sum(axis=0), 1)}
     for metric, values in by_class.items():
         found[f"{metric}/macro"] = values.sum(axis=0) / np.maximum(present.sum(axis=0), 1)
         if metric != "f1":
             found |= {f"{metric}/{name}": values[c] for c, name in enumerate(classes)}
-            at = {group: [classes.index(name) for name in names] for group, names in groups.items()}
             found |= {f"{metric}/{group}": values[rows].mean(axis=0) for group, rows in at.items()}
     return found

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from losslab.report.predictions import (
     shown_test_predictions,
 )
 from losslab.report.records import focal_gamma, provenance_table, read_config, reproduce_commands, validation_text
-from losslab.report.summary import Confirmation, Summary, counting_confirmation, metric_title, read_confirmations
+from losslab.report.summary import Confirmation, Summary, counting_confirmation, metric_title
 from losslab.report.tables import choices_table, class_differences, means_table, verdict_table
 from losslab.report.trials import read_trials, trial_figures, unfinished_table
 from losslab.study import Result, SettingResults
@@ -44,58 +45,59 @@ CONTENTS = (
 """Id and title of each section."""
 GAMMAS = [0.25 * step for step in range(21)]
 """Values of the gamma slider, besides the study's own."""
-NO_PREDICTIONS = "The runs' predictions are not there, or are of different images."
 
 
-def page_content(folder: Path, summary: Summary, results: list[Result]) -> dict[str, Any]:
+def page_content(
+    folder: Path, summary: Summary, results: list[Result], confirmations: Sequence[Confirmation]
+) -> dict[str, Any]:
     """Gather the contents of a study's page, the fields of its template.
 
     Args:
         folder: runs/<study>.
         summary: of the results.
         results: one or more.
+        confirmations: the study's.
     """
     study = summary.study
     settings = _select_settings(summary)
-    counting = counting_confirmation(folder)
-    share, shown, tested = share_images(folder, settings), shown_predictions(folder, settings), summary
+    counting = counting_confirmation(confirmations)
+    share, shown = share_images(folder, settings), shown_predictions(folder, settings)
+    place, pictured, of = folder, settings, summary
     if counting is not None and not share:
-        place, confirmation = counting
-        of_test = shown_test_predictions(place, _select_settings(confirmation.summary))
-        shown, tested = (of_test, confirmation.summary) if of_test.predictions else (shown, summary)
-    predictions = shown.predictions if (classes := tested.settings[0].classes) else {}
-    compared = tested.baseline.label if tested.baseline else None
-    gammas = {s.label: focal_gamma(read_config(shown.folder, s)) for s in shown.settings}
-    images, no_gallery = read_gallery(shown, classes) if predictions and shown.same_images else ({}, NO_PREDICTIONS)
+        confirmed = _select_settings(counting.summary)
+        if (of_test := shown_test_predictions(counting.folder, confirmed)).predictions:
+            shown, place, pictured, of = of_test, counting.folder, confirmed, counting.summary
+    predictions = shown.predictions if (classes := of.settings[0].classes) else {}
+    compared = of.baseline.label if of.baseline else None
+    gammas = {setting.label: focal_gamma(read_config(place, setting)) for setting in pictured}
+    same_images = bool(predictions) and shown.same_images
+    images, no_gallery = read_gallery(shown, classes) if same_images else ({}, "")
     trials = read_trials(folder, study)
     listed = summary.ranked[:MOST_LISTED] if len(summary.settings) > MOST_LISTED else summary.settings
-    answer = summary.answer
-    if counting is not None:  # its answer counts more than the search's
-        _, confirmed = counting
-        of = "fresh seeds and " if _has_fresh_seeds(confirmed, summary) else ""
-        answer = [f"Confirmed on {of}the test images:", *confirmed.summary.answer, confirmed.choice_text]
     # Without a varied number each setting has a colour, of which there are few.
     placed = [_without_tuned(summary, s) for s in summary.settings]
     placed = placed if varied_number(placed) else [_without_tuned(summary, s) for s in settings]
     return {
-        "name": summary.name,
-        "heading": summary.heading,
-        "answer": answer,
-        "facts": _facts(summary, results),
-        "described": _described(summary, share),
+        "summary": summary,
+        "results": results,
+        "counting": None if counting is None else _confirmation_content(counting, summary),
+        "varied": dict.fromkeys(path for setting in summary.candidates for path in setting.varied),
+        "drawn": dict.fromkeys([*study.tune, *(path for own in study.arm_tune.values() for path in own)]),
+        "share_images": share,
         "choices": choices_table(summary),
         "means": means_table(summary, listed, ", %"),
         "only_best": len(listed) < len(summary.settings),
         "all_means": means_table(summary, summary.tried, ", %") if len(listed) < len(summary.tried) else None,
-        "confirmations": [_confirmation_content(each, summary) for each in read_confirmations(folder)],
+        "confirmations": [_confirmation_content(each, summary) for each in confirmations],
         "verdicts": verdict_table(summary.family),
         "like_training": bool(validation_text(folder)),
         "by_class": class_differences(summary),
         "precision_recall": [precision_recall_by_class(placed), precision_recall_plane(placed)],
         "loss": _loss({g for s in settings if (g := focal_gamma(read_config(folder, s))) is not None}),
-        "selection": _selection(summary, len(settings)),
+        "selected": len(settings),
+        "monitor": metric_title(study.monitor),
         "shown_images": shown.text if predictions else "",
-        "confusion": confusion(predictions, classes, compared) if predictions and shown.same_images else None,
+        "confusion": confusion(predictions, classes, compared) if same_images else None,
         "gallery": script_json(images) if images else "",
         "no_gallery": no_gallery,
         "calibration": calibration(predictions, gammas) if predictions else None,
@@ -105,24 +107,19 @@ def page_content(folder: Path, summary: Summary, results: list[Result]) -> dict[
         "unfinished": unfinished_table(trials.trials),
         "provenance": provenance_table(folder, results),
         "commands": reproduce_commands(folder),
-        "chosen": counting[1].summary.chosen if counting else summary.chosen,
-        "no_predictions": NO_PREDICTIONS,
     }
 
 
 def _confirmation_content(confirmation: Confirmation, search: Summary) -> dict[str, Any]:
     """Return the page's part on one confirmation; fields named as in `page_content` mean the same."""
     summary = confirmation.summary
+    fresh = not {*summary.study.seeds} <= {*search.study.seeds}
     return {
-        "name": summary.name,
-        "settings": len(summary.settings),
-        "seeds": f"{min(summary.study.seeds)} to {max(summary.study.seeds)}",
-        "fresh": _has_fresh_seeds(confirmation, search),
-        "tunes": summary.study.tunes_each_seed,
-        "outcome": f"{confirmation.status_text} {confirmation.choice_text}",
-        "heading": summary.heading,
+        "confirmation": confirmation,
+        "summary": summary,
+        "fresh": fresh,
         "means": means_table(summary, summary.settings, ", %"),
-        "choices": choices_table(summary) if _has_fresh_seeds(confirmation, search) else None,
+        "choices": choices_table(summary) if fresh else None,
         "verdicts": verdict_table(summary.family),
     }
 
@@ -133,11 +130,6 @@ def _without_tuned(summary: Summary, setting: SettingResults) -> SettingResults:
     return dataclasses.replace(setting, varied={path: value for path, value in values.items() if path != "arm"})
 
 
-def _has_fresh_seeds(confirmation: Confirmation, search: Summary) -> bool:
-    """Return whether the confirmation trained on other seeds than the search."""
-    return not {*confirmation.summary.study.seeds} <= {*search.study.seeds}
-
-
 def _select_settings(summary: Summary) -> list[SettingResults]:
     """Return all settings or, of many, the baseline and the best, in the study's order."""
     settings = summary.complete or summary.settings
@@ -146,55 +138,6 @@ def _select_settings(summary: Summary) -> list[SettingResults]:
     first = [summary.baseline] if summary.baseline is not None else []
     kept = [*first, *(s for s in summary.ranked if s is not summary.baseline)][:MOST_SHOWN]
     return [s for s in settings if any(s is k for k in kept)]
-
-
-def _selection(summary: Summary, selected: int) -> str:
-    if selected == len(summary.settings):
-        return ""
-    best = f"{'the baseline and ' if summary.baseline else ''}the best by {metric_title(summary.study.monitor)}"
-    return f"Sections 6 to 9 show {selected} of {len(summary.settings)} settings: {best}."
-
-
-def _facts(summary: Summary, results: list[Result]) -> list[tuple[str, str]]:
-    facts = [
-        ("settings", str(len(summary.settings if summary.study.tunes_each_seed else summary.tried))),
-        ("seeds for each", str(len(summary.study.seeds))),
-        ("trainings", str(len(results))),
-        ("images", " and ".join(sorted({result["data_name"] for result in results}))),
-    ]
-    family = summary.family
-    return [*facts, ("differences shown", f"{len(family.shown)} of {family.size}")] if family else facts
-
-
-def _described(summary: Summary, share_images: bool) -> str:
-    study = summary.study
-    settings = summary.settings if study.tunes_each_seed else summary.tried
-    varied = dict.fromkeys(path for setting in settings for path in setting.varied)
-    arms = dict.fromkeys(setting.arm for setting in settings)
-    parts = [f"{len(settings)} settings"]
-    parts += [f"of {len(arms)} arms ({', '.join(arms)})"] if len(arms) > 1 else []
-    parts += [f"varying {', '.join(varied)}"] if varied else []
-    seeds = ", ".join(map(str, study.seeds))
-    if study.tunes_each_seed:
-        paths = dict.fromkeys([*study.tune, *(path for own in study.arm_tune.values() for path in own)])
-        lists = [f"{path} ({', '.join(f'{v:g}' for v in values)})" for path, values in study.lists.items()]
-        drawn = f"values of {', '.join(paths)} that are drawn afresh for each seed"
-        tried = f"each value of {lists[0]}, and further ones while the best is at an end" if lists else drawn
-        trained = (
-            f". Each of the seeds {seeds} tunes each setting for itself: it trains it at {tried}; what is best on its "
-            "own validation images is the setting's result at this seed."
-        )
-    else:
-        trained = f", each trained once with each of the seeds {seeds}." + "".join(
-            f" {path} was tuned: of settings that differ in it alone, only the best on validation is shown and "
-            "compared."
-            for path in study.tune
-        )
-    own = "" if share_images else " Each seed has a split of its own, so intervals contain the choice of the split."
-    return (
-        f"{' '.join(parts)}{trained} The same seed means the same split, the same initial weights and the same order "
-        f"of images for every setting.{own}"
-    )
 
 
 def _loss(used: set[float]) -> Figure | None:

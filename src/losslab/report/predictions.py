@@ -35,25 +35,18 @@ class Shown(NamedTuple):
     Args:
         predictions: by the settings' labels; of the same images for all seeds of a setting.
         text: which images of which seeds, in sentences.
-        folder: the study or the confirmation of the settings.
-        settings: those with predictions.
-        run: the folder of a run that has these images.
         of_test: whether the images are test images, else validation images.
     """
 
     predictions: dict[str, Predictions]
     text: str
-    folder: Path
-    settings: list[SettingResults]
-    run: Path
     of_test: bool = False
 
     @property
     def same_images(self) -> bool:
         """Whether all settings' predictions are of the same images, which arms may change; False without any."""
         given = list(self.predictions.values())
-        same = all(p.images == given[0].images and np.array_equal(p.labels, given[0].labels) for p in given)
-        return bool(given) and same
+        return bool(given) and all(each.has_images_of(given[0]) for each in given)
 
 
 def share_images(folder: Path, settings: Sequence[SettingResults]) -> bool:
@@ -65,19 +58,19 @@ def shown_predictions(folder: Path, settings: Sequence[SettingResults]) -> Shown
     """Return the predictions of the validation images: of all seeds if they share them, else of one seed.
 
     Args:
-        folder: runs/<study>.
+        folder: the folder in which the runs' paths start.
         settings: the settings to show.
     """
     if share_images(folder, settings):
-        several = max(len(setting.seeds) for setting in settings) > 1
+        several = any(len(setting.seeds) > 1 for setting in settings)
         text = "Of the validation images, which all seeds share; their predictions are put together."
-        return _read(folder, settings, None, text if several else "Of the validation images.")
+        return Shown(_read(folder, settings), text if several else "Of the validation images.")
     common = sorted(set.intersection(*({*setting.seeds} for setting in settings)))
-    for seed in common or settings[0].seeds:
-        text = f"Of seed {seed} alone, since each seed has validation images of its own."
-        if (found := _read(folder, settings, [seed], text)).predictions:
-            return found
-    return Shown({}, "", folder, [], folder)
+    found = (
+        Shown(_read(folder, settings, seed), f"Of seed {seed} alone, since each seed has validation images of its own.")
+        for seed in common or settings[0].seeds
+    )
+    return max(found, key=lambda shown: len(shown.predictions))
 
 
 def shown_test_predictions(folder: Path, settings: Sequence[SettingResults]) -> Shown:
@@ -87,23 +80,19 @@ def shown_test_predictions(folder: Path, settings: Sequence[SettingResults]) -> 
         folder: a confirmation that is over, runs/<study>/confirm.
         settings: the confirmed settings to show.
     """
-    seeds = len(settings[0].seeds)
     text = (
-        f"Of the test images, which all {seeds} seeds of the confirmation share, since each has validation images of "
-        "its own. The predictions are those of the confirmation; showing them evaluates nothing, chooses nothing, and "
-        "does not count as a further read of the test images."
+        f"Of the test images, which all {len(settings[0].seeds)} seeds of the confirmation share, since each has "
+        "validation images of its own. The predictions are those of the confirmation; showing them evaluates nothing, "
+        "chooses nothing, and does not count as a further read of the test images."
     )
-    return _read(folder, settings, None, text, of_test=True)
+    return Shown(_read(folder, settings, of_test=True), text, True)
 
 
 def _read(
-    folder: Path, settings: Sequence[SettingResults], seeds: list[int] | None, text: str, of_test: bool = False
-) -> Shown:
-    read = {setting.label: setting_predictions(folder, setting, seeds, of_test) for setting in settings}
-    predictions = {label: given for label, given in read.items() if given is not None}
-    given = [setting for setting in settings if setting.label in predictions]
-    run = next((s.runs[s.seeds.index(seeds[0]) if seeds else 0] for s in given), "")
-    return Shown(predictions, text, folder, given, folder / run, of_test)
+    folder: Path, settings: Sequence[SettingResults], seed: int | None = None, of_test: bool = False
+) -> dict[str, Predictions]:
+    found = {setting.label: setting_predictions(folder, setting, seed, of_test) for setting in settings}
+    return {label: predictions for label, predictions in found.items() if predictions is not None}
 
 
 def mean_confusion(predictions: Predictions) -> np.ndarray:
@@ -254,16 +243,16 @@ def read_gallery(shown: Shown, classes: list[str]) -> tuple[dict[str, Any], str]
         shown: predictions of the same images, at least one.
         classes: C names.
     """
-    predictions = shown.predictions
+    labels, first = list(shown.predictions), next(iter(shown.predictions.values()))
     try:
-        images = split_images(shown.run, shown.of_test)
+        images = split_images(first.run, shown.of_test)
     except (UserError, OSError, IndexError) as error:
         return {}, f"The images are not shown: {error}"
-    labels = list(predictions)
-    if len(images) != len(predictions[labels[0]].labels):
+    if len(images) != len(first.labels):
         return {}, "The images are not shown: the predictions are of another number of images."
-    choices = {"classes": classes, "order": labels, "start": labels[-1]}
-    return gallery(predictions, images) | choices | {"split": "test" if shown.of_test else "validation"}, ""
+    split = "test" if shown.of_test else "validation"
+    choices = {"classes": classes, "order": labels, "start": labels[-1], "split": split}
+    return gallery(shown.predictions, images) | choices, ""
 
 
 def gallery(predictions: Mapping[str, Predictions], images: np.ndarray) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Predictions, epochs, configurations, images and origins of a study's runs."""
 
+import contextlib
 import json
 import shlex
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,44 +26,44 @@ class Predictions(NamedTuple):
         logits: (S, N, C) float32.
         labels: (N,) int64, the same for all seeds.
         images: the same text for predictions of the same images; "" if it is not recorded.
+        run: the folder of one of the runs.
     """
 
     logits: np.ndarray
     labels: np.ndarray
     images: str = ""
+    run: Path = Path()
+
+    def has_images_of(self, other: "Predictions") -> bool:
+        """Return whether both are of the same images."""
+        return self.images == other.images and np.array_equal(self.labels, other.labels)
 
 
 def setting_predictions(
-    study: Path, setting: SettingResults, seeds: Collection[int] | None = None, of_test: bool = False
+    study: Path, setting: SettingResults, seed: int | None = None, of_test: bool = False
 ) -> Predictions | None:
     """Return the predictions of the setting's runs, of the validation images or the test images.
 
     Args:
         study: the folder in which the runs' paths start.
         setting: the setting.
-        seeds: those to read; None: all.
+        seed: the only one to read; None: all.
         of_test: read what a confirmation has written about the test images.
 
     Returns:
         None if there are none, or if they are of different images.
     """
-    images = image_identities(study, setting, of_test)
-    logits, labels, read = [], [], set()
-    for seed, run in zip(setting.seeds, setting.runs, strict=True):
-        folder = RunFolder(study / run)
-        if seeds is not None and seed not in seeds:
-            continue
-        try:
-            file = folder.path / TEST_PREDICTIONS if of_test else folder.predictions_file
-            run_logits, run_labels = read_predictions(file)
-        except (OSError, ValueError):
-            continue
-        logits.append(run_logits)
-        labels.append(run_labels)
-        read.add(images[seed])
-    if len(read) != 1 or any(len(part) != len(labels[0]) or (part != labels[0]).any() for part in labels):
+    found = []
+    for (each, images), name in zip(image_identities(study, setting, of_test).items(), setting.runs, strict=True):
+        run = study / name
+        if seed is None or each == seed:
+            with contextlib.suppress(OSError, ValueError):
+                file = run / TEST_PREDICTIONS if of_test else RunFolder(run).predictions_file
+                logits, labels = read_predictions(file)
+                found.append(Predictions(logits[None], labels, images, run))
+    if not found or not all(part.has_images_of(found[0]) for part in found):
         return None
-    return Predictions(np.stack(logits), labels[0], read.pop())
+    return found[0]._replace(logits=np.concatenate([part.logits for part in found]))
 
 
 def image_identities(study: Path, setting: SettingResults, of_test: bool = False) -> dict[int, str]:
@@ -71,23 +72,27 @@ def image_identities(study: Path, setting: SettingResults, of_test: bool = False
     The hash of the split does not tell: it covers the training images, which a long tail draws for each seed. Equal
     labels do not tell either: images that are sorted by class have the same labels in every split.
     """
-    identities = {}
+    runs = {seed: study / run for seed, run in zip(setting.seeds, setting.runs, strict=True)}
+    if of_test:
+        return {seed: _test_hashes(run).get("test", "") for seed, run in runs.items()}
     data = read_config(study, setting).get("data") or {}
     given = data.get("init_args") or {}
     drawn = [given.get(key) for key in ("imbalance", "permute_ranks", "label_noise")]
-    for seed, run in zip(setting.seeds, setting.runs, strict=True):
-        folder = RunFolder(study / run)
-        if of_test:
-            record = read_record((folder.path / TEST_PREDICTIONS).with_name("metrics.json")) or {}
-            identities[seed] = str(record.get("hashes", {}).get("test", ""))
-            continue
-        manifest = folder.manifest()
+    by_seed = given.get("validation") == "like_training" and any(drawn)
+    identities = {}
+    for seed, run in runs.items():
+        images = RunFolder(run).manifest().get("hashes", {}).get("train")
         split = seed if given.get("split_seed") is None else given["split_seed"]
-        parts = [data.get("class_path"), manifest.get("hashes", {}).get("train"), given.get("val_size"), split]
-        if given.get("validation") == "like_training" and any(drawn):
-            parts += [*drawn, seed]
+        parts = [data.get("class_path"), images, given.get("val_size"), split, *([*drawn, seed] if by_seed else [])]
         identities[seed] = json.dumps(parts)
     return identities
+
+
+def _test_hashes(run: Path) -> dict[str, str]:
+    """Return the hashes that a run's test has recorded."""
+    record = read_record((run / TEST_PREDICTIONS).with_name("metrics.json")) or {}
+    hashes: dict[str, str] = record.get("hashes", {})
+    return hashes
 
 
 def read_epochs(study: Path, setting: SettingResults, keys: list[str]) -> dict[str, np.ndarray]:
@@ -156,18 +161,22 @@ def split_images(run: Path, of_test: bool = False) -> np.ndarray:
     data.setup("test" if of_test else "fit")
     known = folder.manifest()
     if of_test:
-        tested = read_record((run / TEST_PREDICTIONS).with_name("metrics.json")) or {}
-        known["hashes"] = {**known.get("hashes", {}), **tested.get("hashes", {})}
+        known["hashes"] = known.get("hashes", {}) | _test_hashes(run)
     require_same_data(known, data, run)
     return data.split("test" if of_test else "val").images.cpu().numpy()
+
+
+AS_DRAWN = "as drawn, without long tail and label noise"
 
 
 def provenance_table(folder: Path, results: list[Result]) -> Table:
     """Return code, data, split, configurations, seeds, versions, devices and seconds of a study's results."""
     manifest = RunFolder(folder / results[0]["run"]).manifest() if "run" in results[0] else {}
-    accepted = [f"{', '.join(sorted(change['former']))} (accepted {change['at']})" for change in _code_changes(folder)]
+    changes = (read_record(folder / "study.json") or {}).get("code_changes", [])
+    accepted = [f"{', '.join(sorted(change['former']))} (accepted {change['at']})" for change in changes]
     versions = ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items())
     seconds = sum(result.get("seconds", 0.0) for result in results)
+    validation = validation_text(folder)
 
     def distinct(key: str) -> str:
         return ", ".join(sorted({result.get(key, "?") for result in results}))
@@ -178,8 +187,8 @@ def provenance_table(folder: Path, results: list[Result]) -> Table:
         ["code that changed", "; ".join(accepted) or "none"],
         ["images", distinct("data_name")],
         ["data (SHA-256)", _hashes(results, "train")],
-        ["split (SHA-256)", _split_hashes(results)],
-        ["validation images", _validation(folder)],
+        ["split (SHA-256)", _hashes(results, "split")],
+        ["validation images", f"{validation}, with its long tail and label noise" if validation else AS_DRAWN],
         ["configurations", f"{len({result['setting_hash'] for result in results})}, {len(results)} trainings"],
         ["training images", _class_counts(results)],
         ["seeds", ", ".join(map(str, sorted({result["seed"] for result in results})))],
@@ -194,19 +203,15 @@ def provenance_table(folder: Path, results: list[Result]) -> Table:
 
 def changed_code_text(folder: Path, results: list[Result]) -> str:
     """Return ", code changed: mine.MyLoss (4 of 12 results are of other code)" if a user has accepted that, else ""."""
-    former = {pair for change in _code_changes(folder) for pair in change["former"].items()}
+    record = read_record(folder / "study.json") or {}
+    former = {pair for change in record.get("code_changes", []) for pair in change["former"].items()}
     if not former:
         return ""
-    former -= (read_record(folder / "study.json") or {}).get("code", {}).items()
+    names = ", ".join(sorted({name for name, _ in former}))
+    former -= record.get("code", {}).items()
     count = sum(not former.isdisjoint(result.get("code", {}).items()) for result in results)
     of_other = f" ({count} of {len(results)} results {'is' if count == 1 else 'are'} of other code)" if count else ""
-    names = sorted({name for change in _code_changes(folder) for name in change["former"]})
-    return f", code changed: {', '.join(names)}{of_other}"
-
-
-def _code_changes(folder: Path) -> list[dict[str, Any]]:
-    changes: list[dict[str, Any]] = (read_record(folder / "study.json") or {}).get("code_changes", [])
-    return changes
+    return f", code changed: {names}{of_other}"
 
 
 def losslab_origin(record: Result) -> str:
@@ -236,37 +241,20 @@ def reproduce_commands(folder: Path) -> list[str]:
 
 
 def _hashes(results: list[Result], name: str) -> str:
-    values = {result["hashes"][name] for result in results if name in result.get("hashes", {})}
-    return min(values, default="not recorded") + (f" and {len(values) - 1} more" if len(values) > 1 else "")
-
-
-def _split_hashes(results: list[Result]) -> str:
-    """Return the hash of each seed's split, 12 digits; the whole hash if all seeds have one split."""
-    by_seed: dict[int, set[str]] = {}
-    for result in results:
-        by_seed.setdefault(result["seed"], set()).add(result.get("hashes", {}).get("split", ""))
-    if len(set.union(*by_seed.values())) == 1:
-        return _hashes(results, "split")
-    parts = {
-        seed: " and ".join(digest[:12] or "not recorded" for digest in sorted(found)) for seed, found in by_seed.items()
-    }
-    return ", ".join(f"seed {seed}: {digests}" for seed, digests in sorted(parts.items()))
-
-
-def _validation(folder: Path) -> str:
-    """Return whether long tail and label noise change the validation images."""
-    text = validation_text(folder).removeprefix(", validation ")
-    return f"{text}, with its long tail and label noise" if text else "as drawn, without long tail and label noise"
+    """Return the hash of the images or of the split; if there are several, the first 12 digits of each seed's."""
+    found = {(result["seed"], result.get("hashes", {}).get(name) or "not recorded") for result in results}
+    if len(digests := {digest for _, digest in found}) == 1:
+        return digests.pop()
+    return ", ".join(f"seed {seed}: {digest[:12]}" for seed, digest in sorted(found))
 
 
 def validation_text(folder: Path) -> str:
-    """Return ", validation like training" for the heading of a study or confirmation that chooses so, else ""."""
-    record = read_record(folder / "study.json") or {}
-    like = '"like_training"'
+    """Return "like training" if a study or confirmation chooses on such validation images, else ""."""
+    record, like = read_record(folder / "study.json") or {}, '"like_training"'
     if like in json.dumps((record.get("experiment") or {}).get("data")):
-        return ", validation like training"
+        return "like training"
     varied = [(record.get("study") or {}).get(key) for key in ("arms", "grid")]
-    return ", validation of some settings like training" if like in json.dumps(varied) else ""
+    return "of some settings like training" if like in json.dumps(varied) else ""
 
 
 def _class_counts(results: list[Result]) -> str:

@@ -129,19 +129,15 @@ def sign_test(differences: np.ndarray) -> SignTest:
     return SignTest(ordered[n - count], ordered[count - 1], p)
 
 
-def signs_needed(seeds: int, comparisons: int) -> int:
+def signs_needed(seeds: int | np.ndarray, comparisons: int) -> np.ndarray:
     """Return how many of the seeds must have a difference of one sign; more than there are if they are too few."""
-    return int(_signs_needed(seeds, comparisons))
-
-
-def _signs_needed(seeds: int | np.ndarray, comparisons: int) -> np.ndarray:
-    return 1 + stats.binom.isf(ERROR / (2 * comparisons), seeds, 0.5)
+    return (1 + stats.binom.isf(ERROR / (2 * comparisons), seeds, 0.5)).astype(int)
 
 
 @functools.cache
 def _signs_needed_up_to_most(comparisons: int) -> np.ndarray:
     """`signs_needed` for 1, 2 ... `MOST_SEEDS` seeds."""
-    return _signs_needed(np.arange(1, MOST_SEEDS + 1), comparisons)
+    return signs_needed(np.arange(1, MOST_SEEDS + 1), comparisons)
 
 
 def fewest_seeds(comparisons: int) -> int:

@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from losslab.errors import UserError
 from losslab.metrics import is_share
@@ -18,7 +19,7 @@ from losslab.report.records import (
     require_same_conditions,
     validation_text,
 )
-from losslab.report.verdicts import Family, Verdict, compare
+from losslab.report.verdicts import Family, Verdict, Word, compare
 from losslab.run import read_yaml, study_name
 from losslab.study import (
     Result,
@@ -75,6 +76,11 @@ class Summary:
         ranked = [sorted(group, key=self.study.score, reverse=True)[:2] for group in self.study.groups(self.tried)]
         key = self.study.monitor
         return [", ".join(f"{s.label} {format_mean(key, *s.mean_sd(key))}" for s in pair) for pair in ranked]
+
+    @property
+    def candidates(self) -> list[SettingResults]:
+        """All settings; where each seed tunes, without the tuned values."""
+        return self.settings if self.study.tunes_each_seed else self.tried
 
     @property
     def comparable(self) -> bool:
@@ -141,10 +147,20 @@ def summarise_folder(folder: Path) -> tuple[Summary, list[Result]]:
     results = read_results(folder)
     if not results:
         raise UserError(f"{folder} has no result yet; `losslab sweep` makes them.")
+    return _summarise(folder, results, study), results
+
+
+def _summarise(folder: Path, results: list[Result], study: StudyFile) -> Summary:
+    """Return the summary of a study's or a confirmation's results, with what its record and its runs tell."""
     require_same_conditions(folder, results)
-    summary = summarise(study_name(folder), results, study, _same_loss(folder, results, study))
-    summary.heading += validation_text(folder) + changed_code_text(folder, results)
-    return summary, results
+    same_loss = True
+    if any(map(is_loss, study.endpoints(results))):
+        configs = filter(None, (read_config(folder, setting) for setting in group_by_setting(results)))
+        same_loss = len(set(map(loss_identity, configs))) <= 1
+    summary = summarise(study_name(folder), results, study, same_loss)
+    like = f", validation {text}" if (text := validation_text(folder)) else ""
+    summary.heading += like + changed_code_text(folder, results)
+    return summary
 
 
 def is_loss(key: str) -> bool:
@@ -152,22 +168,13 @@ def is_loss(key: str) -> bool:
     return key.partition("/")[2] == "loss"
 
 
-def _same_loss(folder: Path, results: list[Result], study: StudyFile) -> bool:
-    """Whether all settings have the same loss, as far as their runs tell; True if no loss is to be compared."""
-    if not any(map(is_loss, study.endpoints(results))):
-        return True
-    configs = filter(None, (read_config(folder, setting) for setting in group_by_setting(results)))
-    return len(set(map(loss_identity, configs))) <= 1
-
-
 def _heading(name: str, results: list[Result], study: StudyFile) -> str:
-    varied = {path for result in results for path in (*result["setting"]["values"], *result.get("tuned", {}))}
-    # In a confirmation the learning rate is part of a setting's label.
-    tuned = any(path.endswith(".lr") for path in varied) or all("lr=" in result["label"] for result in results)
-    rate = "" if tuned else ", at one learning rate"
-    if any(result.get("tuned") for result in results):
-        paths = dict.fromkeys(path for result in results for path in result.get("tuned", {}))
-        rate = f", {' and '.join(short_names(paths).values())} tuned by each seed"
+    varied = {path for result in results for path in result["setting"]["values"]}
+    if tuned := dict.fromkeys(path for result in results for path in result.get("tuned", {})):
+        rate = f", {' and '.join(short_names(tuned).values())} tuned by each seed"
+    else:  # in a confirmation the learning rate is part of a setting's label
+        several = any(path.endswith(".lr") for path in varied) or all("lr=" in result["label"] for result in results)
+        rate = "" if several else ", at one learning rate"
     seeds = f"{len(study.seeds)} seed{'s' if len(study.seeds) > 1 else ''}"
     names = " and ".join(sorted({result["data_name"] for result in results}))
     split = "validation" if study.split == "val" else "test"
@@ -181,6 +188,8 @@ def _answer(summary: Summary) -> list[str]:
         return ["No setting has a result for each of its seeds: there is nothing to compare yet."]
     if not summary.comparable:
         return [f"The settings differ in their loss, so {monitor} does not compare them: monitor another metric."]
+    if family is not None and not family.verdicts:
+        return [family.method]
     if summary.study.split == "test":
         if family is None:
             return ["The baseline has no result for each seed: nothing is compared."]
@@ -206,35 +215,26 @@ def _answer(summary: Summary) -> list[str]:
 
 
 def _differences(family: Family) -> str:
-    """A sentence with the settings whose metrics are shown to differ from the baseline's."""
-    metrics = ", ".join(map(metric_title, family.metrics))
-    if not family.verdicts:
-        return f"There is nothing yet to compare with {family.baseline}."
+    """Return a sentence with the settings whose metrics are shown to differ from the baseline's, or to be alike."""
     named = [verdict for verdict in family.verdicts if verdict.word != "not shown"]
     if not named:
         settings = {verdict.setting for verdict in family.verdicts}
-        against = next(iter(settings)) if len(settings) == 1 else f"any of {len(settings)} settings"
+        against = settings.pop() if len(settings) == 1 else f"any of {len(settings)} settings"
+        metrics = ", ".join(map(metric_title, family.metrics))
         return f"No difference between {against} and {family.baseline} is shown in {metrics}."
     parts = []
     for setting in dict.fromkeys(verdict.setting for verdict in named):
-        by_word = {
-            word: ", ".join(metric_title(v.metric) for v in named if (v.setting, v.word) == (setting, word))
-            for word in ("higher", "lower", "higher, by less than the margin", "lower, by less than the margin")
-        }
-        words = [_phrase(word, names) for word, names in by_word.items() if names]
-        alike = ", ".join(metric_title(v.metric) for v in named if (v.setting, v.word) == (setting, "alike"))
-        phrases = [f"has {' and '.join(words)}"] * bool(words) + [f"is alike in {alike}"] * bool(alike)
-        parts.append(f"{setting} {', and '.join(phrases)}")
+        phrases = {}
+        for word in get_args(Word):
+            if metrics := ", ".join(metric_title(v.metric) for v in named if (v.setting, v.word) == (setting, word)):
+                direction, _, less = word.partition(", ")
+                phrases[word] = f"{direction}{' in' * (word == 'alike')} {metrics}{f' ({less})' if less else ''}"
+        alike = phrases.pop("alike", None)
+        told = [f"has {' and '.join(phrases.values())}"] * bool(phrases) + [f"is {alike}"] * bool(alike)
+        parts.append(f"{setting} {', and '.join(told)}")
     rest = family.size - len(named)
-    are = "is" if rest == 1 else "are"
-    others = f"; the other {rest} of {family.size} comparisons {are} not shown" if rest else ""
+    others = f"; the other {rest} of {family.size} comparisons {'is' if rest == 1 else 'are'} not shown" if rest else ""
     return f"Against {family.baseline}, {'; '.join(parts)}{others}."
-
-
-def _phrase(word: str, metrics: str) -> str:
-    """Return "higher tail recall" or "higher tail recall (by less than the margin)"."""
-    direction, _, less = word.partition(", ")
-    return f"{direction} {metrics}" + (f" ({less})" if less else "")
 
 
 def format_interval(verdict: Verdict) -> str:
@@ -278,6 +278,7 @@ class Confirmation(NamedTuple):
         reads: number of runs evaluated on the test images.
         second_reads: number of those whose configuration and seed had been evaluated on them before.
         whole: whether every setting has a test result for every seed.
+        folder: runs/<study>/confirm.
         earlier: the study's confirmations that read the test images before this one.
     """
 
@@ -285,13 +286,14 @@ class Confirmation(NamedTuple):
     reads: int
     second_reads: int
     whole: bool
+    folder: Path = Path()
     earlier: tuple[str, ...] = ()
 
     @property
     def reads_text(self) -> str:
         """The number of test reads in words."""
-        again = f", {self.second_reads} of them not for the first time" if self.second_reads else ", each once"
-        return f"{self.reads} runs{again}"
+        again = f"{self.second_reads} of them not for the first time" if self.second_reads else "each once"
+        return f"{self.reads} runs, {again}"
 
     @property
     def status_text(self) -> str:
@@ -317,14 +319,13 @@ def read_confirmations(study: Path) -> list[Confirmation]:
     return [confirmation for confirmation in read if confirmation is not None]
 
 
-def counting_confirmation(study: Path) -> tuple[Path, Confirmation] | None:
-    """Return folder and contents of the confirmation whose choice counts: the last one that is over.
+def counting_confirmation(confirmations: Sequence[Confirmation]) -> Confirmation | None:
+    """Return the confirmation whose choice counts, of all of a study: the last one that is over.
 
     None if there is none, or if its baseline has no result for each seed, so that it compares nothing.
     """
-    over = [folder for folder in confirmation_folders(study) if is_over(folder)]
-    last = read_confirmation(over[-1]) if over else None
-    return (over[-1], last) if last is not None and last.summary.family is not None else None
+    over = [confirmation for confirmation in confirmations if is_over(confirmation.folder)]
+    return over[-1] if over and over[-1].summary.family is not None else None
 
 
 def read_confirmation(folder: Path) -> Confirmation | None:
@@ -337,38 +338,35 @@ def read_confirmation(folder: Path) -> Confirmation | None:
     if not results:
         return None
     study = read_declared(folder)
-    require_same_conditions(folder, results)
     planned = len(read_yaml(folder / "study.yaml")["arms"]) * len(study.seeds)
-    same_loss = _same_loss(folder, results, study)
-    confirmation = confirmation_of(study_name(folder), results, study, len(results) == planned, same_loss)
-    summary = confirmation.summary
-    summary.heading += validation_text(folder) + changed_code_text(folder, results)
+    second = sum(result.get("earlier_reads", 0) > 0 for result in results)
+    summary = _summarise(folder, results, _on_test_images(study))
     if family := summary.family:
         images = image_spread(folder, summary.complete, results, family.baseline, family.metrics)
         summary.family = dataclasses.replace(family, images=images)
     known = confirmation_folders(folder.parent)
-    earlier = [each for each in known[: known.index(folder)] if read_results(each / TEST_FOLDER)]
-    return confirmation._replace(earlier=tuple(map(study_name, earlier)))
+    earlier = [study_name(each) for each in known[: known.index(folder)] if read_results(each / TEST_FOLDER)]
+    return Confirmation(summary, len(results), second, len(results) == planned, folder, tuple(earlier))
 
 
-def confirmation_of(
-    name: str, results: list[Result], study: StudyFile, whole: bool, same_loss: bool = True
-) -> Confirmation:
-    """Summarise a confirmation's test results.
+def confirmation_of(name: str, results: list[Result], study: StudyFile, whole: bool) -> Confirmation:
+    """Summarise a confirmation's test results, without its folder.
 
     Args:
         name: runs/<study>/confirm without "runs/".
         results: one or more, from the folder `TEST_FOLDER`.
         study: the confirmation's study file, whose metrics are validation metrics.
         whole: whether `results` has every setting at every seed.
-        same_loss: see `summarise`.
     """
-    monitor, *family = (f"test/{key.removeprefix('val/')}" for key in (study.monitor, *study.family))
     second = sum(result.get("earlier_reads", 0) > 0 for result in results)
+    return Confirmation(summarise(name, results, _on_test_images(study)), len(results), second, whole)
+
+
+def _on_test_images(study: StudyFile) -> StudyFile:
+    """Return a study file whose validation metrics are the same ones of the test images."""
+    monitor, *family = (f"test/{key.removeprefix('val/')}" for key in (study.monitor, *study.family))
     margins = {f"test/{key.removeprefix('val/')}": margin for key, margin in study.margins.items()}
-    of_test = dataclasses.replace(study, monitor=monitor, family=family, margins=margins)
-    summary = summarise(name, results, of_test, same_loss)
-    return Confirmation(summary, len(results), second, whole)
+    return dataclasses.replace(study, monitor=monitor, family=family, margins=margins)
 
 
 def is_over(folder: Path) -> bool:

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,26 +56,26 @@ def comparisons_table(family: Family) -> Table:
 
     "P(better)" is the number of seeds at which the setting is better, and the interval of the probability of that.
     """
-    margins, images = any(v.margin is not None for v in family.verdicts), bool(family.images)
+    cells = [
+        {
+            "setting": verdict.setting, "metric": column_title(verdict.metric), "difference": format_interval(verdict),
+            "± images": _format_images(family, verdict), "margin": _format_margin(verdict), "verdict": verdict.word,
+            "P(better)": _format_better(verdict), "collapsed": _format_collapsed(verdict), "to be shown": verdict.hint,
+        }
+        for verdict in family.verdicts
+    ]  # fmt: skip
+    empty = {name for name in ("± images", "margin") if all(row[name] == "–" for row in cells)}
+    rows = [{name: cell for name, cell in row.items() if name not in empty} for row in cells]
+    return Table([*rows[0]], [[*row.values()] for row in rows])
 
-    def cells(verdict: Verdict) -> Iterator[str]:
-        yield from (verdict.setting, column_title(verdict.metric), format_interval(verdict))
-        yield from [format_images(family, verdict)] * images
-        yield from [_format_margin(verdict)] * margins
-        yield from (verdict.word, format_better(verdict), _format_collapsed(verdict), verdict.hint)
 
-    added = [*["± images"] * images, *["margin"] * margins]
-    columns = ["setting", "metric", "difference", *added, "verdict", "P(better)", "collapsed", "to be shown"]
-    return Table(columns, [list(cells(verdict)) for verdict in family.verdicts])
-
-
-def format_better(verdict: Verdict) -> str:
+def _format_better(verdict: Verdict) -> str:
     """Format at how many seeds the setting is better, and the exact 95 % interval of the probability of that."""
     low, high = verdict.better_interval
     return f"{verdict.better_seeds}/{verdict.seeds}: {100 * low:.0f}–{100 * high:.0f} %"
 
 
-def format_images(family: Family, verdict: Verdict) -> str:
+def _format_images(family: Family, verdict: Verdict) -> str:
     """Format the spread of a mean difference over the test images, in points; "–" if it is not known."""
     spread = family.images.get((verdict.setting, verdict.metric))
     return "–" if spread is None else f"{100 * spread:.2f}"
@@ -94,10 +94,11 @@ def collapse_text(family: Family) -> str:
     known = {verdict.setting: verdict.collapsed for verdict in family.verdicts}
     of_baseline = {verdict.baseline_collapsed for verdict in family.verdicts}
     known |= {family.baseline: of_baseline.pop()} if len(of_baseline) == 1 else {}
-    found = [f"{setting} at {count} of {family.seeds} seeds" for setting, count in known.items() if count]
+    found = ", ".join(f"{setting} at {count} of {family.seeds} seeds" for setting, count in known.items() if count)
     none = next((verdict.collapses for verdict in family.verdicts if verdict.collapsed == 0), "")
-    parts = [", ".join(found)] * bool(found) + [f"{'any other' if found else 'each'} setting {none}"] * bool(none)
-    return f"Collapses (a class has recall 0): {'; '.join(parts)}." if parts else ""
+    others = f"{'any other' if found else 'each'} setting {none}" if none else ""
+    parts = "; ".join(filter(None, (found, others)))
+    return f"Collapses (a class has recall 0): {parts}." if parts else ""
 
 
 def choices_table(summary: Summary) -> Table | None:
@@ -113,12 +114,13 @@ def choices_table(summary: Summary) -> Table | None:
         candidate = summary.study.candidate(setting)
         same = [s for s in summary.tried if not s.choices and summary.study.candidate(s) == candidate]
         for path, values in setting.choices.items():
-            tried = {seed: {s.varied[path] for s in same if seed in s.seeds} for seed in setting.seeds}
-            ends = {seed: {min(found), max(found)} if len(found) > 1 else set() for seed, found in tried.items()}
-            chosen = dict(zip(setting.seeds, values, strict=True))
-            cells = {seed: f"{value:.4g}{'*' * (value in ends[seed])}" for seed, value in chosen.items()}
-            row = [setting.label, names[path], *(cells.get(seed, "–") for seed in seeds)]
-            rows.append([*row, f"{setting.median_choices[path]:.4g}"])
+            cells = {}
+            for seed, value in zip(setting.seeds, values, strict=True):
+                tried = {s.varied[path] for s in same if seed in s.seeds}
+                at_end = len(tried) > 1 and value in (min(tried), max(tried))
+                cells[seed] = f"{value:.4g}{'*' * at_end}"
+            chosen = [cells.get(seed, "–") for seed in seeds]
+            rows.append([setting.label, names[path], *chosen, f"{setting.median_choices[path]:.4g}"])
     return Table(["setting", "of", *(f"seed {seed}" for seed in seeds), "median"], rows) if rows else None
 
 
@@ -150,7 +152,7 @@ def show_summary(summary: Summary, folder: Path) -> None:
         settings = sorted(settings, key=lambda setting: -setting.mean_sd(f"{summary.study.split}/f1/macro")[0])[:3]
         note = ", of the three settings with the best macro F1"
     tables |= {f"{m}, %{note}": classes_table(summary, settings, m) for m in ("precision", "recall")}
-    if family := summary.family:
+    if (family := summary.family) and family.verdicts:
         tables[f"minus {family.baseline}, in points, family of {family.size} comparisons"] = comparisons_table(family)
     for title, table in tables.items():
         printed = dense_table(*table.columns, title=title)
@@ -213,9 +215,12 @@ def markdown_means(summary: Summary) -> str:
 
 
 def markdown_verdicts(summary: Summary) -> str:
-    """Return the method and the comparisons of the family in Markdown; the summary must have a family."""
+    """Return the method and the comparisons of the family in Markdown, or that there are none."""
     family = summary.family
-    assert family is not None
+    if family is None:
+        return "No baseline was declared, or it is not finished: nothing is compared."
+    if not family.verdicts:
+        return escape_markdown(family.method)
     return (
         f"Minus {escape_markdown(family.baseline)}, in points; {escape_markdown(family.method)}\n\n"
         f"{_markdown_table(comparisons_table(family))}\n\n{escape_markdown(verdict_notes(family))}\n\nConditional on "
@@ -259,9 +264,7 @@ def verdict_table(family: Family | None) -> dict[str, Any] | None:
     widest = {key: max((end for metric, end in ends if metric == key), default=0.0) for key in family.metrics}
     rows: dict[str, list[dict[str, Any]]] = {}
     for verdict in family.verdicts:
-        cell = _verdict_cell(verdict, widest[verdict.metric])
-        cell["images"] = format_images(family, verdict) if family.images else ""
-        rows.setdefault(verdict.setting, []).append(cell)
+        rows.setdefault(verdict.setting, []).append(_verdict_cell(family, verdict, widest[verdict.metric]))
     margins = {verdict.metric: _format_margin(verdict) for verdict in family.verdicts if verdict.margin is not None}
     columns = [column_title(key) + (f", margin ±{margins[key]}" if key in margins else "") for key in family.metrics]
     return {
@@ -271,7 +274,7 @@ def verdict_table(family: Family | None) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _verdict_cell(verdict: Verdict, widest: float) -> dict[str, Any]:
+def _verdict_cell(family: Family, verdict: Verdict, widest: float) -> dict[str, Any]:
     bar = None
     if math.isfinite(verdict.high - verdict.low) and widest > 0:
         ends = (verdict.low, verdict.mean, verdict.high)
@@ -280,5 +283,6 @@ def _verdict_cell(verdict: Verdict, widest: float) -> dict[str, Any]:
     return {
         "word": verdict.word if verdict.decidable else "no verdict",
         "css": without if not verdict.direction else "better" if verdict.better else "worse",
-        "interval": format_interval(verdict), "better": format_better(verdict), "hint": verdict.hint, "bar": bar,
+        "interval": format_interval(verdict), "better": _format_better(verdict), "hint": verdict.hint, "bar": bar,
+        "images": _format_images(family, verdict) if family.images else "",
     }  # fmt: skip

@@ -157,8 +157,10 @@ class Family:
     def method(self) -> str:
         """The method of the verdicts, in a sentence."""
         n, m = self.seeds, self.size
-        if n < (fewest := fewest_seeds(max(m, 1))):
-            comparisons = f"{m} comparison{'s' if m != 1 else ''}"
+        if m == 0:
+            return f"There is nothing yet to compare with {self.baseline}."
+        if n < (fewest := fewest_seeds(m)):
+            comparisons = f"{m} comparison{'s' if m > 1 else ''}"
             return f"No verdict on {comparisons} below {fewest} paired seeds; there {'is' if n == 1 else 'are'} {n}."
         patterns = f"all {2**n:,}" if n <= ALL_PATTERNS_UP_TO else f"{RANDOM_PATTERNS:,} random"
         return (
@@ -183,14 +185,13 @@ def compare(
         margins: the difference that matters, by metric; a metric may have none.
     """
     pairs = [(setting, baseline) for setting in settings if setting is not baseline]
-    return compare_pairs(pairs, baseline.label, metrics, len(baseline.seeds), margins)
+    return compare_pairs(pairs, baseline.label, metrics, margins)
 
 
 def compare_pairs(
     pairs: Sequence[tuple[SettingResults, SettingResults]],
     baseline: str,
     metrics: Sequence[str],
-    seeds: int,
     margins: Mapping[str, float] | None = None,
 ) -> Family:
     """Compare the first setting of each pair with the second in every metric, as one family.
@@ -199,12 +200,12 @@ def compare_pairs(
         pairs: settings with one value for each of the same seeds, in the same order.
         baseline: name of the second settings.
         metrics: keys that all settings have.
-        seeds: number of seeds.
         margins: as for `compare`.
     """
     columns = [(setting, other, key) for setting, other in pairs for key in metrics]
     if not columns:
-        return Family(baseline, list(metrics), [], seeds)
+        return Family(baseline, list(metrics), [], 0)
+    seeds = len(columns[0][0].seeds)
     differences = np.array([np.subtract(setting.values[key], other.values[key]) for setting, other, key in columns]).T
     differences[np.abs(differences) < ROUNDING] = 0  # (n, m): seeds, comparisons
     m, skewed, signs = len(columns), is_skewed(differences), sign_test(differences)

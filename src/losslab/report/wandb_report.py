@@ -90,9 +90,7 @@ def build_wandb_report(folder: Path, summary: Summary, results: list[Result], en
             wr.H1("2 Confirmation"),
             *(block for confirmation in read_confirmations(folder) for block in _confirmation_blocks(confirmation)),
             wr.H1("3 Verdicts of the search"),
-            wr.MarkdownBlock(
-                markdown_verdicts(summary) if summary.family else "No baseline was declared: nothing is compared."
-            ),
+            wr.MarkdownBlock(markdown_verdicts(summary)),
             wr.H1("4 Precision and recall"),
             grid(bars("precision"), bars("recall"), wr.WeavePanelSummaryTable(table_name=PER_CLASS)),
             wr.H1("5 Loss and gradient"),
@@ -125,7 +123,7 @@ def _confirmation_blocks(confirmation: Confirmation) -> list[Any]:
     return [
         *(wr.P(sentence) for sentence in summary.answer),
         wr.MarkdownBlock(markdown_means(summary)),
-        *([wr.MarkdownBlock(markdown_verdicts(summary))] if summary.family else []),
+        wr.MarkdownBlock(markdown_verdicts(summary)),
         wr.P(f"{confirmation.status_text} {confirmation.choice_text}"),
     ]
 

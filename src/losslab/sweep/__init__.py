@@ -7,6 +7,7 @@ study: the loop: ask Optuna for trials, train them, tell the results
 training: one setting at one seed: a fit whose last epoch becomes a result
 populations: group compatible trainings, and train each group as one
 population: many classifiers as one vectorised model
+stack: modules computed as one: their tensors stacked, and a module called with others than its own
 eligibility: which trainings may form a population, and why the others are trained alone
 ownership: which process runs a trial, and whether that process is alive
 storage: where Optuna keeps a study: a journal file, or a database that may be away for a while

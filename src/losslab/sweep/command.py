@@ -319,9 +319,9 @@ def say_seeds_needed(file: StudyFile, data: ImageDataModule) -> None:
     comparisons, seeds = settings * metrics, len(file.seeds)
     if file.baseline is None or not comparisons or seeds >= (needed := fewest_seeds(comparisons)):
         return
-    at_most = most_comparisons(seeds)
+    at_most = f"; {seeds} seeds allow {most}" if (most := most_comparisons(seeds)) else ""
     notice(
-        f"{seeds} seeds can show no difference in a family of {comparisons} comparisons ({settings} settings in "
-        f"{metrics} metrics), which takes {needed} seeds or more"
-        f"{f'; {seeds} seeds allow {at_most}' if at_most else ''}. Give more seeds, or a smaller family."
+        f"{seeds} seed{'s' * (seeds > 1)} can show no difference in a family of {comparisons} comparisons "
+        f"({settings} setting{'s' * (settings > 1)} in {metrics} metrics), which takes {needed} seeds or more{at_most}."
+        " Give more seeds, or a smaller family."
     )

@@ -20,7 +20,7 @@ from losslab.report import (
     Summary,
     confirmation_folders,
     is_over,
-    read_confirmation,
+    read_confirmations,
     read_trials,
     show_summary,
     summarise_folder,
@@ -136,11 +136,11 @@ def confirm_command(tokens: list[str]) -> None:
     confirmed, _ = summarise_folder(confirm)
     if not study_file.tunes_each_seed:
         drop_checkpoints(checkpoint_folders(confirm), lambda setting, _: setting == confirmed.best.setting_hash)
-    confirmation = read_confirmation(confirm)
-    assert confirmation is not None
+    confirmations = read_confirmations(folder)
+    confirmation = next(each for each in confirmations if each.folder == confirm)
     show_summary(confirmation.summary, confirm)
     print(f"{confirmation.status_text} {confirmation.choice_text}")
-    write_report(folder)
+    write_report(folder, confirmations)
 
 
 def _require_same_settings(
@@ -208,9 +208,17 @@ def _read_finished(folder: Path) -> tuple[Summary, Config]:
         )
     open_trials = sum(not trial.state.is_finished() for trial in known.trials)
     left = max(open_trials, (record["study"].get("trials") or 0) - count_spent(known.trials))
-    if left == 0 and summary.study.tunes_each_seed and summary.study.lists:  # killed before a list was extended
+    if left == 0 and summary.study.tunes_each_seed:
         complete = [trial for trial in known.trials if trial.state == TrialState.COMPLETE]
-        left = len(tuning_extensions(summary.study, complete, known.trials))
+        results = {(result["setting_hash"], result["seed"]) for result in read_results(folder)}
+        lost = [t for t in complete if (t.user_attrs.get("setting_hash"), t.params.get("seed")) not in results]
+        if lost:  # a seed would choose among the others
+            raise UserError(
+                f"{folder} lacks the results of {len(lost)} finished trials. Put them back, or delete its journal.log: "
+                f"its own command then trains them again: {record.get('command')}"
+            )
+        if summary.study.lists:  # a kill may have come before a list was extended
+            left = len(tuning_extensions(summary.study, complete, known.trials))
     if left > 0 or not summary.complete:
         raise UserError(
             f"{folder} is not finished{f': {left} trials are left' if left > 0 else ''}. Its own command finishes it: "

@@ -46,10 +46,11 @@ class TrainAloneError(Exception):
 
     Args:
         message: why.
-        rest: the members, by place, of populations that may be tried instead; the others are trained alone.
+        rest: the members, by place, of populations that may be tried instead, where the reason lies in single members;
+            all others are trained alone. None: it lies in what all members share.
     """
 
-    def __init__(self, message: str, rest: Sequence[Sequence[int]] = ()) -> None:
+    def __init__(self, message: str, rest: Sequence[Sequence[int]] | None = None) -> None:
         super().__init__(message)
         self.rest = rest
 
@@ -135,8 +136,14 @@ def _of_classifier() -> frozenset[str]:
 
 
 def member_attributes(model: LightningModule) -> dict[str, str]:
-    """Return what the members of a population share, by name: their networks' attributes, and the ignored label."""
-    return network_attributes(model) | {"loss.ignore_index": repr(ignored_label(model.loss))}
+    """Return what the members of a population share, by name: their networks' attributes, and the ignored class."""
+    return network_attributes(model) | {"loss.ignore_index": repr(ignored_class(model))}
+
+
+def ignored_class(model: Any) -> int | None:
+    """Return the class whose images the model's loss leaves out, if any; torch's -100 is none."""
+    label = ignored_label(model.loss)
+    return label if label in range(model.num_classes) else None
 
 
 def network_attributes(model: nn.Module) -> dict[str, str]:

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import functools
 import random
-import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -12,10 +11,9 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from losslab.data import EvaluationBatches, ImageDataModule
-from losslab.losses import ignored_label
 from losslab.models import (
     Classifier,
     EpochTally,
@@ -29,55 +27,14 @@ from losslab.models import (
 )
 from losslab.sweep.eligibility import (
     TrainAloneError,
+    ignored_class,
     loss_attributes,
     member_attributes,
     network_attributes,
     require_equal,
 )
+from losslab.sweep.stack import Stack, call, hiding_loss
 from losslab.sweep.training import describe_error
-
-
-class Stack(nn.Module):
-    """The parameters and buffers of K modules of one structure, stacked, (K, ...).
-
-    Args:
-        owners: the modules; none, and there is nothing to stack.
-        apart: names that begin so are left out.
-    """
-
-    def __init__(self, owners: Sequence[nn.Module], apart: str | tuple[str, ...] = ()) -> None:
-        super().__init__()
-        self._owners = list(owners)  # a list, so that they are no submodules: the stacks are trained
-        self._trained = [n for m in owners[:1] for n, _ in m.named_parameters() if not n.startswith(apart)]
-        self._buffered = [n for m in owners[:1] for n, _ in m.named_buffers() if not n.startswith(apart)]
-        self.trained = nn.ParameterList()
-        for name in self._trained:
-            own = [owner.get_parameter(name) for owner in owners]
-            self.trained.append(nn.Parameter(torch.stack([p.detach() for p in own]), own[0].requires_grad))
-        for number, name in enumerate(self._buffered):
-            stack = torch.stack([owner.get_buffer(name) for owner in owners])
-            self.register_buffer(f"buffer_{number}", stack, persistent=False)
-        self._gradients: list[Tensor | None] = [None for _ in self._trained]
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the stacks by the names that the modules have for their slices."""
-        buffers = {name: self.get_buffer(f"buffer_{number}") for number, name in enumerate(self._buffered)}
-        return dict(zip(self._trained, self.trained, strict=True)) | buffers
-
-    def give_slices(self) -> None:
-        """Make each module's parameters and buffers its slices of the stacks."""
-        for name, stack in self.state().items():
-            for k, owner in enumerate(self._owners):
-                own = owner.get_parameter(name) if name in self._trained else owner.get_buffer(name)
-                own.data = stack.data[k]
-
-    def give_gradients(self) -> None:
-        """Give the modules their slices of gradients that are new (validation drops the former ones), or none."""
-        for number, (name, stack) in enumerate(zip(self._trained, self.trained, strict=True)):
-            if stack.grad is not self._gradients[number]:
-                self._gradients[number] = stack.grad
-                for k, owner in enumerate(self._owners):
-                    owner.get_parameter(name).grad = None if stack.grad is None else stack.grad[k]
 
 
 class Population(LightningModule):
@@ -128,7 +85,7 @@ class Population(LightningModule):
             errors = dict.fromkeys(self._unfit.values())
             said = dict.fromkeys(str(e) if isinstance(e, TrainAloneError) else describe_error(e) for e in errors)
             rest = [k for k in range(len(self.members)) if k not in self._unfit]
-            raise TrainAloneError("; ".join(said), [rest] if rest else []) from next(iter(errors))
+            raise TrainAloneError("; ".join(said), [rest]) from next(iter(errors))
 
     def setup(self, stage: str) -> None:
         """Set up the members (class counts of their losses), group them by loss, stack parameters and buffers."""
@@ -140,11 +97,10 @@ class Population(LightningModule):
             groups.setdefault(repr(loss_attributes(member.loss)), []).append(k)
         self._leave_out()
         first, self._groups = self.members[0], list(groups.values())
-        self._skeleton = first if len(groups) == 1 else _without_loss(first, self._groups)
         shared = member_attributes(first)
         for member in self.members[1:]:
             require_equal(member_attributes(member), shared, member, "differs between members")
-        self._ignored = ignored_label(first.loss)
+        self._ignored = ignored_class(first)
         self.network = Stack(self.members, apart="loss.")
         losses = [[self.members[k].loss for k in group] for group in self._groups]
         self.of_losses = nn.ModuleList(
@@ -174,7 +130,7 @@ class Population(LightningModule):
                 optimizer._opt_called = True  # or its schedule would warn that it never steps
         self._leave_out()
         # Now that class counts and dtypes are those of the training.
-        self._shared = network_attributes(self._skeleton)
+        self._shared = network_attributes(self.members[0])
         self._of_loss = [loss_attributes(self.members[group[0]].loss) for group in self._groups]
         self._random_state: str | None = _random_state()
         merged = copy.copy(optimizers[0])
@@ -195,13 +151,17 @@ class Population(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (K, B, C) of each member's images (K, B, *image_shape), or of common ones (B, *image_shape)."""
-        skeleton = self._skeleton.train(self.training)
-        own = images.ndim > len(skeleton.image_shape) + 1
+        first = self.members[0].train(self.training)
+        own = images.ndim > len(first.image_shape) + 1
         state = self.network.state()
-        if len(self._groups) == 1:  # a network may read its loss
+        hidden: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if len(self._groups) > 1:
+            hidden = hiding_loss(first, self._groups)
+        else:  # a network may read its loss
             state |= {f"loss.{name}": stack for name, stack in self._stacks()[1].state().items()}
-        member_logits = functools.partial(_call, skeleton)  # (B, C)
-        return vmap(member_logits, (0, 0 if own else None), randomness="different")(state, images)
+        member_logits = functools.partial(call, first)  # (B, C)
+        with hidden:
+            return vmap(member_logits, (0, 0 if own else None), randomness="different")(state, images)
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return each member's loss, (K,), of logits (K, B, C) and labels (K, B), or common ones (B,)."""
@@ -236,10 +196,11 @@ class Population(LightningModule):
 
     def _require_unchanged(self, when: str) -> None:
         problem = f"changes in {when}, but is no parameter or buffer"
-        require_equal(network_attributes(self._skeleton), self._shared, self._skeleton, problem)
+        first = self.members[0]
+        require_equal(network_attributes(first), self._shared, first, problem)
         for group, shared in zip(self._groups, self._of_loss, strict=True):
             with self._of(group):
-                require_equal(loss_attributes(self.members[group[0]].loss), shared, self._skeleton, problem)
+                require_equal(loss_attributes(self.members[group[0]].loss), shared, first, problem)
         self._leave_out()
 
     def on_train_epoch_start(self) -> None:
@@ -248,7 +209,7 @@ class Population(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         logits = self(images)
-        self._require_no_draws(self._skeleton)
+        self._require_no_draws(self.members[0])
         losses = self.losses(logits, labels)
         if self._random_state is not None:
             self._require_unchanged("a step")
@@ -275,6 +236,7 @@ class Population(LightningModule):
         self._logits.append(evaluation_logits(logits))
         self._labels.append(batch[1])
 
+    @torch.no_grad()
     def on_train_epoch_end(self) -> None:
         """Compute each member's metrics as it does alone; validation has run before."""
         self._require_unchanged("an epoch")
@@ -305,35 +267,8 @@ class Population(LightningModule):
         self._step_schedules("epoch")
 
 
-def _without_loss(model: Classifier, groups: list[list[int]]) -> Classifier:
-    """Return a model with the same modules and tensors whose forward cannot read the loss: the members have several."""
-    kind = type(model)
-
-    def refuse(_: Any) -> Any:
-        raise TrainAloneError(f"{kind.__name__}.forward reads the loss, of which there are {len(groups)}", groups)
-
-    names = {"loss": property(refuse), "__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    skeleton = copy.copy(model)
-    skeleton.__class__ = types.new_class(kind.__name__, (kind,), exec_body=lambda own: own.update(names))
-    skeleton.trainer = model.trainer
-    return skeleton
-
-
-def _call(module: nn.Module, state: dict[str, Tensor], *arguments: Tensor) -> Tensor:
-    """Call a module with these parameters and buffers in place of its own.
-
-    Raises:
-        TrainAloneError: the module replaces a buffer; a new value that is not written into the old one would be lost.
-    """
-    before = dict(state)
-    output: Tensor = functional_call(module, state, arguments)
-    if replaced := [name for name, tensor in before.items() if state[name] is not tensor]:
-        raise TrainAloneError(f"{type(module).__name__} assigns a new tensor to {', '.join(replaced)}")
-    return output
-
-
 def _call_loss(loss: Any, state: dict[str, Tensor], logits: Tensor, labels: Tensor) -> Tensor:
-    return _call(loss, state, logits, labels) if isinstance(loss, nn.Module) else loss(logits, labels)
+    return call(loss, state, logits, labels) if isinstance(loss, nn.Module) else loss(logits, labels)
 
 
 def _random_state() -> str:

@@ -197,11 +197,12 @@ class Populations:
             if len(members) > 1 and self._should_train_together(key, [member.training for member in members]):
                 return self._train(members, check)
         except TrainAloneError as error:
-            self._say(f"{error}: {'each of them apart' if len(error.rest) > 1 else 'trained alone'}.")
-            if not error.rest:
+            smaller = error.rest or []
+            self._say(f"{error}: {'each of them apart' if len(smaller) > 1 else 'trained alone'}.")
+            if error.rest is None:
                 self._together[key] = False
             failures: Failures = {}
-            for places in error.rest:  # from new parts: those of these members have begun
+            for places in smaller:  # from new parts: those of these members have begun
                 rest = [self._build(members[k].trial, members[k].training) for k in places]
                 failures |= self._train_chunk(key, rest, check)
             return failures
