@@ -149,7 +149,7 @@ def test_a_resolved_configuration_is_whole_and_parses_to_itself(cnn: list[str]) 
 def test_the_seed_of_the_run_is_the_seed_of_the_data(cnn: list[str]) -> None:
     built = CommandLine([*cnn, "--seed_everything", "7", "--data.source", "embedded"], "fit").build()
     assert built.data.seed == 7
-    assert built.data.split_seed is None
+    assert built.data.split_seed == 7
 
 
 def test_the_split_is_that_of_seed_everything_unless_split_seed_is_given(cnn: list[str]) -> None:

@@ -150,8 +150,9 @@ def test_the_same_command_again_reads_nothing(confirmed_study: Path, own_folder:
     shutil.copytree(confirmed_study.parent.parent, own_folder, dirs_exist_ok=True)
     files = {file: file.read_bytes() for file in Path("runs/losses/confirm").rglob("*.json")}
     assert main(["confirm", "runs/losses", "--top", "all", "--seeds", "6"]) == 0
-    assert len(reads()) == 18
     assert {file: file.read_bytes() for file in files} == files
+    assert main(["confirm", "runs/losses", "--top", "all"]) == 0  # whatever number is the default now
+    assert len(reads()) == 18
 
 
 def test_another_confirmation_needs_again_and_takes_further_seeds(

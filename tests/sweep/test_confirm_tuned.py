@@ -12,11 +12,13 @@ import pytest
 import small_studies
 import yaml
 from kill_moments import kill_at
+from optuna.trial import TrialState
 from small_studies import GAMMA_PATH, LR, TUNED, TUNED_EXPERIMENT
 
 from losslab.cli import main
 from losslab.errors import UserError
 from losslab.report import TEST_FOLDER, read_confirmation, summarise_folder
+from losslab.report.trials import Trials
 from losslab.run import RunFolder, config_hash
 from losslab.study import read_declared, read_results
 from losslab.sweep.confirm import _read_finished
@@ -95,6 +97,7 @@ def test_its_numbers_are_of_the_test_images_and_of_the_studys_own_seeds(confirme
     assert "which was not confirmed" not in best
 
 
+@pytest.mark.slow
 def test_the_same_command_again_reads_nothing_and_again_counts_as_second_reads(confirmed: Path) -> None:
     files = {file: file.read_bytes() for file in (confirmed / "confirm").rglob("*.json")}
     assert main(ALL) == 0
@@ -130,7 +133,8 @@ def test_killed_while_it_reads_it_asks_for_again_and_goes_on_with_what_is_unread
     assert {path for path in trained(study) if "confirm" not in path.parts} == before
 
 
-@pytest.mark.parametrize(("top", "labels"), [("1", 2), pytest.param("all", 3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("top", "labels"), [("1", 2), ("all", 3)])
 def test_fresh_seeds_tune_for_themselves_and_are_read_once(study: Path, top: str, labels: int) -> None:
     """Of the best arms alone, which were chosen by the sweep's seeds; and of all, if a number of seeds is given."""
     assert main(["confirm", "runs/tuned", "--top", top, "--seeds", "1"]) == 0
@@ -212,10 +216,31 @@ def test_a_study_that_was_killed_before_it_extended_a_list_is_not_finished(
     trials = small_studies.trials("tuned")
     listed = [trial for trial in trials if trial.params[LR] in small_studies.LEARNING_RATES]
     assert len(listed) < len(trials)
-    known = type("Known", (), {"trials": listed, "unreadable": ""})()
-    monkeypatch.setattr("losslab.sweep.confirm.read_trials", lambda *_: known)
+    for module in ("sweep.confirm", "report.summary"):
+        monkeypatch.setattr(f"losslab.{module}.read_trials", lambda *_: Trials(listed, {}, ""))
     with pytest.raises(UserError, match=r"runs/tuned is not finished: \d trials are left"):
         _read_finished(study)
+
+
+def test_nothing_is_compared_before_each_seed_has_tried_all_its_values(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One value of each arm and seed would look complete."""
+    assert summarise_folder(study)[0].family is not None
+    (missing, *_) = sorted((study / "results").glob("*/*.json"))
+    missing.unlink()
+    summary, _ = summarise_folder(study)
+    assert summary.settings[0].seeds == [0, 1]
+    assert (summary.left, summary.family) == (1, None)
+    assert summary.heading.endswith("not finished: 1 training is left")
+    assert main(["report", "runs/tuned"]) == 0
+    assert "what a seed chooses may still change: nothing is compared yet" in (study / "report.html").read_text()
+    trials = small_studies.trials("tuned")
+    waiting = [trial for trial in trials if trial.params["seed"] == 1]
+    for trial in waiting:
+        trial.state = TrialState.WAITING
+    monkeypatch.setattr("losslab.report.summary.read_trials", lambda *_: Trials(trials, {}, ""))
+    assert summarise_folder(study)[0].left >= len(waiting)
 
 
 @pytest.mark.slow

@@ -205,6 +205,7 @@ def test_one_value_for_all_seeds_is_warned_of_with_the_best_two(once: Path, capl
         assert f"{first.label} {100 * first.mean_sd(F1)[0]:.2f}, {second.label} " in told
 
 
+@pytest.mark.slow
 def test_a_study_of_before_tune_per_goes_on_with_one_value_for_all_seeds(
     once: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,6 +244,7 @@ baseline: {arm: cross-entropy}
 """.replace("LR", LR).replace("GAMMA", small_studies.GAMMA_PATH)
 
 
+@pytest.mark.slow
 def test_each_seed_draws_values_that_its_arms_share_and_its_best_is_the_replicate(
     own_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,7 +96,7 @@ class ImageDataModule(LightningDataModule, ABC):
             raise UserError(f"data.label_noise must be in [0, 1), got {label_noise}.")
         self.root = None if root is None else expand_path(root, "data.root")
         self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
-        self.split_seed, self.seed = split_seed, seed
+        self.split_seed, self.seed = seed if split_seed is None else split_seed, seed
         self.imbalance, self.permute_ranks, self.label_noise = imbalance, permute_ranks, label_noise
         self.augmentation, self.validation = augmentation, validation
         self.hashes: dict[str, str] = {}
@@ -157,8 +157,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def _split(self, images: LabelledImages) -> None:
         labels, names, classes = images.labels, self.class_names, self.num_classes
         val_size = self.val_size or self.default_val_size or len(labels) // 10
-        split_seed = self.seed if self.split_seed is None else self.split_seed
-        train_index, val_index = validation_split(labels, names, val_size, split_seed, self.data_name)
+        train_index, val_index = validation_split(labels, names, val_size, self.split_seed, self.data_name)
         train_index, train_labels = self._made_harder(labels, train_index)
         val_labels = labels[val_index]
         if self.validation == "like_training":

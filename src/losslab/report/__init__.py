@@ -36,5 +36,5 @@ from losslab.report.summary import (
     summarise_folder,
 )
 from losslab.report.tables import choices_table, escape_markdown, markdown_verdicts, show_summary
-from losslab.report.trials import read_trials
+from losslab.report.trials import lost_results, read_trials
 from losslab.report.verdicts import Verdict

@@ -10,7 +10,7 @@ from scipy import sparse
 from losslab.report.records import Predictions, setting_predictions
 from losslab.study import Result, SettingResults, class_groups
 
-REDRAWN = 200
+REDRAWN = 1000
 """How often the test images are drawn again."""
 
 

@@ -19,6 +19,7 @@ from losslab.report.records import (
     require_same_conditions,
     validation_text,
 )
+from losslab.report.trials import read_trials, trainings_left
 from losslab.report.verdicts import Family, Verdict, Word, compare
 from losslab.run import read_yaml, study_name
 from losslab.study import (
@@ -51,6 +52,8 @@ class Summary:
         baseline: the declared baseline, if it is complete.
         family: the comparisons with the baseline.
         same_loss: whether all settings have the same loss, without which the values of a loss are not compared.
+        left: where each seed tunes, the number of trainings that are left, as far as is known; nothing is compared
+            before they are done.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Summary:
     baseline: SettingResults | None
     family: Family | None
     same_loss: bool
+    left: int = 0
 
     @property
     def answer(self) -> list[str]:
@@ -147,7 +151,11 @@ def summarise_folder(folder: Path) -> tuple[Summary, list[Result]]:
     results = read_results(folder)
     if not results:
         raise UserError(f"{folder} has no result yet; `losslab sweep` makes them.")
-    return _summarise(folder, results, study), results
+    summary = _summarise(folder, results, study)
+    if study.tunes_each_seed and (left := trainings_left(read_trials(folder, study).trials, study, results)):
+        summary.left, summary.family = left, None
+        summary.heading += f", not finished: {left} {'training is' if left == 1 else 'trainings are'} left"
+    return summary, results
 
 
 def _summarise(folder: Path, results: list[Result], study: StudyFile) -> Summary:
@@ -184,6 +192,8 @@ def _heading(name: str, results: list[Result], study: StudyFile) -> str:
 
 def _answer(summary: Summary) -> list[str]:
     best, baseline, family, monitor = summary.best, summary.baseline, summary.family, summary.study.monitor
+    if summary.left:
+        return ["The study is not finished, and what a seed chooses may still change: nothing is compared yet."]
     if not summary.complete:
         return ["No setting has a result for each of its seeds: there is nothing to compare yet."]
     if not summary.comparable:

@@ -1,6 +1,7 @@
 """Optuna's trials of a study: read, never changed, and drawn."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from losslab.report.figure import Figure, Table, Trace, escape_tags
 from losslab.run import study_name
-from losslab.study import StudyFile
+from losslab.study import Result, StudyFile, tuning_extensions
 
 STATES = {
     TrialState.COMPLETE: ("complete", "circle", "@c0"),
@@ -82,6 +83,22 @@ def varying(trials: list[FrozenTrial]) -> list[str]:
 def finished_trials(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     """Return the complete trials."""
     return [trial for trial in trials if trial.state == TrialState.COMPLETE]
+
+
+def lost_results(trials: list[FrozenTrial], results: Sequence[Result]) -> int:
+    """Return how many complete trials, of a study whose seeds tune, have no result any more."""
+    known = {(result["setting_hash"], result["seed"]) for result in results}
+    return sum((t.user_attrs.get("setting_hash"), t.params.get("seed")) not in known for t in finished_trials(trials))
+
+
+def trainings_left(trials: list[FrozenTrial], study: StudyFile, results: Sequence[Result]) -> int:
+    """Return how many trainings a study whose seeds tune still needs, as far as is known; 0 if it is finished.
+
+    Until then a seed chooses among fewer values than it will.
+    """
+    left = sum(not trial.state.is_finished() for trial in trials) + lost_results(trials, results)
+    # A list is extended once no trial is left; a kill may have come before.
+    return left or (len(tuning_extensions(study, finished_trials(trials), trials)) if study.lists else 0)
 
 
 def unfinished_table(trials: list[FrozenTrial]) -> Table:

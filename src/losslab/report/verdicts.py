@@ -22,8 +22,8 @@ from losslab.report.statistics import (
 )
 from losslab.study import GROUPS, SettingResults
 
-ROUNDING = 1e-12
-"""A smaller difference of two values of a metric is rounding, and counts as zero."""
+ROUNDING = 1e-7
+"""A smaller difference of two values of a metric, which is computed in float32, is rounding, and counts as zero."""
 Word = Literal[
     "higher", "lower", "higher, by less than the margin", "lower, by less than the margin", "alike", "not shown"
 ]

@@ -11,7 +11,6 @@ import shlex
 from pathlib import Path
 
 from filelock import FileLock
-from optuna.trial import TrialState
 
 from losslab.errors import UserError
 from losslab.report import (
@@ -20,6 +19,7 @@ from losslab.report import (
     Summary,
     confirmation_folders,
     is_over,
+    lost_results,
     read_confirmations,
     read_trials,
     show_summary,
@@ -53,7 +53,6 @@ from losslab.study import (
     read_results,
     read_study,
     result_path,
-    tuning_extensions,
     write_result,
 )
 from losslab.sweep.command import (
@@ -202,23 +201,20 @@ def _read_finished(folder: Path) -> tuple[Summary, Config]:
     record = json.loads((folder / "study.json").read_text())
     known = read_trials(folder, summary.study)
     if known.unreadable:
+        password = " Put the database's password into ~/.pgpass or PGPASSWORD."
         raise UserError(
-            f"whether {folder} is finished is unknown, since its trials cannot be read ({known.unreadable}). "
-            "Put a database's password into ~/.pgpass or PGPASSWORD."
+            f"whether {folder} is finished is unknown, since its trials cannot be read ({known.unreadable})."
+            + password * (summary.study.storage != "journal")
         )
     open_trials = sum(not trial.state.is_finished() for trial in known.trials)
     left = max(open_trials, (record["study"].get("trials") or 0) - count_spent(known.trials))
     if left == 0 and summary.study.tunes_each_seed:
-        complete = [trial for trial in known.trials if trial.state == TrialState.COMPLETE]
-        results = {(result["setting_hash"], result["seed"]) for result in read_results(folder)}
-        lost = [t for t in complete if (t.user_attrs.get("setting_hash"), t.params.get("seed")) not in results]
-        if lost:  # a seed would choose among the others
+        if lost := lost_results(known.trials, read_results(folder)):  # a seed would choose among the others
             raise UserError(
-                f"{folder} lacks the results of {len(lost)} finished trials. Put them back, or delete its journal.log: "
+                f"{folder} lacks the results of {lost} finished trials. Put them back, or delete its journal.log: "
                 f"its own command then trains them again: {record.get('command')}"
             )
-        if summary.study.lists:  # a kill may have come before a list was extended
-            left = len(tuning_extensions(summary.study, complete, known.trials))
+        left = summary.left
     if left > 0 or not summary.complete:
         raise UserError(
             f"{folder} is not finished{f': {left} trials are left' if left > 0 else ''}. Its own command finishes it: "
@@ -270,13 +266,15 @@ def _write_files(
     Raises:
         UserError: a confirmation with other settings or seeds has begun, and `again` is False.
     """
-    study, again, seeds = record["study"], options.again, options.seeds or SEEDS
+    study, again = record["study"], options.again
     arms = {s.label: study["arms"][s.arm] | s.varied | (s.median_choices if of_sweep else {}) for s in chosen}
     # A confirmation that was refused before it began has no study.json.
     earlier = [known for known in confirmation_folders(folder) if (known / "study.json").is_file()]
+    last = read_yaml(earlier[-1] / "study.yaml") if earlier else {}
+    # The same command as before goes on with its number of seeds, whatever is the default now.
+    seeds = options.seeds or (len(last["seeds"]) if not again and last.get("arms") == arms else SEEDS)
     used = [*summary.study.seeds, *(seed for known in earlier for seed in read_yaml(known / "study.yaml")["seeds"])]
     if earlier:
-        last = read_yaml(earlier[-1] / "study.yaml")
         same = last["seeds"] == summary.study.seeds if of_sweep else len(last["seeds"]) == seeds
         if last["arms"] == arms and same and not (again and is_over(earlier[-1])):
             return earlier[-1]

@@ -123,7 +123,8 @@ def shared_model_key(config: Config, parts: Parts) -> str:
     shared["trainer"].pop("logger")
     # The seed draws the validation images, those of a long tail and the wrong labels, and members share their images.
     data = parts.data
-    of_seed = data.split_seed is None or data.imbalance is not None or data.label_noise
+    split_seed = config["data"]["init_args"].get("split_seed")
+    of_seed = split_seed is None or data.imbalance is not None or data.label_noise
     key = [shared, optimizer, member_attributes(parts.model), config[SEED] if of_seed else None]
     return json.dumps(key, sort_keys=True, default=repr)
 

@@ -50,6 +50,8 @@ POLL_SECONDS = 1.0
 class Study:
     """A study in its folder: its Optuna study, and the loop that finishes it.
 
+    It is long because each step of the loop may meet another process, a lost lease, a failure or a signal.
+
     Args:
         study: the study file.
         folder: runs/<study>; `open` needs it.
