@@ -97,7 +97,7 @@ def test_the_page_has_both_stages_and_keeps_them_apart(confirmed_study: Path) ->
 
 @pytest.mark.slow
 def test_best_yaml_is_what_was_confirmed_whatever_is_called_later(
-    confirmed_study: Path, own_folder: Path, capsys: pytest.CaptureFixture[str]
+    confirmed_study: Path, own_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(confirmed_study.parent.parent, own_folder, dirs_exist_ok=True)
     best, confirm = Path("runs/losses/best.yaml"), Path("runs/losses/confirm")
@@ -105,6 +105,7 @@ def test_best_yaml_is_what_was_confirmed_whatever_is_called_later(
     assert confirmation is not None
     assert confirmation.choice_text in best.read_text()
     assert best.read_text().startswith(f"# {confirmation.summary.chosen.label}, chosen by the confirmation losses/conf")
+    monkeypatch.setattr("losslab.report.statistics.ERROR", 0.2)  # six seeds are too few for six comparisons at 0.05
     baseline, dice = (next(s for s in confirmation.summary.settings if s.arm.startswith(a)) for a in ("cross", "dice"))
     for seed in baseline.seeds:  # as if dice were better on the test images
         paths = [result_path(confirm / TEST_FOLDER, s.setting_hash, seed) for s in (baseline, dice)]
