@@ -85,6 +85,13 @@ def test_the_spread_is_of_the_mean_difference_in_the_same_draws(tmp_path: Path) 
     assert image_spread(tmp_path, settings, results, "nothing", keys) == {}
 
 
+def test_each_draw_is_of_as_many_images_with_replacement() -> None:
+    draws = image_draws(400)  # (N, B)
+    assert (draws.sum(axis=0) == 400).all()
+    assert draws.mean() == pytest.approx(1)
+    assert draws.var() == pytest.approx(1 - 1 / 400, rel=0.02)  # of a multinomial count
+
+
 @pytest.mark.slow
 def test_the_verdicts_of_a_confirmation_have_it(tuned_study: Path) -> None:
     confirmation = read_confirmation(tuned_study / "confirm")
