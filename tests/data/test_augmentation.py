@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from losslab.data import Augmentation
+from losslab.data import Augmentation, EpochOrder
 from losslab.errors import UserError
 
 STILL = {"rotation": 0.0, "shift": 0.0, "scale": 0.0}
@@ -41,37 +42,56 @@ def centres(images: Tensor) -> tuple[Tensor, Tensor]:
     return right, down
 
 
-@pytest.fixture
-def force_draws(monkeypatch):
-    """force_draws(1.0): every random change has its upper limit; force_draws(-1.0): its lower one."""
+def changed(change: Augmentation, images: Tensor, seed: int = 0, outside: float = 0.0) -> Tensor:
+    """The images, each changed by random numbers."""
+    draws = EpochOrder(len(images), seed).draws()
+    return change(images, change.transforms(draws, *images.shape[2:]), outside)
 
-    def force(value: float) -> None:
-        monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.full(size, (value + 1) / 2))
 
-    return force
+def at_limit(change: Augmentation, images: Tensor, value: float, outside: float = 0.0) -> Tensor:
+    """The images, every random change of which has its upper limit (value 1) or its lower one (-1)."""
+    draws = torch.full((4, len(images)), value)
+    return change(images, change.transforms(draws, *images.shape[2:]), outside)
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_without_any_change_images_stay_as_they_are(height, width):
     images = random_images(height, width)
-    torch.testing.assert_close(Augmentation(**STILL)(images, seed=3, outside=0.5), images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(changed(Augmentation(**STILL), images, outside=0.5), images, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_the_seed_decides_the_change_and_nothing_else_does(height, width):
+def test_the_numbers_decide_the_change_and_nothing_else_does(height, width):
     images, change = random_images(height, width), Augmentation()
     before = images.clone()
     torch.manual_seed(1)
-    first = change(images, seed=3)
+    first = changed(change, images, seed=3)
     torch.manual_seed(2)
-    assert torch.equal(change(images, seed=3), first)
-    assert not torch.equal(change(images, seed=4), first)
+    assert torch.equal(changed(change, images, seed=3), first)
+    assert not torch.equal(changed(change, images, seed=4), first)
     assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_a_transform_is_affine_grids(height, width):
+    images, change = random_images(height, width), Augmentation(rotation=45, shift=6, scale=0.5)
+    transforms = change.transforms(EpochOrder(16, 0).draws(), height, width)
+    grid = F.affine_grid(transforms, list(images.shape), align_corners=False)
+    expected = F.grid_sample(images, grid, align_corners=False)
+    torch.testing.assert_close(change(images, transforms), expected, atol=1e-5, rtol=0)
+
+
+def test_an_image_is_changed_alike_in_a_batch_and_alone():
+    images, change = random_images(28, 28), Augmentation()
+    transforms = change.transforms(EpochOrder(16, 0).draws(), 28, 28)
+    together = change(images, transforms, 0.5)
+    for k in range(16):
+        assert torch.equal(change(images[k : k + 1], transforms[k : k + 1], 0.5), together[k : k + 1])
 
 
 def test_drawing_leaves_the_global_generator_alone(letter):
     before = torch.get_rng_state()
-    Augmentation()(letter[None, None], seed=0)
+    changed(Augmentation(), letter[None, None])
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -79,8 +99,8 @@ def test_drawing_leaves_the_global_generator_alone(letter):
     "only", [{"rotation": 10.0}, {"shift": 2.0}, {"scale": 0.1}], ids=lambda only: next(iter(only))
 )
 def test_every_image_of_a_batch_gets_its_own_change(letter, only):
-    changed = Augmentation(**(STILL | only))(letter.expand(32, 1, 28, 28), seed=0).flatten(1)
-    differences = torch.cdist(changed, changed) + torch.eye(32)
+    different = changed(Augmentation(**(STILL | only)), letter.expand(32, 1, 28, 28)).flatten(1)
+    differences = torch.cdist(different, different) + torch.eye(32)
     assert differences.min() > 1e-3
 
 
@@ -88,19 +108,19 @@ def test_every_image_of_a_batch_gets_its_own_change(letter, only):
 def test_what_comes_from_outside_has_the_value_of_the_background(background):
     change = Augmentation(rotation=45, shift=6, scale=0.5)
     plain = torch.full((32, 1, 28, 28), background)
-    torch.testing.assert_close(change(plain, seed=0, outside=background), plain, atol=1e-6, rtol=0)
-    changed = change(torch.ones(32, 1, 28, 28), seed=0, outside=background)
+    torch.testing.assert_close(changed(change, plain, outside=background), plain, atol=1e-6, rtol=0)
+    ones = changed(change, torch.ones(32, 1, 28, 28), outside=background)
     low, high = min(1.0, background), max(1.0, background)
-    assert changed.min() == pytest.approx(low, abs=1e-5)
-    assert changed.max() == pytest.approx(high, abs=1e-5)
+    assert ones.min() == pytest.approx(low, abs=1e-5)
+    assert ones.max() == pytest.approx(high, abs=1e-5)
 
 
 def test_a_changed_letter_is_nearer_to_the_letter_than_to_its_mirror_images(letter):
-    changed = Augmentation()(letter.expand(500, 1, 28, 28), seed=0)[:, 0]
+    letters = changed(Augmentation(), letter.expand(500, 1, 28, 28))[:, 0]
 
     def best_match(shape: Tensor) -> Tensor:
         """The largest correlation of each image with `shape` over all positions of it."""
-        match = torch.fft.irfft2(torch.fft.rfft2(changed) * torch.fft.rfft2(shape).conj())
+        match = torch.fft.irfft2(torch.fft.rfft2(letters) * torch.fft.rfft2(shape).conj())
         return match.flatten(1).max(1).values
 
     assert (best_match(letter) > best_match(letter.flip(1))).all()
@@ -109,7 +129,7 @@ def test_a_changed_letter_is_nearer_to_the_letter_than_to_its_mirror_images(lett
 
 def test_no_image_is_ever_mirrored_however_wide_the_limits():
     images = blobs(48, 48, (0, 0), (6, 0), (0, 6), count=500)
-    right, down = centres(Augmentation(rotation=45, shift=4, scale=0.5)(images, seed=0))
+    right, down = centres(changed(Augmentation(rotation=45, shift=4, scale=0.5), images))
     right, down = right[:, 1:] - right[:, :1], down[:, 1:] - down[:, :1]
     area = right[:, 0] * down[:, 1] - right[:, 1] * down[:, 0]  # 36 before; negative in a mirror
     assert area.min() > 36 * 0.5**2 - 1
@@ -119,7 +139,7 @@ def test_no_image_is_ever_mirrored_however_wide_the_limits():
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (28, 44), (44, 28)])
 def test_a_rotation_keeps_lengths_and_angles_also_where_height_and_width_differ(height, width):
     images = blobs(height, width, (9, 0), (0, 9))
-    right, down = centres(Augmentation(**(STILL | {"rotation": 30.0}))(images, seed=0))
+    right, down = centres(changed(Augmentation(**(STILL | {"rotation": 30.0})), images))
     torch.testing.assert_close(torch.hypot(right, down), torch.full((64, 2), 9.0), atol=0.03, rtol=0)
     angle = torch.atan2(down, right) * 180 / math.pi
     torch.testing.assert_close(angle[:, 1] - angle[:, 0], torch.full((64,), 90.0), atol=0.3, rtol=0)
@@ -129,20 +149,19 @@ def test_a_rotation_keeps_lengths_and_angles_also_where_height_and_width_differ(
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_a_shift_is_in_pixels_along_each_axis(force_draws, height, width):
+def test_a_shift_is_in_pixels_along_each_axis(height, width):
     images, change = random_images(height, width), Augmentation(**(STILL | {"shift": 2.0}))
     for direction in (1, -1):
-        force_draws(direction)
         expected = torch.full_like(images, 0.5)
         if direction == 1:
             expected[..., :-2, :-2] = images[..., 2:, 2:]
         else:
             expected[..., 2:, 2:] = images[..., :-2, :-2]
-        torch.testing.assert_close(change(images, seed=0, outside=0.5), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(at_limit(change, images, direction, 0.5), expected, atol=1e-4, rtol=0)
 
 
 def test_shifts_reach_every_way_and_stay_within_their_limit():
-    right, down = centres(Augmentation(**(STILL | {"shift": 3.0}))(blobs(28, 40, (0, 0)), seed=0))
+    right, down = centres(changed(Augmentation(**(STILL | {"shift": 3.0})), blobs(28, 40, (0, 0))))
     for moved in (right, down):
         assert moved.abs().max() < 3.01
         assert moved.min() < -2.5
@@ -152,10 +171,9 @@ def test_shifts_reach_every_way_and_stay_within_their_limit():
 
 @pytest.mark.parametrize(("height", "width"), [(36, 36), (36, 44)])
 @pytest.mark.parametrize("direction", [1, -1])
-def test_a_scale_is_the_relative_change_of_size(force_draws, height, width, direction):
-    force_draws(direction)
+def test_a_scale_is_the_relative_change_of_size(height, width, direction):
     images = blobs(height, width, (7, 0), (0, -7), count=1)
-    right, down = centres(Augmentation(**(STILL | {"scale": 0.5}))(images, seed=0))
+    right, down = centres(at_limit(Augmentation(**(STILL | {"scale": 0.5})), images, direction))
     size = 1 + 0.5 * direction
     torch.testing.assert_close(right, torch.tensor([[7.0, 0.0]]) * size, atol=0.05, rtol=0)
     torch.testing.assert_close(down, torch.tensor([[0.0, -7.0]]) * size, atol=0.05, rtol=0)
@@ -182,4 +200,4 @@ def test_a_limit_out_of_its_range_names_itself(name, allowed, value):
 
 def test_the_ends_of_the_ranges_are_allowed():
     widest = Augmentation(rotation=45, shift=100, scale=0.5, background=255)
-    assert widest(torch.zeros(2, 1, 8, 8), seed=0).isfinite().all()
+    assert changed(widest, torch.zeros(2, 1, 8, 8)).isfinite().all()

@@ -286,17 +286,23 @@ def test_prediction_is_of_the_validation_images():
 
 def test_setup_again_loads_nothing_and_changes_nothing():
     data = fitted(imbalance=0.1, label_noise=0.2)
-    train, hashes = data.split("train"), dict(data.hashes)
+    train, hashes = data.split("train").fingerprint(), dict(data.hashes)
     for stage in ("fit", "validate", "predict"):
         data.setup(stage)
     assert data.loads == 1
-    assert data.split("train") is train
+    assert data.split("train").fingerprint() == train
     assert data.hashes == hashes
     data.setup("test")
     data.setup("test")
     assert data.loads == 2
-    assert data.split("train") is train
+    assert data.split("train").fingerprint() == train
     assert data.hashes.items() > hashes.items()
+
+
+def test_splits_hold_no_copy_of_the_images():
+    every = numbered(Numbered.labels)
+    data = fitted(type("Held", (Numbered,), {"load_train": lambda self: every}), imbalance=0.5, label_noise=0.1)
+    assert data.train_dataloader().split.images is data.val_dataloader().split.images is every.images
 
 
 def test_splits_lie_on_the_trainers_device():
@@ -342,7 +348,7 @@ def test_evaluation_sees_every_image_once_over_all_ranks(split, world_size):
     shares = [torch.cat([labels for _, labels in shard]) for shard in shards]
     for rank, share in enumerate(shares):
         assert torch.equal(share, whole.labels[rank::world_size])
-    seen = [number for shard in shards for number in numbers(shard.split)]
+    seen = [number for shard in shards for number in numbers(shard.split.gathered())]
     assert sorted(seen) == numbers(whole)
 
 

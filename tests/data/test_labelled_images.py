@@ -1,10 +1,12 @@
 import hashlib
 import re
+import weakref
 
 import pytest
 import torch
 
 from losslab.data import LabelledImages
+from losslab.data.labelled_images import KeptImages, Split
 from losslab.errors import UserError
 
 
@@ -32,6 +34,43 @@ def test_images_are_taken_together_with_their_labels(six, index, expected):
 def test_images_and_labels_move_to_a_device_together(six):
     moved = six.to("meta")
     assert (moved.images.device.type, moved.labels.device.type) == ("meta", "meta")
+
+
+def test_a_split_has_the_images_at_its_positions_and_its_own_labels(six):
+    split = Split(six.images, torch.tensor([4, 0, 4]), torch.tensor([7, 8, 9]))
+    own = split.gathered()
+    assert torch.equal(own.images, six.take(torch.tensor([4, 0, 4])).images)
+    assert own.labels.tolist() == [7, 8, 9]
+    assert split.take(slice(1, None)).gathered().labels.tolist() == [8, 9]
+    assert six.whole().gathered().fingerprint() == six.fingerprint()
+
+
+def test_splits_of_the_same_images_share_one_copy_on_a_device_as_long_as_the_images_live(six):
+    meta = torch.device("meta")
+    splits = [Split(six.images, torch.arange(size), six.labels[:size]).to(meta) for size in (2, 4)]
+    assert splits[0].images is splits[1].images
+    assert {part.device for split in splits for part in split} == {meta}
+    assert splits[0].to(meta).images is splits[0].images
+    assert six.whole().to(torch.device("cpu")).images is six.images
+    other = LabelledImages(six.images.clone(), six.labels)
+    copy = weakref.ref(other.whole().to(meta).images)
+    assert copy() is not None
+    assert copy() is not splits[0].images
+    del other
+    assert copy() is None
+
+
+def test_kept_images_are_hashed_once_until_somebody_writes_to_them(six, monkeypatch):
+    kept, expected = KeptImages(six.images.clone(), six.labels.clone()), six.fingerprint()
+    assert not kept.is_changed
+    assert kept.fingerprint() == expected
+    with monkeypatch.context() as patched:
+        patched.setattr(LabelledImages, "fingerprint", lambda self: pytest.fail("hashed again"))
+        assert kept.fingerprint() == expected
+    kept.labels[0] = 1
+    assert kept.is_changed
+    assert kept.fingerprint() == LabelledImages(*kept).fingerprint() != expected
+    assert KeptImages(*six)._replace(labels=kept.labels).fingerprint() == kept.fingerprint()
 
 
 def test_the_fingerprint_is_sha256_over_shape_pixels_and_labels(six):

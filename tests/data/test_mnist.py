@@ -36,6 +36,25 @@ def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mnist, "download_mnist", lambda root: pytest.fail(f"downloaded into {root}"))
 
 
+@pytest.fixture
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of MNIST's files that are read, and "hash" for each set of images that is hashed."""
+    counted: list[str] = []
+    verified, fingerprint = mnist._verified, LabelledImages.fingerprint
+
+    def read(files: dict[str, Path], name: str) -> bytes:
+        counted.append(name)
+        return verified(files, name)
+
+    def hashed(self: LabelledImages) -> str:
+        counted.append("hash")
+        return fingerprint(self)
+
+    monkeypatch.setattr(mnist, "_verified", read)
+    monkeypatch.setattr(LabelledImages, "fingerprint", hashed)
+    return counted
+
+
 def each_image(*splits: LabelledImages) -> list[bytes]:
     return [image.numpy().tobytes() for split in splits for image in split.images]
 
@@ -482,6 +501,47 @@ def test_the_files_are_there_or_not(write_mnist, root, raw):
     assert not find_mnist(root)
     write_mnist(raw)
     assert find_mnist(root) == {name: raw / name for name in MD5}
+
+
+def test_all_data_modules_of_a_process_share_what_was_read_and_hashed_once(write_mnist, own_folder, count_reads):
+    write_mnist(own_folder / "raw")
+    datas = [MNISTDataModule(root=own_folder, val_size=10, seed=seed) for seed in range(3)]
+    for data in datas:
+        data.setup("fit")
+        data.setup("test")
+    assert sorted(count_reads) == sorted([*MD5, "hash", "hash"])
+    assert len({id(data.train_dataloader().split.images) for data in datas}) == 1
+    assert len({data.hashes["train"] for data in datas}) == 1
+    assert len({data.hashes["split"] for data in datas}) == 3
+
+
+def test_files_that_were_replaced_are_read_again(write_mnist, own_folder, count_reads):
+    def hashes() -> dict[str, str]:
+        data = MNISTDataModule(root=own_folder, val_size=10)
+        data.setup("fit")
+        return data.hashes
+
+    raw = write_mnist(own_folder / "raw")
+    first = hashes()
+    write_mnist(raw, seed=1)
+    for name in MD5:
+        os.utime(raw / name, ns=(0, 0))  # as a copy that keeps the times of its source
+    assert hashes()["train"] != first["train"]
+    (raw / "train-labels-idx1-ubyte").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="train-labels-idx1-ubyte is not MNIST's file"):
+        hashes()
+
+
+def test_what_is_written_to_images_does_not_reach_another_data_module(write_mnist, own_folder):
+    write_mnist(own_folder / "raw")
+    loaded = [MNISTDataModule(root=own_folder).load_train() for _ in range(2)]
+    assert loaded[0].images is loaded[1].images
+    before = loaded[0].fingerprint()
+    loaded[0].images[:10] = 0
+    assert MNISTDataModule(root=own_folder).load_train().fingerprint() == before != loaded[0].fingerprint()
+    with torch.inference_mode():
+        assert MNISTDataModule(root=own_folder).load_test().fingerprint()
+        assert MNISTDataModule(root=own_folder).load_test().fingerprint()
 
 
 @pytest.mark.parametrize("missing", [[name] for name in MD5] + [list(MD5)[1:]], ids=len)

@@ -1,8 +1,10 @@
 from itertools import combinations, pairwise, permutations
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
+from sklearn.model_selection import train_test_split
 
 from losslab.data import label_noise, long_tail, validation_split
 
@@ -11,6 +13,21 @@ def labels_with(counts: list[int]) -> torch.Tensor:
     """Labels of so many images of each class, in a mixed order."""
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     return labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_a_validation_split_is_the_one_that_scikit_learn_draws(balanced):
+    """Earlier versions drew it so, and recorded its hash."""
+    sizes = np.random.default_rng(0)
+    for seed in (*range(40), 2**32 - 1):
+        classes = int(sizes.integers(2, 12))
+        counts = [int(sizes.integers(2, 40))] * classes if balanced else sizes.integers(2, 60, classes).tolist()
+        labels, total = labels_with(counts), sum(counts)
+        val_size = int(sizes.integers(classes, total - classes + 1))
+        drawn = train_test_split(np.arange(total), test_size=val_size, stratify=labels.numpy(), random_state=seed)
+        split = validation_split(labels, tuple(map(str, range(classes))), val_size, seed, "digits")
+        for own, theirs in zip(split, drawn, strict=True):
+            assert (own.dtype, own.tolist()) == (torch.int64, sorted(theirs))
 
 
 @pytest.mark.parametrize("imbalance", [0.5, 0.1, 0.01])

@@ -1,5 +1,6 @@
 """Small random affine transforms, one drawn per image, applied to a batch on its device."""
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -32,23 +33,38 @@ class Augmentation:
             if not 0 <= value <= high:
                 raise UserError(f"augmentation.{name} must be in [0, {high:g}], got {value}.")
 
-    def __call__(self, images: Tensor, seed: int, outside: Tensor | float = 0.0) -> Tensor:
-        """Return randomly transformed images, by bilinear interpolation, in the shape of `images`.
+    def transforms(self, draws: Tensor, height: int, width: int) -> Tensor:
+        """Return one affine transform per image, from output to input positions as affine_grid counts them: (N, 2, 3).
 
         Args:
-            images: (N, channels, height, width) float, in any units.
-            seed: determines the transforms, so that a resumed run repeats them.
-            outside: value of pixels from outside the image, in the units of `images`.
+            draws: (4, N) in [-1, 1): angle, size, shift across and down, as shares of their limits.
+            height: the images' height, in pixels.
+            width: their width.
         """
-        count, _, height, width = images.shape
-        generator = torch.Generator(images.device).manual_seed(seed)
-        draw = torch.rand(4, count, generator=generator, device=images.device).mul_(2).sub_(1)  # (4, N)
-        angle, size = draw[0] * math.radians(self.rotation), 1 + draw[1] * self.scale
-        across, down = draw[2] * self.shift * 2 / width, draw[3] * self.shift * 2 / height
+        angle, size = draws[0] * math.radians(self.rotation), 1 + draws[1] * self.scale
+        across, down = draws[2] * self.shift * 2 / width, draws[3] * self.shift * 2 / height
         # affine_grid maps output pixels to input pixels, so a larger size is a smaller step.
         cos, sin = angle.cos() / size, angle.sin() / size
         # Its axes go from -1 to 1: without the ratio a rotation would shear where height and width differ.
         ratio = height / width
-        affine = torch.stack([cos, -sin * ratio, across, sin / ratio, cos, down], dim=1).view(count, 2, 3)  # (N, 2, 3)
-        grid = F.affine_grid(affine, list(images.shape), align_corners=False)  # (N, height, width, 2)
+        return torch.stack([cos, -sin * ratio, across, sin / ratio, cos, down], dim=1).view(-1, 2, 3)
+
+    def __call__(self, images: Tensor, transforms: Tensor, outside: Tensor | float = 0.0) -> Tensor:
+        """Return transformed images, by bilinear interpolation, in the shape of `images`.
+
+        Args:
+            images: (N, channels, height, width) float, in any units.
+            transforms: (N, 2, 3), from `transforms`.
+            outside: value of pixels from outside the image, in the units of `images`.
+        """
+        # affine_grid's positions, of which its product of a matrix per image takes most of the time of a batch.
+        along_x, along_y, shift = transforms[:, None, None].unbind(-1)  # (N, 1, 1, 2) each
+        across, down = (_centres(size, images.device) for size in (images.shape[3], images.shape[2]))
+        grid = torch.addcmul(shift, along_y, down[:, None, None]) + along_x * across[:, None]  # (N, height, width, 2)
         return F.grid_sample(images - outside, grid, align_corners=False) + outside
+
+
+@functools.cache
+def _centres(size: int, device: torch.device) -> Tensor:
+    """Return the middles of `size` pixels along an axis that goes from -1 to 1, (size,)."""
+    return (2 * torch.arange(size, device=device) + 1) / size - 1

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from losslab.data.augmentation import Augmentation
 from losslab.data.batches import EpochOrder, EvaluationBatches, TrainingBatches
-from losslab.data.labelled_images import LabelledImages
+from losslab.data.labelled_images import LabelledImages, Split
 from losslab.data.pictures import crop_to_fit
 from losslab.data.splits import label_noise, long_tail, validation_split
 from losslab.errors import UserError, expand_path
 
 
 class ImageDataModule(LightningDataModule, ABC):
-    """Small labelled images, held as uint8 tensors on the Trainer's device.
+    """Small labelled images, held as one uint8 tensor on the Trainer's device; a split is a list of positions in it.
 
     A subclass sets `data_name`, `class_names` and `image_shape`, and loads images in `load_train` and `load_test`.
     Everything else is done here, in this order, each step with its own random stream:
@@ -29,7 +29,7 @@ class ImageDataModule(LightningDataModule, ABC):
        one, by `seed`: it is as balanced as the data.
     2. *Long tail* (`imbalance`) and then *label noise* (`label_noise`) change the remaining training images and, with
        validation="like_training", the validation images, by draws of their own. They never change the test images.
-    3. Every epoch has its own order of images, which depends on (`seed`, epoch).
+    3. Every epoch has its own order of images, and its own numbers to augment them by; both depend on (`seed`, epoch).
 
     Only `setup("test")` loads the test images.
 
@@ -101,7 +101,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.augmentation, self.validation = augmentation, validation
         self.hashes: dict[str, str] = {}
         """SHA-256 of the loaded images, `train` and `test`, and of `split`: positions, and labels as used."""
-        self._splits: dict[str, LabelledImages] = {}
+        self._splits: dict[str, Split] = {}
         self._batches: TrainingBatches | None = None
         self._position: dict[str, int] = {}
 
@@ -137,7 +137,7 @@ class ImageDataModule(LightningDataModule, ABC):
             test = self.load_test()
             test.check("test", self.image_shape, self.num_classes)
             self.hashes["test"] = test.fingerprint()
-            self._splits["test"] = test
+            self._splits["test"] = test.whole()
         if stage != "test" and "train" not in self._splits:
             images = self.load_train()
             images.check("training", self.image_shape, self.num_classes)
@@ -162,10 +162,8 @@ class ImageDataModule(LightningDataModule, ABC):
         val_labels = labels[val_index]
         if self.validation == "like_training":
             val_index, val_labels = self._made_harder(labels, val_index, of_validation=True)
-        train = LabelledImages(images.images[train_index], train_labels)
-        val = LabelledImages(images.images[val_index], val_labels)
-        for part, chosen, remedy in (("training", train, "lower"), ("validation", val, "raise")):
-            empty = torch.nonzero(torch.bincount(chosen.labels, minlength=classes) == 0).flatten().tolist()
+        for part, chosen, remedy in (("training", train_labels, "lower"), ("validation", val_labels, "raise")):
+            empty = torch.nonzero(torch.bincount(chosen, minlength=classes) == 0).flatten().tolist()
             if empty:
                 drawn = part == "validation" and self.validation == "like_training"
                 raise UserError(
@@ -174,12 +172,13 @@ class ImageDataModule(LightningDataModule, ABC):
                     f"{' or data.validation (like_training)' if drawn else ''}."
                 )
         split = hashlib.sha256(train_index.numpy().data)
-        split.update(train.labels.numpy().data)
+        split.update(train_labels.numpy().data)
         split.update(val_index.numpy().data)
         if not torch.equal(val_labels, labels[val_index]):  # else `train` and the positions say them
             split.update(val_labels.numpy().data)
         self.hashes |= {"train": images.fingerprint(), "split": split.hexdigest()}
-        self._splits |= {"train": train, "val": val}
+        self._splits["train"] = Split(images.images, train_index, train_labels)
+        self._splits["val"] = Split(images.images, val_index, val_labels)
 
     def _made_harder(self, labels: Tensor, index: Tensor, of_validation: bool = False) -> tuple[Tensor, Tensor]:
         """Return what long tail and label noise make of the images at `index`: positions (M,), and labels (M,)."""
@@ -192,25 +191,27 @@ class ImageDataModule(LightningDataModule, ABC):
         return index, label_noise(labels[index], classes, self.label_noise, seed, of_validation)
 
     def split(self, name: str) -> LabelledImages:
-        """Return the split of this name ("train", "val" or "test"), on the device, once `setup` has loaded it."""
-        return self._splits[name]
+        """Return a copy of the split of this name ("train", "val" or "test"), on the device, once `setup` has it."""
+        return self._splits[name].gathered()
+
+    def share_images(self, other: "ImageDataModule") -> None:
+        """Take the images of the splits from another data module that has loaded the same ones."""
+        for name in ("train", "val"):
+            self._splits[name] = self._splits[name]._replace(images=other._splits[name].images)
 
     def train_dataloader(self) -> TrainingBatches:
         """Return shuffled, augmented batches of the training split; with several processes, this rank's share."""
-        self._batches = self.training_batches(self.seed)
-        self._batches.load_state_dict(self._position)
-        return self._batches
-
-    def training_batches(self, seed: int) -> TrainingBatches:
-        """Return the batches of `train_dataloader` with the order and augmentation of another seed."""
         train = self._splits["train"]
         rank, world_size = self._rank_and_world_size()
         fixed = getattr(self.trainer, "overfit_batches", 0) > 0
-        order = EpochOrder(len(train.labels), seed, rank, world_size, fixed)
+        order = EpochOrder(len(train.labels), self.seed, rank, world_size, fixed)
         if not len(order):
             raise UserError(f"{len(train.labels)} training images are too few for {world_size} processes.")
-        augment = self._augment if self.augmentation else None
-        return TrainingBatches(train, self.batch_size, self.scale, order, augment)
+        background = self.augmentation.background if self.augmentation else 0
+        outside = (background / 255 - self.pixel_mean) / self.pixel_std
+        self._batches = TrainingBatches(train, self.batch_size, self.scale, order, self.augmentation, outside)
+        self._batches.load_state_dict(self._position)
+        return self._batches
 
     def from_picture(self, picture: Image) -> Tensor:
         """Return a picture as uint8 (*image_shape): scaled until it just covers the shape, cut around its middle.
@@ -255,8 +256,3 @@ class ImageDataModule(LightningDataModule, ABC):
     def scale(self, images: Tensor) -> Tensor:
         """Return the network's input for uint8 pixels: float32, with mean 0 and standard deviation 1, roughly."""
         return images.float().sub_(255 * self.pixel_mean).div_(255 * self.pixel_std)
-
-    def _augment(self, images: Tensor, seed: int) -> Tensor:
-        assert self.augmentation is not None
-        outside = (self.augmentation.background / 255 - self.pixel_mean) / self.pixel_std
-        return self.augmentation(images, seed, outside)

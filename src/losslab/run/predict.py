@@ -66,7 +66,7 @@ def predict_pictures(where: Sequence[Path], tokens: Sequence[str]) -> None:
     # A picture has no label: the zeros are never read.
     pictures = LabelledImages(torch.stack(images), torch.zeros(len(images), dtype=torch.int64))  # (N, *image_shape)
     with loading(finished_run.checkpoint):
-        loader = EvaluationBatches(pictures.to(trainer.strategy.root_device), data.eval_batch_size, data.scale)
+        loader = EvaluationBatches(pictures.whole().to(trainer.strategy.root_device), data.eval_batch_size, data.scale)
         trainer.predict(model, loader, ckpt_path=finished_run.checkpoint, return_predictions=False, weights_only=True)
     logits, _ = model.evaluated  # type: ignore[misc]
     probabilities = logits.double().softmax(dim=1)  # (N, C)
