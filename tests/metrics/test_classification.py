@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from torch import Tensor
+from torchmetrics.functional import classification as torchmetrics
 
 from losslab.metrics import classification_metrics, metric_keys
 
@@ -174,3 +175,50 @@ def test_a_masked_class_has_metrics(case):
     metrics = classification_metrics(masked, labels, NAMES)
     assert all(value.isfinite() for value in metrics.values())
     assert metrics[f"recall/{NAMES[0]}"] == 0
+
+
+def numbers_of_torchmetrics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """The same metrics of logits (N, C), each by the function of torchmetrics that has it."""
+    classes = logits.shape[1]
+    probabilities = logits.softmax(dim=1).clamp(max=1 - torch.finfo(logits.dtype).eps)
+    given = (logits.argmax(dim=1), labels, classes)
+    found = {
+        "acc": torchmetrics.multiclass_accuracy(*given, average="micro"),
+        "ece": torchmetrics.multiclass_calibration_error(probabilities, labels, classes, 15, norm="l1"),
+        "f1/macro": torchmetrics.multiclass_f1_score(*given, average="macro"),
+    }
+    for name in ("precision", "recall"):
+        score = getattr(torchmetrics, f"multiclass_{name}")
+        found[f"{name}/macro"] = score(*given, average="macro")
+        found |= {f"{name}/{c}": value for c, value in enumerate(score(*given, average="none"))}
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("images", "classes"), [(1, 2), (700, 10), (300, 130)])
+def test_many_predictions_at_once_have_torchmetrics_numbers_of_each_bit_for_bit(images, classes, dtype):
+    generator = torch.Generator().manual_seed(classes)
+    labels = torch.randint(0, classes, (5, images), generator=generator)
+    scale = torch.tensor([0.1, 1, 3, 10, 100], dtype=dtype)[:, None, None]
+    logits = scale * (torch.randn(5, images, classes, generator=generator) + F.one_hot(labels, classes)).to(dtype)
+    if classes > 2:
+        labels[:, ::3] = labels[:, :1]
+        labels[labels == 1] = 0  # a class without examples, and one that does not occur
+        logits[..., 2] = -torch.inf
+    names = list(map(str, range(classes)))
+    own, common = classification_metrics(logits, labels, names), classification_metrics(logits, labels[0], names)
+    for k in range(5):
+        for found, given in ((own, labels[k]), (common, labels[0])):
+            expected = numbers_of_torchmetrics(logits[k], given)
+            assert {key: float(values[k]) for key, values in found.items()} == {
+                k: float(v) for k, v in expected.items()
+            }
+            alone = classification_metrics(logits[k], given, names)
+            assert {key: float(value) for key, value in alone.items()} == {k: float(v) for k, v in expected.items()}
+
+
+def test_logits_that_are_not_finite_are_named_with_their_member():
+    logits = torch.zeros(3, 4, 2)
+    logits[1, 2, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"got \[nan, 0\.0\] at 1, 2$"):
+        classification_metrics(logits, torch.zeros(4, dtype=torch.int64), ("a", "b"))

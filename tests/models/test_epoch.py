@@ -5,10 +5,17 @@ import math
 import pytest
 import torch
 
-from losslab.errors import UserError
-from losslab.losses import CrossEntropyLoss
-from losslab.metrics import metric_keys
-from losslab.models import EpochTally, NonFiniteLossError, require_finite, running_metrics, split_metrics
+from losslab.errors import UserError, notice_once
+from losslab.losses import CrossEntropyLoss, FocalLoss
+from losslab.metrics import classification_metrics, metric_keys
+from losslab.models import (
+    EpochTally,
+    NonFiniteLossError,
+    population_metrics,
+    require_finite,
+    running_metrics,
+    split_metrics,
+)
 
 NAMES = ("a", "b", "c")
 
@@ -136,3 +143,75 @@ def test_a_tally_of_an_earlier_version_goes_on() -> None:
     (batch,) = batches([6])
     tally.add(*batch)
     assert tally.by_step().shape == (2, 3)
+
+
+class WrongLoss(torch.nn.Module):
+    """Raises an error of its own."""
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        raise KeyError("no such class")
+
+
+LOSSES = [CrossEntropyLoss(), FocalLoss(2), torch.nn.CrossEntropyLoss(), CrossEntropyLoss(ignore_index=1), FocalLoss()]
+
+
+@pytest.mark.parametrize("own_labels", [True, False], ids=["labels of each", "common labels"])
+@pytest.mark.parametrize("known", [True, False], ids=["known losses", "own losses"])
+def test_a_population_has_the_metrics_of_each_member_bit_for_bit(own_labels: bool, known: bool) -> None:
+    ((_, logits, labels),) = batches([300], len(LOSSES))
+    labels = labels if own_labels else labels[0]
+    expected = [
+        split_metrics(loss, logits[k], labels[k] if own_labels else labels, NAMES, "val", 3)
+        for k, loss in enumerate(LOSSES)
+    ]
+    values = torch.stack([metrics["val/loss"] for metrics in expected]) if known else None
+    found = population_metrics(LOSSES, logits, labels, NAMES, "val", 3, values)
+    assert found == [{key: float(value) for key, value in metrics.items()} for metrics in expected]
+
+
+def test_the_split_of_a_population_is_counted_once_however_many_members_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted: list[tuple[int, ...]] = []
+
+    def count(logits: torch.Tensor, labels: torch.Tensor, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
+        counted.append(tuple(logits.shape))
+        return classification_metrics(logits, labels, names)
+
+    monkeypatch.setattr("losslab.models.epoch.classification_metrics", count)
+    for members in (2, 30):
+        ((_, logits, labels),) = batches([20], members)
+        population_metrics([CrossEntropyLoss()] * members, logits, labels, NAMES, "val", 0)
+    assert counted == [(2, 20, 3), (30, 20, 3)]
+
+
+def test_the_error_of_a_member_is_its_own_and_the_one_that_it_raises_alone() -> None:
+    ((_, logits, labels),) = batches([30], 6)
+    losses = [CrossEntropyLoss(), WrongLoss(), CrossEntropyLoss(ignore_index=2), *[CrossEntropyLoss()] * 3]
+    labels[2] = 2
+    logits[3, 0, 0] = math.nan
+    logits[4, 0, labels[4, 0]] = -math.inf  # the loss alone is infinite
+    found = population_metrics(losses, logits, labels, NAMES, "val", 3)
+    for k, loss in enumerate(losses):
+        if k in (0, 5):
+            alone = split_metrics(loss, logits[k], labels[k], NAMES, "val", 3)
+            assert found[k] == {key: float(value) for key, value in alone.items()}
+            continue
+        with pytest.raises((KeyError, UserError)) as raised:
+            split_metrics(loss, logits[k], labels[k], NAMES, "val", 3)
+        assert isinstance(error := found[k], type(raised.value))
+        assert str(error) == str(raised.value)
+    assert isinstance(found[3], NonFiniteLossError)
+    assert isinstance(found[4], NonFiniteLossError)
+
+
+@pytest.mark.parametrize("of_one", [True, False])
+def test_probabilities_in_place_of_logits_are_noticed_in_a_population_too(
+    of_one: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    notice_once.cache_clear()
+    ((_, logits, labels),) = batches([30], 3)
+    if of_one:
+        logits[1] = logits[1].softmax(dim=-1)
+    population_metrics([CrossEntropyLoss()] * 3, logits, labels, NAMES, "val", 3)
+    assert ("returns probabilities" in caplog.text) == of_one

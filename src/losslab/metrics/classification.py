@@ -1,17 +1,11 @@
 """Precision and recall of each class, their means, accuracy and calibration, from logits and labels."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_calibration_error,
-    multiclass_f1_score,
-    multiclass_precision,
-    multiclass_recall,
-)
+from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_stat_scores
 
 ECE_BINS = 15
 """Bins of equal width for the expected calibration error, as in Guo et al. 2017 (arXiv:1706.04599)."""
@@ -36,43 +30,65 @@ def is_share(key: str) -> bool:
 
 
 def classification_metrics(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, Tensor]:
-    """Compare the most probable class with the labels, over a whole split.
+    """Compare the most probable class with the labels, over a whole split, for one prediction of it or for many.
 
     A class that is never predicted has precision 0; a class without an example has recall 0; either has F1 0. The
     macro means are over the classes that occur among the labels or the predictions, as scikit-learn's are.
 
     Args:
-        logits: (N, C) floating, N >= 1.
-        labels: (N,) int64 in 0..C-1.
+        logits: (..., N, C) floating, N >= 1.
+        labels: (..., N) int64 in 0..C-1, or (N,) for all predictions.
         class_names: C names, in the order of the labels.
 
     Returns:
-        Tensors () in [0, 1], by the keys of `metric_keys`.
+        Tensors (...) in [0, 1], by the keys of `metric_keys`.
 
     Raises:
         ValueError: the largest logit of an image is NaN or infinite. Others may be -inf, as those of masked classes.
     """
-    finite = logits.amax(dim=1).isfinite()  # (N,)
-    if not bool(finite.all()):
-        image = int(finite.logical_not().nonzero()[0])
-        raise ValueError(f"logits must be finite, or -inf for masked classes, got {logits[image].tolist()} at {image}")
-    classes = len(class_names)
-    probabilities = logits.softmax(dim=1)
+    top, predicted = logits.max(dim=-1)  # (..., N) each
+    if not bool((finite := top.isfinite()).all()):
+        at = finite.logical_not().nonzero()[0].tolist()
+        where = ", ".join(map(str, at))
+        raise ValueError(f"logits must be finite, or -inf for masked classes, got {logits[*at].tolist()} at {where}")
+    labels, classes = labels.expand_as(predicted), len(class_names)
+    probabilities = logits.softmax(dim=-1)
     # torchmetrics would put a confidence of exactly 1 into a bin of its own instead of the last one.
     probabilities = probabilities.clamp(max=1 - torch.finfo(probabilities.dtype).eps)
-    predicted = logits.argmax(dim=1)  # (N,), once: torchmetrics would compute it in every function
-    precision = multiclass_precision(predicted, labels, classes, average="none", validate_args=False)  # (C,)
-    recall = multiclass_recall(predicted, labels, classes, average="none", validate_args=False)  # (C,)
+    # Its metrics count the images once each; these are its counts, and its ratios of them, bit for bit.
+    counts = _of_each(multiclass_stat_scores, predicted, labels, classes, average="none")  # (..., C, 5)
+    hits, false_positives, _, _, is_class = counts.unbind(dim=-1)  # (..., C) each
+    called = hits + false_positives
+    precision, recall = _ratio(hits, called), _ratio(hits, is_class)
+    present = is_class + called > 0
     metrics = {
-        "acc": multiclass_accuracy(predicted, labels, classes, average="micro", validate_args=False),
-        "ece": multiclass_calibration_error(probabilities, labels, classes, ECE_BINS, norm="l1", validate_args=False),
-        "precision/macro": multiclass_precision(predicted, labels, classes, average="macro", validate_args=False),
-        "recall/macro": multiclass_recall(predicted, labels, classes, average="macro", validate_args=False),
-        "f1/macro": multiclass_f1_score(predicted, labels, classes, average="macro", validate_args=False),
+        "acc": hits.sum(dim=-1) / is_class.sum(dim=-1),
+        "ece": _of_each(multiclass_calibration_error, probabilities, labels, classes, n_bins=ECE_BINS, norm="l1"),
+        "precision/macro": _macro(precision, present),
+        "recall/macro": _macro(recall, present),
+        "f1/macro": _macro(_ratio(2 * hits, is_class + called), present),
     }
-    metrics |= {f"precision/{name}": precision[c] for c, name in enumerate(class_names)}
-    metrics |= {f"recall/{name}": recall[c] for c, name in enumerate(class_names)}
+    metrics |= {f"precision/{name}": values for name, values in zip(class_names, precision.unbind(-1), strict=True)}
+    metrics |= {f"recall/{name}": values for name, values in zip(class_names, recall.unbind(-1), strict=True)}
     return metrics
+
+
+def _of_each(metric: Callable[..., Tensor], predictions: Tensor, labels: Tensor, classes: int, **rest: Any) -> Tensor:
+    """Return torchmetrics' `metric` of each prediction of a split, (...) or (..., C, 5); labels are (..., N)."""
+    own = predictions.flatten(0, labels.ndim - 2) if labels.ndim > 1 else predictions.unsqueeze(0)
+    pairs = zip(own, labels.reshape(-1, labels.shape[-1]), strict=True)
+    found = torch.stack([metric(*pair, classes, validate_args=False, **rest) for pair in pairs])
+    return found.unflatten(0, labels.shape[:-1]) if labels.ndim > 1 else found[0]
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """Return part / whole, 0 where the latter is 0."""
+    return torch.where(whole > 0, part / whole, 0.0)
+
+
+def _macro(values: Tensor, present: Tensor) -> Tensor:
+    """Return the mean (...) of the values (..., C) of the classes that are `present`; others are 0."""
+    return (values / present.sum(dim=-1, keepdim=True)).sum(dim=-1)
 
 
 def metric_keys(class_names: Sequence[str]) -> list[str]:

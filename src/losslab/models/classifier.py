@@ -103,13 +103,11 @@ class Classifier(LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Check that the data have the model's shape; before a fit, also `prepare_loss`."""
-        self._ignored = ignored_label(self.loss)
-        if self._ignored in range(self.num_classes):
-            notice_once(f"the loss ignores class {self._ignored}: its precision and recall are 0 by definition.")
         if stage == "fit":
             self.prepare_loss(self.trainer, self._datamodule)
         else:
             require_same_shape(self, self._datamodule)
+            self._note_ignored()
 
     def prepare_loss(self, trainer: Trainer, data: Any) -> None:
         """Pass the data's class counts to a loss that asks for them, and check that a training can call it.
@@ -122,11 +120,17 @@ class Classifier(LightningModule, ABC):
                 the loss.
         """
         require_same_shape(self, data)
+        self._note_ignored()
         counts, set_counts = getattr(data, "class_counts", None), getattr(self.loss, "set_class_counts", None)
         if counts is not None and set_counts is not None:
             set_counts(counts)
         with trainer.precision_plugin.forward_context():
             require_fitting(self.loss, self.num_classes, trainer.strategy.root_device)
+
+    def _note_ignored(self) -> None:
+        self._ignored = ignored_label(self.loss)
+        if self._ignored in range(self.num_classes):
+            notice_once(f"the loss ignores class {self._ignored}: its precision and recall are 0 by definition.")
 
     @property
     def _datamodule(self) -> Any:

@@ -184,13 +184,82 @@ def split_metrics(
     logits, labels = logits[kept], labels[kept]
     if not len(labels):
         raise _all_ignored(split)
-    if bool((logits >= 0).all()) and bool(((logits.sum(dim=1) - 1).abs() < 1e-4).all()):
-        notice_once("the network returns probabilities: return logits, without a softmax, which the losses apply.")
+    _notice_probabilities(logits)
     where = f"the {split} split" if epoch is None else f"the {split} split after epoch {epoch}"
     checked = torch.zeros_like(value) if epoch is None else value
     require_finite(checked.reshape(1), loss, where, evaluation_logits(logits.amax(dim=1)).sum().reshape(1))
     metrics = {"loss": value, **classification_metrics(logits, labels, class_names)}
     return {f"{prefix}/{key}": metric for key, metric in metrics.items()}
+
+
+def population_metrics(
+    losses: Sequence[Callable[[Tensor, Tensor], Tensor]],
+    logits: Tensor,
+    labels: Tensor,
+    class_names: Sequence[str],
+    prefix: str,
+    epoch: int,
+    values: Tensor | None = None,
+) -> list[dict[str, float] | Exception]:
+    """Return the numbers of `split_metrics` for each of K members, counted for all of them at once.
+
+    A member with an ignored label or a number that is not finite is left to `split_metrics` alone.
+
+    Args:
+        losses: K modules or functions (logits, labels) -> scalar.
+        logits: (K, N, C).
+        labels: (K, N), or (N,) for all members.
+        class_names: C names.
+        prefix: "val" or "test".
+        epoch: the number to name where a number is not finite.
+        values: the losses over the split, (K,), if they are known already.
+
+    Returns:
+        By member: its numbers, or the error that `split_metrics` raises for it; one for want of memory is raised.
+    """
+    labels = labels.expand(logits.shape[:2])  # (K, N)
+    if values is None:
+        values = torch.stack([_value_or_nan(*given) for given in zip(losses, logits, labels, strict=True)])
+    ignored = [IGNORED if (label := ignored_label(loss)) is None else label for loss in losses]
+    has_ignored = (labels == torch.tensor(ignored, device=labels.device)[:, None]).any(dim=1)  # (K,)
+    finite = evaluation_logits(logits.amax(dim=-1)).sum(dim=-1).isfinite() & values.isfinite()  # (K,)
+    counted = (finite & ~has_ignored).nonzero().flatten()  # (K',)
+    found: list[dict[str, float] | Exception] = [{} for _ in losses]
+    for k in {*range(len(losses))}.difference(counted.tolist()):
+        try:
+            alone = split_metrics(losses[k], logits[k], labels[k], class_names, prefix, epoch)
+            found[k] = {key: float(value) for key, value in alone.items()}
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a loss of the user's own may raise any
+            found[k] = error
+    if 0 < len(counted) < len(losses):
+        logits, labels, values = logits[counted], labels[counted], values[counted]
+    if len(counted):
+        _notice_probabilities(logits)
+        metrics = {"loss": values.detach(), **classification_metrics(logits, labels, class_names)}
+        keys = [f"{prefix}/{key}" for key in metrics]
+        columns = torch.stack([*metrics.values()], dim=1).cpu().tolist()  # (K', metrics): one wait for the device
+        for k, numbers in zip(counted.tolist(), columns, strict=True):
+            found[k] = dict(zip(keys, numbers, strict=True))
+    return found
+
+
+def _value_or_nan(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor) -> Tensor:
+    """Return a loss, (); NaN if it raises an error, which `split_metrics` raises again."""
+    try:
+        return loss(logits, labels).detach().reshape(())
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:
+        return logits.new_tensor(torch.nan)
+
+
+def _notice_probabilities(logits: Tensor) -> None:
+    """Give notice, once, if the rows of logits (..., N, C) all are probabilities, of one member or more."""
+    positive = (logits >= 0).flatten(start_dim=-2).all(dim=-1)  # (...)
+    if bool(positive.any()) and bool((positive & ((logits.sum(dim=-1) - 1).abs() < 1e-4).all(dim=-1)).any()):
+        notice_once("the network returns probabilities: return logits, without a softmax, which the losses apply.")
 
 
 def counted_labels(loss: Any, labels: Tensor) -> Tensor:
