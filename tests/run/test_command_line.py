@@ -1,10 +1,13 @@
 """What a command line or a YAML file may say, and the one line that it gets when it says something else."""
 
+import gc
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from losslab import cli
 from losslab.cli import main
 from losslab.errors import UserError
 from losslab.run import CommandLine
@@ -175,3 +178,22 @@ def test_a_module_in_the_current_folder_is_found(cnn: list[str]) -> None:
 def test_a_constructor_that_refuses_is_a_users_mistake(cnn: list[str]) -> None:
     with pytest.raises(UserError, match=r"label_smoothing must be in \[0, 1\), got 1.5"):
         CommandLine([*cnn, "--model.loss.label_smoothing", "1.5"], "fit").build()
+
+
+def test_no_garbage_is_collected_while_a_command_is_imported_nor_among_what_that_leaves(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own_folder / "command_of_ones_own.py").write_text("import gc\n\ncollects = gc.isenabled()\n")
+    monkeypatch.syspath_prepend(str(own_folder))
+    before = gc.get_freeze_count()
+    try:
+        module = cli._import("command_of_ones_own")
+        assert not module.collects
+        assert gc.isenabled()
+        frozen = gc.get_freeze_count()
+        assert frozen > before
+        assert cli._import("command_of_ones_own") is module
+        assert gc.get_freeze_count() <= frozen  # once, or the garbage of each command would stay
+    finally:
+        gc.unfreeze()
+        sys.modules.pop("command_of_ones_own", None)

@@ -5,6 +5,7 @@ code: the identity of code: digests of the classes that a configuration names
 config: configuration files laid over each other; the hash of a configuration; differences of two
 values: YAML read and written; what says something else than its author thinks is refused; 1 stays 1
 folder: a run's folder; atomic writes
+precision: `precision: auto`, what it means on a device; how exactly float32 is multiplied
 provenance: commit, versions and hashes of a run; the count of test reads
 callbacks: metrics.csv, checkpoints and Ctrl-C during a fit
 tracking: W&B and TensorBoard, guarded against failures

@@ -32,7 +32,8 @@ from losslab.losses import ClassWeighting, Loss, constructor_arguments
 from losslab.models import Classifier
 from losslab.run.callbacks import CheckpointFiles
 from losslab.run.code import code_digests
-from losslab.run.config import Config, as_list, as_object, class_name, merge_files
+from losslab.run.config import SEED, Config, as_list, as_object, class_name, merge_files, set_value
+from losslab.run.precision import add_auto, resolve_auto
 from losslab.run.terminal import OptionParser
 from losslab.run.tracking import complete_loggers, guard_loggers
 
@@ -41,8 +42,11 @@ register_type(torch.device)
 
 TRAINER_DEFAULTS = {"devices": 1, "max_epochs": 3, "logger": False, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
 
+SEED_OF_DATA = "data.init_args.seed"
+"""The argument that `seed_everything` sets, too."""
+
 PARSED_KEPT = 256
-"""Parsed configurations kept in memory: a study parses each of them again, and parsing takes a tenth of a second."""
+"""Parsed configurations, without their seeds, kept in memory: a study parses each of them again."""
 
 DESCRIPTION = """\
 An experiment is a model, the data and a Trainer. Begin with a file and change single values:
@@ -113,9 +117,10 @@ class CommandLine(LightningCLI):
             parser.add_argument(f"--{name.replace('_', '-') if flag else name}", **kind, help=text)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.link_arguments("seed_everything", "data.init_args.seed")
+        parser.link_arguments(SEED, SEED_OF_DATA)
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
         parser.link_arguments("data.image_shape", "model.init_args.image_shape", apply_on="instantiate")
+        add_auto(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         tokens, notices = merge_files(args)
@@ -130,8 +135,17 @@ class CommandLine(LightningCLI):
             notice(text)
 
     def parse_config(self, config: Config) -> None:
-        """Replace the configuration by a whole one, from `resolved` or with arguments of objects still missing."""
-        self.config, self._resolved = self._parsed(json.dumps(config))
+        """Replace the configuration by a whole one, from `resolved` or with arguments of objects still missing.
+
+        One that differs from an earlier one in its seed alone is not parsed again.
+        """
+        seed = config.get(SEED)
+        parsed, resolved = self._parsed(json.dumps(config if type(seed) is not int else {**config, SEED: 0}))
+        self.config, self._resolved = parsed.clone(), copy.deepcopy(resolved)
+        if type(seed) is int:
+            self._resolved[SEED] = self.config[SEED] = seed
+            if SEED_OF_DATA in self.config:
+                self.config[SEED_OF_DATA] = seed
 
     def _parse_text(self, text: str) -> tuple[Namespace, Config]:
         content = json.loads(text)
@@ -147,6 +161,7 @@ class CommandLine(LightningCLI):
             if refused := re.search(r"YAML, line \d+, column .*", str(error)):  # in a file that a value names
                 raise UserError(f"{_outer_keys(refused.start(), str(error)).rstrip('.')}: {refused[0]}") from None
             raise UserError(explain_parse_error(str(error), self.parser.get_defaults().keys())) from None
+        resolve_auto(config.trainer)
         text = self.parser.dump(config, skip_none=False, skip_validation=True, format="json")
         not_config = {"config", *(name for name, _ in self._options)}
         resolved = {key: value for key, value in json.loads(text).items() if key not in not_config}
@@ -179,8 +194,11 @@ class CommandLine(LightningCLI):
             UserError: a constructor rejects its arguments.
         """
         seed_everything(self.config.seed_everything, workers=True, verbose=False)
-        self.__dict__.pop("config_dump", None)  # LightningCLI caches the first one
         config = self.config.clone()
+        # For `save_hyperparameters`. LightningCLI would parse and dump the whole configuration again, and only once.
+        self.config_dump = self.resolved()
+        if SEED_OF_DATA in config:
+            set_value(self.config_dump, SEED_OF_DATA, config.seed_everything)
         expand_paths(config)
         complete_loggers(config.trainer.logger, logger_arguments or {})
         try:
@@ -323,6 +341,11 @@ def explain_parse_error(message: str, options: Iterable[str]) -> str:
         return found[1]  # a constructor's own message
     if found := re.search(r'Parser key "([^"]+)":\s+Expected a typing.Literal\[([^\]]+)\]. Got value: (.*)', message):
         return f"{_outer_keys(found.start(), message)}{found[1]} must be one of {found[2]}, got '{found[3]}'"
+    union = r'Parser key "([^"]+)":\s+Does not .*\s+Subtypes: \[(.*Literal.*)\]\s[\s\S]*?Given value: (.*)'
+    if found := re.search(union, message):
+        kinds = re.findall(r"Literal\[([^\]]+)\]|<class '(\w+)'>", found[2])
+        allowed = ", ".join(values or {"NoneType": "null"}.get(kind, kind) for values, kind in kinds)
+        return f"{_outer_keys(found.start(), message)}{found[1]} must be one of {allowed}, got '{found[3]}'"
     keys = re.findall(r'Parser key "([^"]+)"', message)
     types = re.findall(r"Expected an? <class '([^']+)'>", message)
     expected = ["null" if name == "NoneType" else class_name(name).lower() for name in types]

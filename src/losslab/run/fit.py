@@ -32,7 +32,8 @@ from losslab.run.code import code_digests
 from losslab.run.command_line import CommandLine, Parts, option_value
 from losslab.run.config import Config, class_name, differences
 from losslab.run.folder import RunFolder, find_run, named_folder, new_run_path, write_predictions
-from losslab.run.provenance import continue_code, float32_precision, new_manifest, require_same_data, utc_now
+from losslab.run.precision import float32_precision
+from losslab.run.provenance import continue_code, new_manifest, require_same_data, utc_now
 from losslab.run.terminal import say
 from losslab.run.tracking import TrackerSummary, finish_trackers, tracker_arguments
 

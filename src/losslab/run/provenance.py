@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from losslab.data import ImageDataModule
 from losslab.errors import UserError, notice
 from losslab.run.code import changed_code, code_digests
 from losslab.run.config import SEED, Config, config_hash
 from losslab.run.folder import RUNS, writing
+from losslab.run.precision import float32_precision
 
 PACKAGES = ("losslab", "torch", "lightning", "torchmetrics", "optuna", "jsonargparse", "numpy", "scikit-learn")
 ACCEPT = "--accept-code-change"
@@ -59,19 +58,6 @@ def conditions(config: Config) -> dict[str, Any]:
         for name, value in given.items()
         if value is not None and (value != CONDITIONS[name] or (value == 1 and isinstance(value, int)))  # one batch
     }
-
-
-def float32_precision() -> dict[str, str]:
-    """Return how float32 numbers are multiplied: "ieee", or less exactly as "tf32" or "bf16".
-
-    Returns:
-        `matmul` and `convolution` on a GPU, and `matmul_on_cpu`: what torch's fp32_precision, or its older allow_tf32
-        and set_float32_matmul_precision, amount to.
-    """
-    backends: Any = torch.backends
-    parts = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul)
-    names = ("matmul", "convolution", "matmul_on_cpu")
-    return {name: part.fp32_precision.replace("none", "ieee") for name, part in zip(names, parts, strict=True)}
 
 
 def continue_code(

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 from jsonargparse import _typehints, set_loader
+from jsonargparse._common import parent_parser
+from jsonargparse._util import import_object
 from jsonargparse.typing import register_type, timedelta_deserializer
 
 from losslab.errors import UserError, did_you_mean
@@ -176,6 +178,28 @@ def _timedelta_text(value: Any) -> str:
     return str(value)
 
 
+def _remember_class_parsers(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Return jsonargparse's function that makes the parser of a class's arguments, with its results kept.
+
+    jsonargparse makes that parser some twenty times for one configuration, each from the class's source and docstring,
+    which is most of the time that parsing and building take. A parser keeps nothing of what it has parsed.
+    """
+    kept: dict[Any, Any] = {}
+
+    @functools.wraps(make)
+    def class_parser(val_class: Any, sub_add_kwargs: Any = None, skip_args: Any = None) -> Any:
+        kind = import_object(val_class) if isinstance(val_class, str) else val_class
+        links = _typehints.nested_links.get()
+        key = (kind, type(parent_parser.get()), repr(sub_add_kwargs), repr(skip_args), repr(links))
+        if key not in kept:
+            kept[key] = make(kind, sub_add_kwargs, skip_args)
+        return kept[key]
+
+    return class_parser
+
+
+_class_parser = _remember_class_parsers(_typehints.ActionTypeHint.get_class_parser)
+_typehints.ActionTypeHint.get_class_parser = staticmethod(_class_parser)  # type: ignore[method-assign]
 _typehints.sort_subtypes_for_union = functools.partial(_int_before_float, _typehints.sort_subtypes_for_union)
 register_type(datetime.timedelta, _timedelta_text, timedelta_deserializer, fail_already_registered=False)
 set_loader("yaml", _load_for_jsonargparse, (yaml.YAMLError,))
