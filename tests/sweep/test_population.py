@@ -1,5 +1,6 @@
 """Members of a population are what they would be alone."""
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from operations import Operations
 from own_steps import CountsAtStart, Lion, Private, ReadsValues
 from tiny_digits import TinyDigits
 from torch import Tensor, nn
@@ -26,7 +28,6 @@ from losslab.metrics import classification_metrics
 from losslab.models import CNN, MLP, Classifier, NonFiniteLossError, ResNet, SeparableCNN
 from losslab.sweep import Population, PopulationData
 from losslab.sweep.eligibility import TrainAloneError
-from losslab.sweep.population import PopulationBatches
 
 # Seed, gamma, learning rate, weight decay.
 MEMBERS = [(0, 0.0, 0.01, 0.0), (1, 5.0, 0.003, 1e-3), (2, 2.0, 0.005, 0.0), (0, 0.5, 0.005, 1e-2)]
@@ -39,10 +40,10 @@ Digits = functools.partial(TinyDigits, split_seed=0)
 STUDY_OF_LOSSES = Path(__file__).parents[2] / "sweeps" / "losses.yaml"
 
 
-def trainer(epochs: int, precision: Any = "64-true") -> Trainer:
+def trainer(epochs: int, precision: Any = "64-true", callbacks: Sequence[Callback] = ()) -> Trainer:
     return Trainer(
-        max_epochs=epochs, accelerator="cpu", precision=precision, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        max_epochs=epochs, callbacks=list(callbacks), accelerator="cpu", precision=precision, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
 
 
@@ -61,9 +62,17 @@ def train_alone(model: Classifier, data: TinyDigits, epochs: int) -> dict[str, f
     return {key: float(value) for key, value in alone.callback_metrics.items()}
 
 
+def of_seeds(data: TinyDigits, seeds: Sequence[int]) -> list[TinyDigits]:
+    """The data module with each of the seeds, one for members of one seed."""
+    datas = {seed: copy.copy(data) for seed in seeds}
+    for seed, own in datas.items():
+        own.seed = seed
+    return [datas[seed] for seed in seeds]
+
+
 def train_together(models: list[Classifier], seeds: list[int], data: TinyDigits, epochs: int) -> Population:
     population = Population(models)
-    trainer(epochs).fit(population, PopulationData(data, seeds))
+    trainer(epochs).fit(population, PopulationData(of_seeds(data, seeds)))
     return population
 
 
@@ -274,7 +283,7 @@ def test_train_acc_of_each_member_is_without_dropout() -> None:
         torch.manual_seed(0)
         return MLP((32,), dropout=0.8, optimizer=adam(lr, 0.0), evaluate_train="every_epoch")
 
-    together = train_together([build(0.01), build(0.02)], [0, 1], data, 6).eval()
+    together = train_together([build(0.01), build(0.02)], [0, 1], data, 12).eval()
     ((images, labels),) = data.evaluation_dataloader("train")
     accuracies = (together(images.double()).argmax(dim=2) == labels).double().mean(dim=1)  # (K,)
     assert [metrics["train/acc"] for metrics in together.metrics] == pytest.approx(accuracies.tolist())
@@ -445,17 +454,35 @@ def test_a_network_that_reads_its_loss_shares_no_population_with_another_loss() 
     train_together([Scales((10,), loss=FocalLoss(gamma)) for gamma in (1.0, 2.0)], [0] * 2, Digits(batch_size=20), 1)
 
 
-def test_members_of_one_seed_share_its_batch_and_others_have_their_own() -> None:
-    data = Digits(batch_size=50, augmentation=Augmentation(shift=2.0))
-    data.setup("fit")
-    alone = {seed: list(data.training_batches(seed)) for seed in (0, 1)}
-    for (images, labels), (own_images, own_labels) in zip(PopulationBatches(data, [1, 1, 1]), alone[1], strict=True):
-        assert torch.equal(images, own_images)
-        assert torch.equal(labels, own_labels)
-    for step, (images, labels) in enumerate(PopulationBatches(data, [0, 1, 0])):
-        for k, seed in enumerate((0, 1, 0)):
-            assert torch.equal(images[k], alone[seed][step][0])
-            assert torch.equal(labels[k], alone[seed][step][1])
+class CountsAStep(Callback):
+    """From the beginning of the third batch to that of the fourth, which has been gathered then."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 2:
+            self.operations = Operations()
+            self.operations.__enter__()
+        elif batch_idx == 3:
+            self.operations.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("build", "augmentation", "most"),
+    [(MLP, None, 80), (functools.partial(CNN, (4, 6, 8)), Augmentation(rotation=0, shift=1.5, scale=0), 160)],
+    ids=["MLP", "augmented CNN"],
+)
+def test_a_step_has_as_many_operations_for_any_number_of_members(build: Any, augmentation: Any, most: int) -> None:
+    """Gathering, scaling, augmentation, networks, losses, gradients, optimiser, schedule and running sums."""
+    counts = []
+    for members in (4, 16, 60):
+        counter = CountsAStep()
+        models = [member(build, k, float(k % 5), 0.01, 0.0) for k in range(members)]
+        training = trainer(1, "32-true", [counter])
+        datas = [Digits(batch_size=20, seed=k, augmentation=augmentation) for k in range(members)]
+        training.fit(Population(models), PopulationData(datas))
+        counts.append(counter.operations.count)
+        assert not counter.operations.read
+    assert len(set(counts)) == 1
+    assert counts[0] <= most
 
 
 def test_a_population_with_losses_of_single_images_is_refused() -> None:

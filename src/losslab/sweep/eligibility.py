@@ -21,6 +21,9 @@ from losslab.run import SEED, Config, Parts, class_name
 MEMBERS_OWN = ("optimizer", "lr_scheduler", "loss")
 """Arguments of a model in which members may differ."""
 
+DATA_OF_MEMBERS = ("split_seed", "imbalance", "permute_ranks", "label_noise", "validation")
+"""Arguments of the data in which they may, as long as their splits have the same sizes."""
+
 ACT_ALIKE = {
     "accelerator", "benchmark", "default_root_dir", "deterministic", "enable_model_summary", "enable_progress_bar",
     "inference_mode", "limit_predict_batches", "limit_test_batches", "limit_train_batches", "limit_val_batches",
@@ -115,18 +118,20 @@ def _overridden(kind: type, base: type) -> frozenset[str]:
 
 
 def shared_model_key(config: Config, parts: Parts) -> str:
-    """Return a key that is equal for trainings that may form a population, if `why_alone` returns None for them."""
+    """Return a key that is equal for trainings that may form a population, if `why_alone` returns None for them.
+
+    Args:
+        config: the training's resolved configuration.
+        parts: Trainer, model and data built from it; the data are set up for a fit.
+    """
     shared = copy.deepcopy({key: value for key, value in config.items() if key != SEED})
     optimizer = (shared["model"]["init_args"].get("optimizer") or {}).get("class_path")
-    for name in MEMBERS_OWN:
-        shared["model"]["init_args"].pop(name, None)
+    for part, names in (("model", MEMBERS_OWN), ("data", DATA_OF_MEMBERS)):
+        for name in names:
+            shared[part]["init_args"].pop(name, None)
     shared["trainer"].pop("logger")
-    # The seed draws the validation images, those of a long tail and the wrong labels, and members share their images.
-    data = parts.data
-    split_seed = config["data"]["init_args"].get("split_seed")
-    of_seed = split_seed is None or data.imbalance is not None or data.label_noise
-    key = [shared, optimizer, member_attributes(parts.model), config[SEED] if of_seed else None]
-    return json.dumps(key, sort_keys=True, default=repr)
+    sizes = [len(parts.data.evaluation_dataloader(name).split.labels) for name in ("train", "val")]
+    return json.dumps([shared, optimizer, member_attributes(parts.model), sizes], sort_keys=True, default=repr)
 
 
 @functools.cache

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.func import vmap
 
-from losslab.data import EvaluationBatches, ImageDataModule
+from losslab.errors import notice_once
 from losslab.models import (
     Classifier,
     EpochTally,
@@ -21,9 +21,9 @@ from losslab.models import (
     count_correct_in,
     counted_labels,
     evaluation_logits,
+    population_metrics,
     require_finite,
     running_metrics,
-    split_metrics,
 )
 from losslab.sweep.eligibility import (
     TrainAloneError,
@@ -33,29 +33,35 @@ from losslab.sweep.eligibility import (
     network_attributes,
     require_equal,
 )
+from losslab.sweep.fusion import FusedNetwork, NoTranslationError
 from losslab.sweep.stack import Stack, call, hiding_loss
+from losslab.sweep.stacked_optimizer import StackedOptimizer, step_values
 from losslab.sweep.training import describe_error
 
 
 class Population(LightningModule):
     """K classifiers that differ in weights, losses, optimiser values and seeds, trained by one Trainer.
 
-    Parameters and buffers are stacked, (K, ...). A step computes all networks by one `torch.func.vmap`, and the losses
-    by one for each group of members whose losses differ in tensors only. Each member stays a Classifier whose tensors
-    are slices of the stacks, so that it builds its own optimiser, any of torch.optim but LBFGS, and its own schedule,
-    of any class. The loss that is differentiated is the sum of the members' losses: a member's gradient depends on no
+    Parameters and buffers are stacked, (K, ...). A step computes all networks as one, by a `FusedNetwork` or, where a
+    part of theirs has no translation, by one `torch.func.vmap`; the losses by one vmap for each group of members whose
+    losses differ in tensors only; and it moves all parameters by one `StackedOptimizer`, with the values that the
+    members' own optimisers and schedules have in each step. Each member stays a Classifier whose tensors are slices of
+    the stacks: where an optimiser or a schedule is none that a StackedOptimizer can be, the members' own ones act on
+    the slices. The loss that is differentiated is the sum of the members' losses: a member's gradient depends on no
     other member, and a NaN in one leaves the others as they are.
 
     With dropout the members draw their masks from one random stream, so that their masks differ from those of a
     training alone. All else is the same arithmetic in another order.
+
+    It is long because it is a Classifier's whole life for K of them: set-up, steps, schedules and metrics.
 
     Args:
         members: classifiers of one class with networks of one structure, and any losses, for which
             `losslab.sweep.eligibility.why_alone` gives no reason. Their own steps and hooks are not called.
 
     Raises:
-        TrainAloneError: in a fit, members turned out to differ in other attributes of their networks, or to change
-            attributes; or a loss or an optimiser cannot be computed so.
+        TrainAloneError: in a fit, members turned out to differ in other attributes of their networks, to change
+            attributes, or to train other parameters in other epochs; or a loss or an optimiser cannot be computed so.
     """
 
     def __init__(self, members: Sequence[Classifier]) -> None:
@@ -93,7 +99,7 @@ class Population(LightningModule):
         for k, member in enumerate(self.members):
             with self._of([k]):
                 member.trainer = self.trainer
-                member.setup(stage)
+                member.prepare_loss(self.trainer, self.trainer.datamodule.datas[k])  # type: ignore[attr-defined]
             groups.setdefault(repr(loss_attributes(member.loss)), []).append(k)
         self._leave_out()
         first, self._groups = self.members[0], list(groups.values())
@@ -102,6 +108,7 @@ class Population(LightningModule):
             require_equal(member_attributes(member), shared, member, "differs between members")
         self._ignored = ignored_class(first)
         self.network = Stack(self.members, apart="loss.")
+        self._fused = self._fuse()
         losses = [[self.members[k].loss for k in group] for group in self._groups]
         self.of_losses = nn.ModuleList(
             Stack([loss for loss in group if isinstance(loss, nn.Module)]) for group in losses
@@ -111,12 +118,42 @@ class Population(LightningModule):
         self._is_sorted = bool((order.diff() > 0).all())
         self._order, self._places = order, order.argsort()  # (K,)
 
+    def _fuse(self) -> FusedNetwork | None:
+        """Return the networks as one, or None where a part of them has no translation, which is said."""
+        try:
+            return FusedNetwork(self.members[0], len(self.members))
+        except NoTranslationError as error:
+            notice_once(f"{error}: networks of {type(self.members[0]).__name__} are computed by vmap, which is slower.")
+            return None
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return one optimiser with the parameter groups of the members' own, on which their schedules keep acting."""
+        """Return one optimiser over the stacks; where there is none, one with the groups of the members' own."""
         for stack in self._stacks():
             stack.give_slices()
+        optimizers, schedules = self._own_optimizers()
+        # Now that class counts and dtypes are those of the training.
+        self._shared = network_attributes(self.members[0])
+        self._of_loss = [loss_attributes(self.members[group[0]].loss) for group in self._groups]
+        self._random_state: str | None = _random_state()
+        self._schedules: list[Any] = [[] for _ in self.members]  # those that are stepped in the training
+        steps = int(self.trainer.estimated_stepping_batches)
+        values = step_values(optimizers, schedules, steps, int(self.trainer.num_training_batches))
+        self._stacked: StackedOptimizer | None = None
+        if values is not None:
+            stacks = [(rows, values) for rows in self.network.rows if rows.requires_grad]
+            for group, stack in zip(self._groups, self._stacks()[1:], strict=True):
+                stacks += [(rows, values.of(group)) for rows in stack.rows if rows.requires_grad]
+            self._stacked = StackedOptimizer(stacks)
+            return self._stacked
+        optimizers, self._schedules = self._own_optimizers()  # anew: the schedules may have been run
+        merged = copy.copy(optimizers[0])
+        merged.param_groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        return merged
+
+    def _own_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
+        """Return the optimiser and the schedules of each member, built by itself."""
         optimizers: list[torch.optim.Optimizer] = []
-        self._schedules: list[list[dict[str, Any]]] = []
+        every_schedule: list[Any] = []
         for k, member in enumerate(self.members):
             with self._of([k]):
                 (optimizer,), schedules = member.configure_optimizers()
@@ -126,31 +163,38 @@ class Population(LightningModule):
                 if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
                     raise TrainAloneError(f"{kind.__name__} has hooks")
                 optimizers.append(optimizer)
-                self._schedules.append(schedules)
+                every_schedule.append(schedules)
                 optimizer._opt_called = True  # or its schedule would warn that it never steps
         self._leave_out()
-        # Now that class counts and dtypes are those of the training.
-        self._shared = network_attributes(self.members[0])
-        self._of_loss = [loss_attributes(self.members[group[0]].loss) for group in self._groups]
-        self._random_state: str | None = _random_state()
-        merged = copy.copy(optimizers[0])
-        merged.param_groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        return merged
+        return optimizers, every_schedule
 
     def _stacks(self) -> list[Stack]:
         return [self.network, *self.of_losses]
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
-        """Zero the stacked gradients in place; the members' gradients are slices of them."""
-        if gradients := [stack.grad for stack in self.parameters() if stack.grad is not None]:
+        """Drop the gradients; those of which the members have slices are zeroed in place."""
+        gradients = [rows.grad for rows in self.parameters() if rows.grad is not None]
+        if self._stacked is not None:
+            self._stacked.zero_grad()
+        elif gradients:
             torch._foreach_zero_(gradients)
 
     def on_after_backward(self) -> None:
+        first_step = self.trainer.global_step == 0
         for stack in self._stacks():
-            stack.give_gradients()
+            if stack.stop_watching():
+                if not first_step:
+                    names = ", ".join(sorted(stack.unused)) or "none"
+                    raise TrainAloneError(f"other parameters get no gradient in epoch {self.current_epoch}: {names}")
+                if self._stacked is not None:
+                    self._stacked.leave({rows: stack.used(number) for number, rows in enumerate(stack.rows)})
+            if self._stacked is None:
+                stack.give_gradients()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (K, B, C) of each member's images (K, B, *image_shape), or of common ones (B, *image_shape)."""
+        if self._fused is not None:
+            return self._fused(self.network.state(), images, self.training)
         first = self.members[0].train(self.training)
         own = images.ndim > len(first.image_shape) + 1
         state = self.network.state()
@@ -167,7 +211,8 @@ class Population(LightningModule):
         """Return each member's loss, (K,), of logits (K, B, C) and labels (K, B), or common ones (B,)."""
         own = labels.ndim > 1
         if not self._is_sorted:
-            logits, labels = logits[self._order], labels[self._order] if own else labels
+            logits = logits.index_select(0, self._order)
+            labels = labels.index_select(0, self._order) if own else labels
         sizes = [len(group) for group in self._groups]
         their_labels = labels.split(sizes) if own else [labels] * len(sizes)
         found = []
@@ -186,7 +231,7 @@ class Population(LightningModule):
                 found.append(losses)
         self._leave_out()
         losses = torch.cat(found)
-        return losses if self._is_sorted else losses[self._places]
+        return losses if self._is_sorted else losses.index_select(0, self._places)
 
     def _require_no_draws(self, part: Any) -> None:
         """In the first step, raise TrainAloneError if what has been computed last drew Python's or NumPy's numbers."""
@@ -208,6 +253,8 @@ class Population(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
+        for stack in self._stacks() if batch_idx == 0 else []:
+            stack.watch()
         logits = self(images)
         self._require_no_draws(self.members[0])
         losses = self.losses(logits, labels)
@@ -241,28 +288,33 @@ class Population(LightningModule):
         """Compute each member's metrics as it does alone; validation has run before."""
         self._require_unchanged("an epoch")
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        logits, labels = torch.cat(self._logits, dim=1), torch.cat(self._labels)  # (K, N, C), (N,)
+        logits, labels = torch.cat(self._logits, dim=1), torch.cat(self._labels, dim=-1)  # (K, N, C), (K, N) or (N,)
         losses, top_logits = self._tally.by_step()  # (K, S) each
         training_metrics = running_metrics(self._tally.sums())  # (K,) each
         if self.members[0].evaluates_train():
             correct, images = count_correct_in(data.evaluation_dataloader("train"), self, self._ignored)
             training_metrics["train/acc"] = correct / images
+        their_losses = [member.loss for member in self.members]
+        for loss in their_losses:
+            if isinstance(loss, nn.Module):
+                loss.eval()  # it may differ between training and evaluation
+        epoch, names = self.current_epoch, data.class_names
+        found = population_metrics(their_losses, logits, labels, names, "val", epoch)
         for k, member in enumerate(self.members):
             if k in self.stopped:
                 continue
-            member.eval()  # a loss may differ between training and evaluation
-            member.evaluated = (logits[k].cpu(), counted_labels(member.loss, labels).cpu())
+            own_labels = labels if labels.ndim == 1 else labels[k]
+            member.evaluated = (logits[k].cpu(), counted_labels(member.loss, own_labels).cpu())
             with self._of([k]):
                 try:
-                    require_finite(losses[k], member.loss, f"epoch {self.current_epoch}", top_logits[k])
-                    metrics = {key: values[k] for key, values in training_metrics.items()}
-                    epoch = self.current_epoch
-                    metrics |= split_metrics(member.loss, logits[k], labels, data.class_names, "val", epoch)
+                    require_finite(losses[k], member.loss, f"epoch {epoch}", top_logits[k])
+                    if isinstance(measured := found[k], Exception):
+                        raise measured
                 except NonFiniteLossError as error:
                     self.failures[k] = error
                     self.stopped.add(k)
                     continue
-                self.metrics[k] = {key: float(value) for key, value in metrics.items()}
+                self.metrics[k] = {key: float(values[k]) for key, values in training_metrics.items()} | measured
         self._leave_out()
         self._step_schedules("epoch")
 
@@ -273,65 +325,3 @@ def _call_loss(loss: Any, state: dict[str, Tensor], logits: Tensor, labels: Tens
 
 def _random_state() -> str:
     return repr((random.getstate(), np.random.get_state()))
-
-
-class PopulationBatches:
-    """Yields the batches of K seeds: images (K, B, *image_shape) and labels (K, B).
-
-    Where all seeds are the same, so are the batches, and one is yielded: (B, *image_shape) and (B,).
-    """
-
-    def __init__(self, data: ImageDataModule, seeds: Sequence[int]) -> None:
-        distinct = list(dict.fromkeys(seeds))
-        self._batches = [data.training_batches(seed) for seed in distinct]
-        self._of_member = [distinct.index(seed) for seed in seeds]
-        self.sampler = self  # Lightning calls set_epoch of a loader's sampler
-
-    def set_epoch(self, epoch: int) -> None:
-        for batches in self._batches:
-            batches.sampler.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self._batches[0])
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if len(self._batches) == 1:
-            yield from self._batches[0]
-            return
-        for batches in zip(*self._batches, strict=True):
-            images, labels = zip(*batches, strict=True)
-            # (K, B, *image_shape), (K, B)
-            yield torch.stack([images[b] for b in self._of_member]), torch.stack([labels[b] for b in self._of_member])
-
-
-class PopulationData(LightningDataModule):
-    """One data module's images for K members, each with the order and the augmentation of its own seed.
-
-    Args:
-        data: the members' data, set up for a fit.
-        seeds: one for each member.
-    """
-
-    def __init__(self, data: ImageDataModule, seeds: Sequence[int]) -> None:
-        super().__init__()
-        self.data, self.seeds = data, list(seeds)
-        self.class_names = data.class_names
-
-    @property
-    def class_counts(self) -> Tensor:
-        """Images of each class in the training part, (C,)."""
-        return self.data.class_counts
-
-    def setup(self, stage: str) -> None:
-        self.data.trainer = self.trainer
-        self.data.setup(stage)
-
-    def evaluation_dataloader(self, split: str) -> EvaluationBatches:
-        """Return the batches of a split, in its order and without augmentation, common to all members."""
-        return self.data.evaluation_dataloader(split)
-
-    def train_dataloader(self) -> PopulationBatches:
-        return PopulationBatches(self.data, self.seeds)
-
-    def val_dataloader(self) -> EvaluationBatches:
-        return self.data.val_dataloader()
