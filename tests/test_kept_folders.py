@@ -8,7 +8,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from losslab.cli import main
 from losslab.run import CommandLine, find_run, read_checkpoint, read_predictions
@@ -88,3 +92,30 @@ def test_a_missing_result_is_trained_again_to_the_same_metrics(capsys: pytest.Ca
         file: content for file, content in before.items() if file != missing
     }
     assert json.loads(after[missing])["metrics"] == pytest.approx(json.loads(before[missing])["metrics"], abs=1e-5)
+
+
+@pytest.mark.parametrize("lines", [9, 14], ids=["waiting", "begun by a process that is gone"])
+def test_a_trial_of_then_with_all_its_seeds_is_finished_as_one_and_no_training_is_done_twice(
+    lines: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its second trial, of the focal loss, has trained the first seed."""
+    before, journal = results(), STUDY / "journal.log"
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:lines]))
+    (missing,) = (f for f in before if f.endswith("/1.json") and json.loads(before[f])["label"] == "focal")
+    Path(missing).unlink()
+    assert main(["sweep", "--config", "study.yaml", *THEN]) == 0
+    printed = capsys.readouterr().out
+    assert "2 settings x 2 seeds = 4 trainings, 3 of them done" in printed
+    assert [line.split(":")[0] for line in printed.splitlines() if ": val/f1/macro " in line] == ["focal seed=1"]
+    after = results()
+    assert json.loads(after.pop(missing))["metrics"] == pytest.approx(
+        json.loads(before.pop(missing))["metrics"], abs=1e-5
+    )
+    assert after == before
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    trials = optuna.load_study(study_name="study", storage=storage).trials
+    assert [trial.params for trial in trials if trial.state == TrialState.COMPLETE] == [
+        {"arm": "cross-entropy"},
+        {"arm": "focal"},
+    ]
+    assert len(trials) == 2 + (lines > 9)  # that of the process that is gone was queued again

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.pruners import NopPruner
 from optuna.trial import FrozenTrial, create_trial
 
 from losslab.study import Planned, Setting, StudyFile, planned_trials, settings_to_check
@@ -50,7 +51,26 @@ def test_a_list_is_extended_where_the_metric_is_better(monitor: str, further: fl
     ]
     (planned,) = tuning_extensions(study, trials, trials)
     assert planned.setting.values == {"lr": pytest.approx(further, rel=1e-4)}
-    assert planned.seed is None
+    assert planned.seed == 0
+
+
+def test_one_value_for_all_seeds_is_chosen_by_the_mean_over_them_among_the_values_that_have_all() -> None:
+    study = StudyFile("x.yaml", {"focal": {}}, [0, 1], tune={"lr": DOUBLING}, tune_per="study", monitor="val/acc")
+    trials = [
+        *trained(0, dict(zip(DOUBLING, (0.1, 0.1, 0.6), strict=True))),
+        *trained(1, dict(zip(DOUBLING, (0.2, 0.95, 0.6), strict=True))),
+    ]
+    further = tuning_extensions(study, trials, trials)  # by the best training alone it would be the inner value
+    assert [(each.seed, each.setting.values["lr"]) for each in further] == [(0, 0.008), (1, 0.008)]
+    assert tuning_extensions(study, trials[:-1], trials) == []  # the last value failed at seed 1
+    old = [_without_seed(0.001, 0.15), _without_seed(0.002, 0.525), _without_seed(0.004, 0.6)]
+    assert tuning_extensions(study, old, old) == further  # of a version whose trials had all seeds
+
+
+def _without_seed(rate: float, mean: float) -> FrozenTrial:
+    (trial,) = trained(0, {rate: mean})
+    del trial.params["seed"]
+    return trial
 
 
 def test_each_end_has_its_own_ratio() -> None:
@@ -98,7 +118,7 @@ def test_a_seeds_list_ends_with_the_range() -> None:
     assert len(scores) == len(DOUBLING) + EXTENSIONS
 
 
-def test_where_each_seed_tunes_one_trial_is_one_value_at_one_seed() -> None:
+def test_a_trial_of_a_finite_study_is_one_training() -> None:
     study = StudyFile("x.yaml", {"a": {}, "b": {}}, [3, 5], grid={"g": [0, 1]}, tune={"lr": DOUBLING})
     planned = planned_trials(study)
     assert [each.seed for each in planned] == [3] * 12 + [5] * 12
@@ -106,7 +126,9 @@ def test_where_each_seed_tunes_one_trial_is_one_value_at_one_seed() -> None:
     assert len({str(each) for each in planned}) == 24
     assert planned[0].parameters(study) == {"arm": "a", "g": 0, "lr": 0.001, "seed": 3}
     once = StudyFile("x.yaml", {"a": {}, "b": {}}, [3, 5], grid={"g": [0, 1]}, tune={"lr": DOUBLING}, tune_per="study")
-    assert [each.seed for each in planned_trials(once)] == [None] * 12
+    assert planned_trials(once) == planned
+    pruned = StudyFile("x.yaml", {"a": {}, "b": {}}, [3, 5], grid={"g": [0, 1]}, pruner=NopPruner())
+    assert [each.seed for each in planned_trials(pruned)] == [None] * 4  # a pruner stops settings, with all their seeds
 
 
 DRAWN: dict[str, Any] = {

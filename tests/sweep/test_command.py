@@ -27,7 +27,7 @@ def test_the_disk_space_is_that_of_all_predictions(
         split=images.__getitem__, load_test=lambda: images["test"],
     )  # fmt: skip
     file = StudyFile("", {"a": {}, "b": {}}, [0], stage=stage)  # type: ignore[arg-type]
-    study: Any = SimpleNamespace(total_trainings=lambda: 100, file=file, folder=Path("runs/gamma"))
+    study: Any = SimpleNamespace(trials=SimpleNamespace(total=lambda: 100), file=file, folder=Path("runs/gamma"))
     _announce(study, 0, 0, data)
     assert f"100 trainings, 0 of them done; up to {megabytes} MB" in capsys.readouterr().out
 

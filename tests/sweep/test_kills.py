@@ -61,7 +61,7 @@ def test_killed_once_in_each_phase_a_grid_ends_as_an_undisturbed_one(grid: Path)
     assert main(SWEEP) == 0
     assert trained("kills") == PLANNED
     assert comparable_results("kills") == comparable_results("undisturbed")
-    assert Counter(trial.state for trial in trials("kills"))[TrialState.COMPLETE] == 6
+    assert Counter(trial.state for trial in trials("kills"))[TrialState.COMPLETE] == 12
 
 
 @pytest.mark.slow
@@ -112,7 +112,7 @@ def test_two_processes_share_a_study_and_both_killed_at_once_lose_nothing(grid: 
         assert process.exitcode == -signal.SIGKILL
     assert main(longer) == 0
     assert trained("kills") == PLANNED
-    assert Counter(trial.state for trial in trials("kills")) == {TrialState.COMPLETE: 6, TrialState.FAIL: 2}
+    assert Counter(trial.state for trial in trials("kills")) == {TrialState.COMPLETE: 12, TrialState.FAIL: 2}
 
 
 def test_a_process_that_was_stopped_and_continued_loses_its_trial_and_goes_on(grid: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_process_that_was_stopped_and_continued_loses_its_trial_and_goes_on(gr
     assert stopped.exitcode == 0
     assert "requeued for another process" in Path("output.txt").read_text()
     assert {file: file.stat().st_mtime_ns for file in Path("runs/kills/results").rglob("*.json")} == written
-    assert Counter(trial.state for trial in trials("kills")) == {TrialState.COMPLETE: 6, TrialState.FAIL: 1}
+    assert Counter(trial.state for trial in trials("kills")) == {TrialState.COMPLETE: 12, TrialState.FAIL: 1}
 
 
 def test_a_slow_trial_is_recorded_as_failed_after_its_time(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,8 +138,8 @@ def test_a_slow_trial_is_recorded_as_failed_after_its_time(grid: Path, capsys: p
     assert reasons == {"TimeLimitError: the trial took longer than the 0.001 seconds that time_limit allows"}
     assert "failed: TimeLimitError" in capsys.readouterr().out
     assert main([*SWEEP, "--name", "together", "--population", "4"]) == 2
-    # Two trials with all their seeds in each population: they share the sum.
-    assert all("the 0.002 seconds" in trial.user_attrs["failure"] for trial in trials("together"))
+    # Four trainings in each population: they share the sum.
+    assert all("the 0.004 seconds" in trial.user_attrs["failure"] for trial in trials("together"))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Seconds a step."""
+"""Trainings as populations: the same results, folders and files; and what is trained alone after all."""
 
 import csv
 import json
@@ -7,34 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from optuna.trial import TrialState
 from small_studies import trials
-from tiny_digits import TinyDigits
 
 from losslab.cli import main
-from losslab.models import MLP
-from losslab.run import CommandLine, read_checkpoint, read_predictions
-from losslab.study import Setting, read_results
-from losslab.sweep.eligibility import TrainAloneError
-from losslab.sweep.populations import MEASURED, WARM_UP, Member, Stopwatch, require_same_images
-from losslab.sweep.training import Training
-
-
-@pytest.mark.parametrize(("batch_size", "steps"), [(4, WARM_UP + MEASURED), (100, 2)])
-def test_it_leaves_the_first_steps_out_and_ends_when_it_knows(
-    batch_size: int, steps: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By a clock on which the first step takes 100 seconds and any other one takes 2."""
-    clock = Stopwatch()
-    trainer = Trainer(
-        max_epochs=9, accelerator="cpu", callbacks=[clock], logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-    )  # fmt: skip
-    monkeypatch.setattr("losslab.sweep.populations.time.perf_counter", lambda: 100 + 2 * trainer.global_step)
-    assert clock.measure(trainer, MLP(), TinyDigits(batch_size=batch_size)) == 2
-    assert trainer.global_step == steps
-
+from losslab.run import read_checkpoint, read_predictions
+from losslab.study import read_results
 
 TINY = """\
 model:
@@ -115,7 +93,7 @@ def test_results_and_records_are_those_of_trainings_one_by_one(
         member_size = (folders[1] / "checkpoints" / "last.ckpt").stat().st_size
         assert abs(member_size - Path("solo.ckpt").stat().st_size) < 500
     assert sorted(r["population"]["place"] for r in together) == list(range(8))
-    assert states("together") == states("alone") == [TrialState.COMPLETE] * 4
+    assert states("together") == states("alone") == [TrialState.COMPLETE] * 8
 
     capsys.readouterr()
     assert main(["test", "--run", str(Path("runs/together", together[0]["run"]))]) == 0
@@ -124,24 +102,6 @@ def test_results_and_records_are_those_of_trainings_one_by_one(
         "metrics"
     ]
     assert metrics["val/acc"] == pytest.approx(together[0]["metrics"]["val/acc"])
-
-
-def test_data_that_depend_on_the_seed_are_not_shared() -> None:
-    """Of a data module of one's own; losslab's has its seeds in the population's key."""
-
-    def members(data: str) -> list[Member]:
-        built = []
-        for seed in ("0", "1"):
-            same = ["--model", "MLP", "--data", data, "--data.split_seed", "0"]
-            line = CommandLine([*same, "--seed_everything", seed], "losslab sweep")
-            training = Training(Path("runs/x"), Setting("", {}), "", int(seed), 0, "")
-            built.append(Member(None, training, line.build(), line.resolved()))  # type: ignore[arg-type]
-        built[0].parts.data.setup("fit")
-        return built
-
-    require_same_images(members("tiny_digits.TinyDigits"))
-    with pytest.raises(TrainAloneError, match="DigitsOfTheSeed loads other images for another seed"):
-        require_same_images(members("own_steps.DigitsOfTheSeed"))
 
 
 def check_that_the_winner_is_the_same_alone(model: str, data: str, epochs: int, folder: Path) -> None:
@@ -196,8 +156,8 @@ def test_a_setting_that_becomes_nan_fails_alone(study: list[str], capsys: pytest
     Path("lr.yaml").write_text(STUDY.replace("[0.001, 0.01]", "[0.001, 1.0e+300]").replace("Dice", "CrossEntropy"))
     assert main([*study, "--population", "8"]) == 0
     printed = capsys.readouterr().out
-    assert "focal lr=1e+300 failed: NonFiniteLossError: the loss FocalLoss(gamma=2) became" in printed
-    assert states("lr").count(TrialState.FAIL) == 2
+    assert "focal lr=1e+300 seed=0 failed: NonFiniteLossError: the loss FocalLoss(gamma=2) became" in printed
+    assert states("lr").count(TrialState.FAIL) == 4
     assert {r["label"] for r in read_results(Path("runs/lr"))} == {"focal lr=0.001", "dice lr=0.001"}
     failed = [json.loads(path.read_text()) for path in Path("runs/lr/runs").rglob("manifest.json")]
     assert sorted(m["status"] for m in failed) == ["failed"] * 4 + ["finished"] * 4
@@ -240,16 +200,6 @@ def test_a_network_that_cannot_be_vectorised_is_trained_alone(
     assert printed.count("8 trainings as one: RuntimeError: ") == 1
     assert "Each is trained alone." in printed
     assert ["population" in r for r in read_results(Path("runs/lr"))] == [False] * 8
-
-
-def test_auto_measures_and_says_what_it_took(study: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*study, "--population", "auto"]) == 0
-    said = [line for line in capsys.readouterr().out.splitlines() if "times fewer seconds a step" in line]
-    assert len(said) == 1
-    together = ["trained together" in line for line in said]
-    results = read_results(Path("runs/lr"))
-    assert len(results) == 8
-    assert ["population" in r for r in results].count(True) == 8 * sum(together)
 
 
 @pytest.mark.parametrize("population", ["0", "-1"])

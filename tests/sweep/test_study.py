@@ -17,12 +17,12 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 from optuna.trial import TrialState
-from small_studies import comparable_results, trained, trials
+from small_studies import GAMMA_PATH, comparable_results, trained, trials
 
 from losslab.cli import main
 from losslab.metrics import metric_keys
 from losslab.run import CommandLine, Interruption
-from losslab.study import StudyFile, read_results
+from losslab.study import StudyFile, group_by_setting, read_results
 from losslab.sweep.study import Study
 
 STUDY = """\
@@ -74,15 +74,17 @@ def test_a_grid_trains_every_setting_at_every_seed(study: list[str], capsys: pyt
     assert "3 settings x 2 seeds = 6 trainings, 0 of them done; up to" in printed
     assert "mean and sd over 2 seeds, at one learning rate" in printed
     assert trained("gamma") == PLANNED
-    assert [trial.state for trial in trials("gamma")] == [TrialState.COMPLETE] * 3
+    assert [trial.state for trial in trials("gamma")] == [TrialState.COMPLETE] * 6
 
     folder = Path("runs/gamma")
     results = read_results(folder)
     digits = tuple("0123456789")
     for result in results:
         assert {"val/loss", "train/acc", *(f"val/{key}" for key in metric_keys(digits))} <= set(result["metrics"])
-    first = next(trial for trial in trials("gamma") if trial.number == 0)
-    assert first.value == pytest.approx(sum(r["metrics"]["val/f1/macro"] for r in results[:2]) / 2)
+    values = {(r["setting"]["values"][GAMMA_PATH], r["seed"]): r["metrics"]["val/f1/macro"] for r in results}
+    queue = [(trial.params[GAMMA_PATH], trial.params["seed"]) for trial in trials("gamma")]
+    assert queue == [(gamma, seed) for seed in (0, 1) for gamma in (0, 1, 2)]  # all settings first
+    assert [trial.value for trial in trials("gamma")] == [values[key] for key in queue]
 
     lines = (folder / "summary.csv").read_text().splitlines()
     assert lines[0] == "# gamma: validation split of tiny-digits, mean and sd over 2 seeds, at one learning rate"
@@ -112,14 +114,15 @@ def test_a_second_call_trains_nothing_again(study: list[str]) -> None:
     files = {file: file.stat().st_mtime_ns for file in Path("runs/gamma/results").rglob("*.json")}
     assert main(study) == 0
     assert {file: file.stat().st_mtime_ns for file in Path("runs/gamma/results").rglob("*.json")} == files
-    assert len(trials("gamma")) == 3
+    assert len(trials("gamma")) == 6
 
 
 def test_only_the_best_settings_checkpoints_stay(study: list[str]) -> None:
+    """At all its seeds; the best is that of the mean over them."""
     assert main(study) == 0
-    best = max(trials("gamma"), key=lambda trial: trial.value or 0.0)
-    kept = {path.parts[-4] for path in Path("runs/gamma/runs").rglob("last.ckpt")}
-    assert kept == {best.user_attrs["setting_hash"]}
+    best = max(group_by_setting(read_results(Path("runs/gamma"))), key=lambda each: each.mean_sd("val/f1/macro")[0])
+    kept = Counter(path.parts[-4] for path in Path("runs/gamma/runs").rglob("last.ckpt"))
+    assert kept == {best.setting_hash: 2}
     assert main([*study, "--name", "all", "--keep", "all"]) == 0
     assert len(list(Path("runs/all/runs").rglob("last.ckpt"))) == 6
 
@@ -148,7 +151,7 @@ def test_a_killed_sweep_ends_with_exactly_the_planned_results(study: list[str], 
     assert {file: file.stat().st_mtime_ns for file in done} == done
     assert comparable_results("gamma") == comparable_results("undisturbed")
     states = Counter(trial.state for trial in trials("gamma"))
-    assert states == {TrialState.COMPLETE: 3, TrialState.FAIL: 1}  # the lost one, queued again
+    assert states == {TrialState.COMPLETE: 6, TrialState.FAIL: 1}  # the lost one, queued again
 
 
 def test_a_process_that_dies_while_it_takes_up_a_lost_trial(
@@ -167,7 +170,7 @@ def test_a_process_that_dies_while_it_takes_up_a_lost_trial(
         assert main(longer) == 130
     assert main(longer) == 0
     assert trained("gamma") == PLANNED
-    assert Counter(trial.state for trial in trials("gamma")) == {TrialState.COMPLETE: 3, TrialState.FAIL: 1}
+    assert Counter(trial.state for trial in trials("gamma")) == {TrialState.COMPLETE: 6, TrialState.FAIL: 1}
 
 
 def test_ctrl_c_stops_a_sweep_and_the_same_command_goes_on(study: list[str], own_folder: Path) -> None:
@@ -207,11 +210,12 @@ def test_ctrl_c_in_the_last_batch_of_a_training_stops_the_sweep_behind_it(
 def test_a_setting_that_its_user_stopped_often_is_not_given_up(
     study: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    study += ["--seeds", "0"]
     with monkeypatch.context() as patch:
         signal_when(patch, lambda trainer: True)
-        assert [main(study) for _ in range(16)] == [130] * 16  # each of the three settings more than MAX_RETRY times
+        assert [main(study) for _ in range(16)] == [130] * 16  # each of the three trainings more than max_retry times
     assert main(study) == 0
-    assert trained("gamma") == PLANNED
+    assert trained("gamma") == Counter((gamma, 0) for gamma in (0, 1, 2))
 
 
 def test_a_torn_journal_is_mended(study: list[str]) -> None:
@@ -236,14 +240,16 @@ def test_a_setting_that_fails_is_recorded_and_the_study_goes_on(
     )
     (own_folder / "gamma.yaml").write_text(STUDY.replace("losslab.losses.FocalLoss", "broken_by_gamma.Fragile"))
     assert main(study) == 0
-    assert [trial.state for trial in trials("gamma")] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL]
+    assert [trial.state for trial in trials("gamma")] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL] * 2
     reasons = [trial.user_attrs.get("failure", "") for trial in trials("gamma")]
     assert "RuntimeError: out of memory (simulated)" in reasons[1]
     assert "NonFiniteLossError" in reasons[2]
     assert "epoch 0, step 0" in reasons[2]
-    assert re.search(r"gamma=1 failed: .*RuntimeError: out of memory \(simulated\)", capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    for seed in (0, 1):
+        assert re.search(rf"gamma=1 seed={seed} failed: .*RuntimeError: out of memory \(simulated\)", printed)
     assert main(study) == 0  # failures are not tried again
-    assert len(trials("gamma")) == 3
+    assert len(trials("gamma")) == 6
 
 
 def test_a_search_asks_conditionally_and_prunes_in_the_first_seed(tiny_mlp: list[str], own_folder: Path) -> None:

@@ -159,8 +159,9 @@ def test_a_setting_that_kills_its_process_is_given_up_and_the_others_are_trained
     process = parent()
     printed, _ = process.communicate(timeout=240)
     assert process.returncode == 0, printed
-    assert printed.count("died (SIGKILL;") == 2
-    assert "gamma=1 failed: RuntimeError: its process died 2 times" in printed
+    assert printed.count("died (SIGKILL;") == 4
+    for seed in (0, 1):
+        assert f"gamma=1 seed={seed} failed: RuntimeError: its process died 2 times" in printed
     assert trained("study") == Counter({key: n for key, n in GRID_PLANNED.items() if key[0] != 1})
 
 

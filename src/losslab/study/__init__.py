@@ -10,6 +10,7 @@ from losslab.study.results import (
     Result,
     SettingResults,
     class_groups,
+    count_results,
     format_mean,
     group_by_setting,
     group_keys,

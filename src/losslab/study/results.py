@@ -68,6 +68,11 @@ def write_result(path: Path, result: Result) -> bool:
     return True
 
 
+def count_results(study_folder: Path) -> int:
+    """Return the number of a study's result files, without reading them; one that is not whole counts, too."""
+    return sum(1 for _ in study_folder.glob("results/*/*.json"))
+
+
 def read_results(study_folder: Path) -> list[Result]:
     """Return all whole results of a study, ordered by setting and seed."""
     found = (read_result(path) for path in sorted(study_folder.glob("results/*/*.json")))

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ EXTENSIONS = 8
 """Values that tuning tries beyond either end of its list, at most."""
 
 SEEDS = IntDistribution(0, 2**32 - 1)
-"""The parameter "seed" of Optuna's trials, in studies whose seeds tune."""
+"""The parameter "seed" of Optuna's trials, in finite studies."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class Setting:
         """Return a name such as "gamma=2", with the arm in front if the study has several."""
         return setting_label(self.arm, self.values, several_arms)
 
+    def __hash__(self) -> int:
+        return hash((self.arm, frozenset(self.values.items())))
+
     def config(self, study: StudyFile, base: Config, seed: int) -> Config:
         """Return `base` with the arm's objects, the values and the seed put in; parsing completes it."""
         config = copy.deepcopy(base) | {SEED: seed}
@@ -55,7 +59,7 @@ class Planned:
 
     Args:
         setting: the setting.
-        seed: its seed; None: all seeds of the study, one after the other.
+        seed: its seed; None: all seeds of the study, one after the other, where a pruner stops settings.
     """
 
     setting: Setting
@@ -70,11 +74,15 @@ class Planned:
 
 def planned_trials(study: StudyFile) -> list[Planned]:
     """Return the trials of a finite study, without those by which a tuned list is extended, seed by seed."""
-    if not study.tunes_each_seed:
-        return [Planned(setting, None) for setting in grid_settings(study)]
-    if study.lists:
-        return [Planned(setting, seed) for seed in study.seeds for setting in grid_settings(study)]
-    return [Planned(setting, seed) for seed in study.seeds for setting in _drawn_settings(study, seed)]
+    if len(study.tune) > len(study.lists):
+        return [Planned(setting, seed) for seed in study.seeds for setting in _drawn_settings(study, seed)]
+    settings = grid_settings(study)
+    return [Planned(setting, seed) for seed in _seeds_of_trials(study) for setting in settings]
+
+
+def _seeds_of_trials(study: StudyFile) -> list[int | None]:
+    """Return the seeds that each setting has a trial for; [None] where one trial trains it at all seeds."""
+    return [*study.seeds] if study.trains_by_seed else [None]
 
 
 def _drawn_settings(study: StudyFile, seed: int) -> list[Setting]:
@@ -145,32 +153,42 @@ def setting_from_parameters(params: dict[str, Any]) -> Setting:
 def tuning_extensions(study: StudyFile, finished: Sequence[FrozenTrial], known: Sequence[FrozenTrial]) -> list[Planned]:
     """Return the trials to run next: a further value for each candidate whose best value ends the tuned list.
 
-    A candidate is an arm with its values of grid; where each seed tunes, at that seed.
+    A candidate is an arm with its values of grid; where each seed tunes, at that seed, else at all seeds, by the mean
+    over them. A value that lacks a seed is not the best.
 
     Args:
         study: a study that tunes one path over a list.
-        finished: the completed trials.
+        finished: the completed trials; one without a seed has the mean over all of them.
         known: all trials.
     """
     ((path, values),) = study.lists.items()
-    best: dict[str, FrozenTrial] = {}
+    others = {path} if study.tunes_each_seed else {path, "seed"}
+
+    def candidate(trial: FrozenTrial) -> str:
+        return repr(sorted((name, value) for name, value in trial.params.items() if name not in others))
+
+    tried: dict[str, set[float]] = {}
+    for trial in known:
+        if path in trial.params:
+            tried.setdefault(candidate(trial), set()).add(trial.params[path])
+    scores: dict[str, dict[float, list[FrozenTrial]]] = {}
     for trial in finished:
-        candidate = _untuned(trial, path)
-        if candidate not in best or study.sign * (trial.value or 0.0) > study.sign * (best[candidate].value or 0.0):
-            best[candidate] = trial
+        scores.setdefault(candidate(trial), {}).setdefault(trial.params[path], []).append(trial)
+    needed = 1 if study.tunes_each_seed else len(study.seeds)
     found = []
-    for candidate, trial in best.items():
-        tried = [other.params[path] for other in known if path in other.params and _untuned(other, path) == candidate]
-        value = next_value(values, tried, trial.params[path])
+    for key, by_value in scores.items():
+        means = {
+            value: study.sign * statistics.fmean(trial.value or 0.0 for trial in trials)
+            for value, trials in by_value.items()
+            if len(trials) == needed or "seed" not in trials[0].params
+        }
+        value = next_value(values, tried[key], max(means, key=means.__getitem__)) if means else None
         if value is not None:
-            setting = setting_from_parameters(trial.params)
-            found.append(Planned(Setting(setting.arm, {**setting.values, path: value}), trial.params.get("seed")))
+            params = next(iter(by_value.values()))[0].params
+            setting = setting_from_parameters(params | {path: value})
+            seeds = [params["seed"]] if study.tunes_each_seed else _seeds_of_trials(study)
+            found += [Planned(setting, seed) for seed in seeds]
     return found
-
-
-def _untuned(trial: FrozenTrial, path: str) -> str:
-    """Return a key that is the same for all trials of one candidate."""
-    return repr(sorted((name, value) for name, value in trial.params.items() if name != path))
 
 
 def suggest_setting(study: StudyFile, trial: Trial) -> Setting:
@@ -185,14 +203,15 @@ def suggest_setting(study: StudyFile, trial: Trial) -> Setting:
     # The name holds the arm, since another arm may search the same path in another range.
     spaces = {**study.arm_space.get(arm, {}), **study.arm_tune.get(arm, {})}
     own = {path: _suggest(trial, f"{arm}: {path}", space) for path, space in spaces.items()}
-    if study.tunes_each_seed:
+    if "seed" in trial.user_attrs.get("queued", {}):
         trial.suggest_int("seed", SEEDS.low, SEEDS.high)
     return Setting(arm, values | own)
 
 
 def trial_seeds(study: StudyFile, trial: FrozenTrial | Trial) -> list[int]:
-    """Return the seeds that a trial trains its setting with: its own where each seed tunes, else the study's."""
-    return [trial.user_attrs["queued"]["seed"]] if study.tunes_each_seed else study.seeds
+    """Return the seeds that a trial trains its setting with: its own or, of a search or an older version, all."""
+    queued = trial.user_attrs.get("queued", {})
+    return [queued["seed"]] if "seed" in queued else study.seeds
 
 
 def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:

@@ -68,11 +68,11 @@ class StudyFile:
         margins: validation metric -> the smallest difference that matters, a share in (0, 1); for "alike" and "by less
             than the margin". It is declared before the study begins, and cannot be changed afterwards.
         storage: "journal", a file in the study's folder, or a database URL for Optuna.
-        population: number of trainings of one architecture that are trained at once, as one vectorised model; "auto"
-            measures whether that is faster; 1: each is trained alone.
-        max_retry: how often a setting whose process died is run again before it counts as failed.
-        time_limit: seconds that a trial may take before it counts as failed, one setting at all seeds or, where each
-            seed tunes, at one; None: no limit.
+        population: number of trainings of one architecture that are trained at once, as one vectorised model; 1: each
+            is trained alone; "auto": as `losslab.sweep.speed` measures; None: so, unless `--workers` is a number.
+        max_retry: how often a training whose process died is run again before it counts as failed.
+        time_limit: seconds that a training may take before it counts as failed, or all of a setting that is a trial
+            (see `trains_by_seed`); None: no limit.
         keep: "best" deletes the checkpoints of all but the best setting or, where each seed tunes, of all but each
             seed's best; "all" keeps them.
         stage: "confirm" in the files that `losslab confirm` writes; trackers log it.
@@ -97,7 +97,7 @@ class StudyFile:
     family: list[str] = field(default_factory=list)
     margins: dict[str, float] = field(default_factory=dict)
     storage: str = "journal"
-    population: int | Literal["auto"] = 1
+    population: int | Literal["auto"] | None = None
     max_retry: int = 3
     time_limit: float | None = None
     keep: Literal["best", "all"] = "best"
@@ -116,8 +116,13 @@ class StudyFile:
 
     @property
     def tunes_each_seed(self) -> bool:
-        """Whether each seed chooses the tuned value: then a trial is one setting at one seed."""
+        """Whether each seed chooses the tuned value."""
         return bool(self.tune) and self.tune_per == "seed"
+
+    @property
+    def trains_by_seed(self) -> bool:
+        """Whether a trial is one setting at one seed; in a search, and where a pruner stops settings, it is at all."""
+        return not self.is_search and self.pruner is None
 
     @property
     def is_search(self) -> bool:
@@ -168,9 +173,10 @@ class StudyFile:
 
     def candidate(self, setting: SettingResults) -> dict[str, Any]:
         """Return a setting's arm and values, without the tuned ones."""
-        return {"arm": setting.arm, **self._untuned(setting.arm, setting.varied)}
+        return {"arm": setting.arm, **self.untuned(setting.arm, setting.varied)}
 
-    def _untuned(self, arm: str, values: dict[str, Any]) -> dict[str, Any]:
+    def untuned(self, arm: str, values: dict[str, Any]) -> dict[str, Any]:
+        """Return an arm's values, without the tuned ones."""
         tuned = {*self.tune, *self.arm_tune.get(arm, {})}
         return {path: value for path, value in values.items() if path not in tuned}
 
@@ -199,7 +205,7 @@ class StudyFile:
         candidates: dict[str, dict[int, Result]] = {}
         for result in results:
             arm, values = result["setting"]["arm"], result["setting"]["values"]
-            of_seed = candidates.setdefault(json.dumps([arm, self._untuned(arm, values)]), {})
+            of_seed = candidates.setdefault(json.dumps([arm, self.untuned(arm, values)]), {})
             known, value = of_seed.get(result["seed"]), self._signed(result["metrics"][monitor])
             if known is None or value > self._signed(known["metrics"][monitor]):
                 of_seed[result["seed"]] = result
@@ -331,7 +337,7 @@ def _check(study: StudyFile, path: Path) -> None:
     seeds, size, limit = study.seeds, study.population, study.time_limit
     different = len({*seeds}) == len(seeds) > 0 and min(seeds) >= 0
     require(different, f"seeds must be one or more different numbers >= 0, got {seeds}.")
-    require(size == "auto" or size >= 1, f"population must be a number >= 1 or auto, got {size!r}.")
+    require(not isinstance(size, int) or size >= 1, f"population must be a number >= 1 or auto, got {size!r}.")
     require(study.max_retry >= 0, f"max_retry must be >= 0, got {study.max_retry}.")
     require(limit is None or 0 < limit < float("inf"), f"time_limit must be > 0 seconds, got {limit}.")
     require(study.monitor.startswith("val/"), f"monitor must be a validation metric, got {study.monitor!r}.")

@@ -4,7 +4,7 @@ import argparse
 import os
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -30,6 +30,7 @@ from losslab.run import (
     CommandLine,
     Config,
     OptionParser,
+    Parts,
     code_digests,
     named_folder,
     read_yaml,
@@ -40,12 +41,13 @@ from losslab.study import (
     Setting,
     StudyFile,
     candidate_settings,
+    count_results,
     group_keys,
-    read_results,
     read_study,
     settings_to_check,
 )
 from losslab.sweep.display import Display
+from losslab.sweep.speed import choose_way
 from losslab.sweep.storage import hide_password
 from losslab.sweep.study import Study
 from losslab.sweep.workers import PARENT, STORAGE, Workers, parent_is_gone
@@ -109,9 +111,12 @@ def sweep_command(tokens: list[str]) -> None:
 def add_running_options(parser: argparse.ArgumentParser) -> None:
     """Add --population, --workers and --accept-code-change, which `sweep` and `confirm` share."""
     parser.add_argument(
-        "--population", type=population, metavar="N", help="trainings at once, or 'auto' (default: the file's)"
+        "--population", type=number_or_auto, metavar="N", help="trainings at once, or 'auto' (default: the file's)"
     )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
+    parser.add_argument(
+        "--workers", type=number_or_auto, default="auto", metavar="N",
+        help="processes on this machine (default: auto, as fast as the machine allows, measured by a few steps)",
+    )  # fmt: skip
     parser.add_argument(ACCEPT, action="store_true", help="go on although code changed; the page shows it")
 
 
@@ -121,16 +126,16 @@ def _margin(text: str) -> tuple[str, float]:
     return metric, float(share)
 
 
-def population(text: str) -> int | str:
-    """Parse --population; argparse names this function in its error message."""
+def number_or_auto(text: str) -> int | str:
+    """Parse --population or --workers; argparse names this function in its error message."""
     return text if text == "auto" else int(text)
 
 
 def require_positive(options: argparse.Namespace, *names: str) -> None:
-    """Raise UserError if one of these options is < 1."""
+    """Raise UserError if one of these options is a number < 1."""
     for name in names:
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} must be >= 1, got {getattr(options, name)}.")
+        if isinstance(value := getattr(options, name), int) and value < 1:
+            raise UserError(f"--{name} must be >= 1, got {value}.")
 
 
 def without_options(tokens: list[str], *names: str) -> list[str]:
@@ -158,7 +163,7 @@ def run_study(
         study: the study, not opened yet; afterwards it has one result or more.
         content: the content of the study file, for study.json.
         command: the user's command, for study.json.
-        options: the number of workers, and whether to go on although code changed; see `add_running_options`.
+        options: the number of workers or "auto", and whether to go on although code changed; see `add_running_options`.
         worker_tokens: arguments of `losslab sweep` for each process, if there are several.
         origin: the folder of the study that this one confirms.
 
@@ -166,30 +171,45 @@ def run_study(
         UserError: before any training, if a setting, the data or the folder cannot be used, or the folder holds another
             study; if code or images changed; afterwards, if no training succeeded.
     """
-    data, parameters = prepare_study(study, content, command, options, origin)
+    checked = prepare_study(study, content, command, options, origin)
     study.open()
-    done = len(read_results(study.folder))
-    _announce(study, done, parameters, data)
-    with Display(study.total_trainings(), done) as display:
-        if options.workers == 1:
+    done, total = count_results(study.folder), study.trials.total()
+    _announce(study, done, checked.parameters, checked.data)
+    way = choose_way(study, options.workers, checked.first, total - done)
+    study.file.population = way.population
+    with Display(total, done) as display:
+        if way.workers == 1:
             study.run(display)
         else:
-            Workers(options.workers, worker_tokens, study).run(display)
+            Workers(way.workers, [*worker_tokens, "--population", str(way.population)], study).run(display)
     for label, failure in study.failures():
         print(f"{label} failed: {failure}")
-    if not read_results(study.folder):
+    if not count_results(study.folder):
         raise UserError(f"no training of {study.folder} succeeded; the errors are above.")
+
+
+class Checked(NamedTuple):
+    """A study whose settings were built once.
+
+    Args:
+        data: the experiment's data.
+        parameters: number of parameters of the largest model.
+        first: the parts of the first setting, with its data set up.
+        code: digests of all settings' code.
+    """
+
+    data: ImageDataModule
+    parameters: int
+    first: Parts
+    code: dict[str, str]
 
 
 def prepare_study(
     study: Study, content: Config, command: str, options: argparse.Namespace, origin: Path | None = None
-) -> tuple[ImageDataModule, int]:
-    """Check a study and write its study.json; arguments and errors as of `run_study`.
-
-    Returns:
-        The experiment's data, and the number of parameters of the largest model.
-    """
-    data, parameters, code = _check_settings(study)
+) -> Checked:
+    """Check a study and write its study.json; arguments and errors as of `run_study`."""
+    checked = _check_settings(study)
+    data = checked.data
     storage = {"storage": hide_password(study.file.storage)}
     record = {
         "study": content | storage,
@@ -197,19 +217,15 @@ def prepare_study(
         "data": {"name": data.data_name, **data.hashes},
         "declared": study.file.declared() | storage,
         "command": command,
-        "code": code,
+        "code": checked.code,
     }
     study.identity.write_record(record, options.accept_code_change, origin)
     study.identity.require_images_of_results()
-    return data, parameters
+    return checked
 
 
-def _check_settings(study: Study) -> tuple[ImageDataModule, int, dict[str, str]]:
-    """Parse and build every setting of a grid, or the corners of a search; read and check the data once.
-
-    Returns:
-        The experiment's data, the number of parameters of the largest model, and the digests of all settings' code.
-    """
+def _check_settings(study: Study) -> Checked:
+    """Parse and build every setting of a grid, or the corners of a search; read and check the data once."""
     file, command_line = study.file, study.command_line
     command_line.parse_config({**study.base, SEED: file.seeds[0]})
     data, data_config = command_line.build().data, command_line.resolved()["data"]
@@ -219,6 +235,7 @@ def _check_settings(study: Study) -> tuple[ImageDataModule, int, dict[str, str]]
         data.setup("test")  # a missing file is found now, not after hours of training
     code = dict[str, str]()
     endpoints = (file.monitor, *file.family)
+    first: list[Parts] = []
     largest, dropped, losses, labels = 0, dict[str, list[str]](), dict[str, str](), dict[str, str]()
     ignored = dict[int | None, str]()
     for setting in settings_to_check(file):
@@ -232,6 +249,7 @@ def _check_settings(study: Study) -> tuple[ImageDataModule, int, dict[str, str]]
             own_data = data if config["data"] == data_config else parts.data
             own_data.prepare_data()
             own_data.setup("fit")
+            first = first or [parts._replace(data=own_data)]
             parts.model.prepare_loss(parts.trainer, own_data)  # type: ignore[operator]
         except UserError as error:
             raise UserError(f"setting {label}: {error}") from error
@@ -267,7 +285,7 @@ def _check_settings(study: Study) -> tuple[ImageDataModule, int, dict[str, str]]
             f"({' and '.join([*losses.values()][:2])}), and losses are on different scales. Give another metric, such "
             "as val/f1/macro."
         )
-    return data, largest, code
+    return Checked(data, largest, first[0], code)
 
 
 def _weighs_by_frequency(model: Any) -> bool:
@@ -293,13 +311,15 @@ def _dropped_arguments(base: Config, config: Config) -> list[str]:
 
 
 def _announce(study: Study, done: int, parameters: int, data: ImageDataModule) -> None:
-    file, total = study.file, study.total_trainings()
+    file, total = study.file, study.trials.total()
     kind = f"{file.trials} trials x" if file.is_search else f"{total // len(file.seeds)} settings x"
     if file.tunes_each_seed:  # some seeds may have extended their lists already
         kind = f"{len(candidate_settings(file))} settings tuned by each of"
     # Per training: logits, labels, and about 60 kB of other files. Per checkpoint, best and last: weights, two moments.
+    # A setting may be the best until its last seed; in a search, and where seeds tune, the others go meanwhile.
     replicates = len(file.seeds) * (len(candidate_settings(file)) if file.tunes_each_seed else 1)
-    kept = total if file.keep == "all" else 2 * replicates
+    one_by_one = file.tunes_each_seed or not file.trains_by_seed
+    kept = min(total, 2 * replicates) if one_by_one and file.keep == "best" else total
     images = len(data.split("val").labels) + (len(data.load_test().labels) if file.stage == "confirm" else 0)
     predictions = images * (4 * data.num_classes + 8)
     megabytes = (total * (predictions + 60_000) + kept * 2 * 12 * parameters) / 1e6

@@ -123,13 +123,11 @@ def confirm_command(tokens: list[str]) -> None:
     content = read_yaml(confirm / "study.yaml") | given
     command = f"losslab confirm {shlex.join(without_options(tokens, '--workers'))}"
     if of_sweep:
-        data, _ = prepare_study(study, content, command, options, folder)
-        say_seeds_needed(study_file, data)
+        say_seeds_needed(study_file, prepare_study(study, content, command, options, folder).data)
         for run in runs:
             write_result(result_path(confirm, run["setting_hash"], run["seed"]), run)
     else:
         worker_tokens = ["--config", str(confirm / "study.yaml"), "--name", study_name(confirm), *changes]
-        worker_tokens += ["--population", str(options.population)] if given else []
         run_study(study, content, command, options, worker_tokens, folder)
     _read_test_images(confirm, changes)
     confirmed, _ = summarise_folder(confirm)
@@ -317,10 +315,10 @@ def _unread_hashes(study: Study) -> set[str]:
     hashes = set()
     tested = {(r["setting"]["arm"], r["seed"]) for r in read_results(study.folder / TEST_FOLDER)}
     for planned in planned_trials(study.file):
-        for seed in study.file.seeds if planned.seed is None else [planned.seed]:
-            if (planned.setting.arm, seed) not in tested:
-                study.configure(planned.setting, seed)
-                hashes.add(config_hash(study.command_line.resolved()))
+        assert planned.seed is not None  # a confirmation has no pruner
+        if (planned.setting.arm, planned.seed) not in tested:
+            study.configure(planned.setting, planned.seed)
+            hashes.add(config_hash(study.command_line.resolved()))
     return hashes
 
 

@@ -1,5 +1,6 @@
 """What a study is: study.json; and whether its code and its images are still those that it began with."""
 
+import functools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,6 +48,7 @@ class Identity:
         self._study, self._folder, self._command_line, self._lock = study, folder, command_line, lock
         self._base = command_line.resolved()
         self._file = folder / "study.json"
+        self._read: dict[Path, Result] = {}
 
     def write_record(self, record: Config, accept_code: bool, origin: Path | None = None) -> None:
         """Write study.json.
@@ -105,10 +107,20 @@ class Identity:
 
     def _known_code(self, record: Config) -> dict[str, str]:
         """Return the digests of study.json, and those of results that differ, unless the user has accepted them."""
-        known = dict(record.get("code", {}))
+        return record.get("code", {}) | dict(self._recorded[0] - _former_code(record))
+
+    @functools.cached_property
+    def _recorded(self) -> tuple[set[tuple[str, str]], list[Result]]:
+        """What the results recorded before this call of the command, read once: digests of code; and images.
+
+        The latter are of each setting and seed, as `_require_recorded` needs them.
+        """
+        code: set[tuple[str, str]] = set()
+        images: list[Result] = []
         for result in read_results(self._folder):
-            known |= dict(result.get("code", {}).items() - _former_code(record))
-        return known
+            code |= result.get("code", {}).items()
+            images.append(_own_images(result))
+        return code, images
 
     def require_same_code(self) -> None:
         """Compare the code of the command line's configuration with study.json, which gets what is new to it.
@@ -142,18 +154,25 @@ class Identity:
                 the study, and those of a user's data module may depend on the seed.
         """
         paths = [path for key in settings for path in result_path(self._folder, key, 0).parent.glob("*.json")]
-        results = [result for path in paths if (result := read_result(path)) is not None]
-        self._require_recorded(_images({"name": data.data_name, **data.hashes}), results)
+        for path in paths:
+            if path not in self._read and (result := read_result(path)) is not None:  # it is written once
+                self._read[path] = _own_images(result)
+        found = [self._read[path] for path in paths if path in self._read]
+        self._require_recorded(_images({"name": data.data_name, **data.hashes}), found)
 
     def require_images_of_results(self) -> None:
         """Raise StudyChangedError if a result's images are neither the study's nor those that its setting loads now."""
-        self._require_recorded(self.own_images()[1], read_results(self._folder))
+        self._require_recorded(self.own_images()[1], self._recorded[1])
 
     def _require_recorded(self, images: tuple[str, str], results: list[Result]) -> None:
         """Load the images of the study and of these results again, each once, where they are not `images`."""
         loaded = set()
-        settings = [(Setting(**r["setting"]).config(self._study, self._base, r["seed"]), _images(r)) for r in results]
-        for config, recorded in (self.own_images(), *settings):
+        others = (
+            (Setting(**each["setting"]).config(self._study, self._base, each["seed"]), _images(each))
+            for each in results
+            if _images(each) != images
+        )
+        for config, recorded in (self.own_images(), *others):
             key = json.dumps([config["data"], config[SEED], recorded])
             if recorded != images and key not in loaded:
                 self.require_still(config, recorded)
@@ -198,6 +217,11 @@ def _images(record: Config) -> tuple[str, str]:
     """Return name and SHA-256 of the images in a result, or in study.json's `data`; "" for what is not recorded."""
     name = record.get("data_name", record.get("name"))
     return name or "", record.get("hashes", record).get("train", "")
+
+
+def _own_images(result: Result) -> Result:
+    """Return what `_require_recorded` needs of a result."""
+    return {key: result[key] for key in ("setting", "seed", "data_name", "hashes") if key in result}
 
 
 def _described(images: tuple[str, str]) -> str:

@@ -143,18 +143,18 @@ def requeue_lost(study: optuna.Study, lease: Lease) -> None:
     A trial is queued first and marked as failed afterwards. If this process dies in between, the next one sees by
     `retry_of` that the trial is queued already. Call it under the study's lock.
     """
-    retried = {trial.user_attrs.get("retry_of") for trial in study.get_trials(deepcopy=False)}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+    lost = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if lease.is_lost(trial)]
+    retried = {trial.user_attrs.get("retry_of") for trial in (study.get_trials(deepcopy=False) if lost else [])}
+    for trial in lost:
         attributes = trial.user_attrs
-        if lease.is_lost(trial):
-            queued = attributes.get("queued") or trial.params
-            if queued and trial.number not in retried:  # without parameters the process died before it had a setting
-                # A trial that its user stopped, or that had not begun, did not kill its process; another may have.
-                suspected = "owner" in attributes and "stopped" not in attributes
-                kept = {key: attributes[key] for key in ("setting_hash",) if key in attributes}
-                kept |= {"queued": queued, "retries": attributes.get("retries", 0) + suspected}
-                study.enqueue_trial(queued, kept | {"retry_of": trial.number})
-            study.tell(trial.number, state=TrialState.FAIL)
+        queued = attributes.get("queued") or trial.params
+        if queued and trial.number not in retried:  # without parameters the process died before it had a setting
+            # A trial that its user stopped, or that had not begun, did not kill its process; another may have.
+            suspected = "owner" in attributes and "stopped" not in attributes
+            kept = {key: attributes[key] for key in ("setting_hash",) if key in attributes}
+            kept |= {"queued": queued, "retries": attributes.get("retries", 0) + suspected}
+            study.enqueue_trial(queued, kept | {"retry_of": trial.number})
+        study.tell(trial.number, state=TrialState.FAIL)
 
 
 def count_spent(trials: list[FrozenTrial]) -> int:

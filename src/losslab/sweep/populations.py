@@ -1,18 +1,22 @@
 """Which trainings are trained together as populations, and training them."""
 
+import itertools
+import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import optuna
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 
+from losslab.data import ImageDataModule
 from losslab.run import (
+    SEED,
     CommandLine,
     Config,
     Interrupted,
@@ -32,52 +36,20 @@ from losslab.sweep.display import Display, TrainingProgress
 from losslab.sweep.eligibility import TrainAloneError, loss_attributes, shared_model_key, why_alone
 from losslab.sweep.identity import StudyChangedError
 from losslab.sweep.ownership import LeaseLostError
-from losslab.sweep.population import Population, PopulationData
+from losslab.sweep.population import Population
+from losslab.sweep.population_data import PopulationData
 from losslab.sweep.training import Training, describe_error, report_epoch
-
-WARM_UP, MEASURED = 5, 20
-"""Steps that `Stopwatch` leaves out, and steps that it measures."""
-
-AUTO_SIZE = 16
-"""Members of a population with size "auto"."""
 
 Failures = dict[tuple[str, int], Exception]
 """Errors of trainings, by `Training.key`."""
 
-_QUIET: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+
+QUIET: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+"""Arguments of a Trainer that shows and records nothing."""
 
 
 class TimeLimitError(RuntimeError):
-    """A trial took longer than its study's time_limit."""
-
-
-class _MeasuredError(Exception):
-    """Ends a training that was started to measure its speed."""
-
-
-class Stopwatch(Callback):
-    """Measures seconds a step in the first epoch, which must have two steps or more. Give it to the Trainer."""
-
-    def measure(self, trainer: Trainer, model: LightningModule, data: Any) -> float:
-        """Train until the measured steps are done, and return the mean seconds of one step."""
-        try:
-            trainer.fit(model, datamodule=data)
-        except _MeasuredError:
-            return self._seconds
-        raise AssertionError("the epoch had no second step")
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        last = min(WARM_UP + MEASURED, int(trainer.num_training_batches)) - 1
-        first = max(min(WARM_UP, last) - 1, 0)
-        if batch_idx in (first, last) and pl_module.device.type == "cuda":
-            torch.cuda.synchronize()
-        if batch_idx == first:
-            self._start = time.perf_counter()
-        elif batch_idx == last:
-            self._seconds = (time.perf_counter() - self._start) / (last - first)
-            raise _MeasuredError
+    """A training took longer than its study's time_limit."""
 
 
 class Member(NamedTuple):
@@ -119,14 +91,16 @@ class MemberRecords(Checkpoint):
         trainer.should_stop = len(pl_module.stopped) == len(self._folders)
 
 
-def require_same_images(members: Sequence[Member]) -> None:
-    """Raise TrainAloneError if a data module of the user's own, set up for the first member, depends on the seed."""
-    data = members[0].parts.data
-    other = next((m.parts.data for m in members if m.training.seed != members[0].training.seed), data)
-    if other is not data and not type(data).__module__.startswith("losslab."):
-        other.setup("fit")
-        if other.hashes != data.hashes:
-            raise TrainAloneError(f"{type(data).__name__} loads other images for another seed")
+def why_unready(data: ImageDataModule) -> str | None:
+    """Set up a data module; return why that failed, and its training will."""
+    try:
+        data.prepare_data()
+        data.setup("fit")
+    except OSError:
+        raise
+    except Exception as error:
+        return describe_error(error)
+    return None
 
 
 def _write_member(parts: Parts, folder: RunFolder) -> None:
@@ -145,18 +119,18 @@ class Populations:
     Args:
         command_line: parses and builds the trainings.
         configure: parses the configuration of a setting and a seed into `command_line`.
-        study: the study file. Its population "auto" stands for populations of 16, if a few steps show that they are
-            faster.
+        study: the study file, whose population is a number.
         display: the study's display.
     """
 
     def __init__(
         self, command_line: CommandLine, configure: Callable[[Setting, int], object], study: StudyFile, display: Display
     ) -> None:
-        self.size = AUTO_SIZE if study.population == "auto" else study.population
+        self.size = study.population if isinstance(study.population, int) else 1
         self._command_line, self._configure, self._study, self._display = command_line, configure, study, display
-        self._together: dict[str, bool] = {}
+        self._datas: dict[str, ImageDataModule] = {}
         self._said: set[str] = set()
+        self._alone: set[str] = set()
 
     def train(self, trials: Sequence[tuple[Trial, Sequence[Training]]], check: Callback) -> Failures:
         """Train the trainings that can be trained together, and write their results.
@@ -168,12 +142,13 @@ class Populations:
         Returns:
             The errors of trainings that failed.
         """
+        self._datas.clear()
         groups: dict[str, dict[tuple[str, int], Member]] = {}
         for trial, trainings in trials:
             for training in trainings:
                 if read_result(training.result_path) is None:
                     member = self._build(trial, training)
-                    if reason := why_alone(member.config, member.parts):
+                    if reason := why_alone(member.config, member.parts) or why_unready(member.parts.data):
                         self._say(f"{reason}: trained alone.")
                     else:
                         key = shared_model_key(member.config, member.parts)
@@ -182,25 +157,35 @@ class Populations:
         for key, group in groups.items():
             # Members with the same loss side by side: those are computed as one.
             members = sorted(group.values(), key=lambda member: repr(loss_attributes(member.parts.model.loss)))
-            for start in range(0, len(members), self.size):
-                failures |= self._train_chunk(key, members[start : start + self.size], check)
+            parts = math.ceil(len(members) / self.size)
+            ends = [len(members) * part // parts for part in range(parts + 1)]  # 20 members at most 16 are 10 and 10
+            for start, end in itertools.pairwise(ends):
+                failures |= self._train_chunk(key, members[start:end], check)
         return failures
 
     def _build(self, trial: Trial, training: Training) -> Member:
         self._configure(training.setting, training.seed)
         parts = self._command_line.build(logger_arguments=training.tracker_arguments())
-        return Member(trial, training, parts, self._command_line.resolved())
+        return Member(trial, training, self._with_shared_data(parts), self._command_line.resolved())
+
+    def _with_shared_data(self, parts: Parts) -> Parts:
+        """Return parts of the configuration in `command_line`: those with the same data and seed have one data module.
+
+        Before the next call of `train` it is not loaded again.
+        """
+        config = self._command_line.resolved()
+        key = json.dumps([config["data"], config[SEED]], sort_keys=True, default=repr)
+        return parts._replace(data=self._datas.setdefault(key, parts.data))
 
     def _train_chunk(self, key: str, members: list[Member], check: Callback) -> Failures:
         """Train members as one population, or as the smaller ones that remain where some must be trained alone."""
         try:
-            if len(members) > 1 and self._should_train_together(key, [member.training for member in members]):
+            if len(members) > 1 and key not in self._alone:
                 return self._train(members, check)
         except TrainAloneError as error:
             smaller = error.rest or []
+            self._alone |= {key} if error.rest is None else set()
             self._say(f"{error}: {'each of them apart' if len(smaller) > 1 else 'trained alone'}.")
-            if error.rest is None:
-                self._together[key] = False
             failures: Failures = {}
             for places in smaller:  # from new parts: those of these members have begun
                 rest = [self._build(members[k].trial, members[k].training) for k in places]
@@ -238,26 +223,24 @@ class Populations:
             Each member's result, or its error (NonFiniteLossError, TrialPruned). Any other error, such as too little
             memory, is raised.
         """
-        data = members[0].parts.data
-        data.prepare_data()
+        data = PopulationData([member.parts.data for member in members])
         data.setup("fit")
-        require_same_images(members)
         folders = []
         for place, (_, training, parts, config) in enumerate(members):
             training.remove_remains()
             folders.append(RunFolder.create(training.run_path, config))
             own: Config = {"device": str(parts.trainer.strategy.root_device), "status": "running"}
             own |= {"population": {"size": len(members), "place": place}}
-            folders[-1].write_manifest(new_manifest(config, data) | own)
+            folders[-1].write_manifest(new_manifest(config, parts.data) | own)
         population = Population([member.parts.model for member in members])  # type: ignore[misc]
         records, interruption = MemberRecords(folders, members, self._study), Interruption(None)
         self._configure(members[0].training.setting, members[0].training.seed)
-        trainer = self._command_line.build([*callbacks, interruption, records], **_QUIET).trainer
+        trainer = self._command_line.build([*callbacks, interruption, records], **QUIET).trainer
         started = time.monotonic()
         with interruption, warnings.catch_warnings():
             # Global average pooling sets a stride; vmap falls back to a loop over members that computes nothing.
             warnings.filterwarnings("ignore", "There is a performance drop .* aten::as_strided_")
-            trainer.fit(population, datamodule=PopulationData(data, [member.training.seed for member in members]))
+            trainer.fit(population, datamodule=data)
         seconds = (time.monotonic() - started) / len(members)
         outcomes: list[Result | Exception] = []
         for k, (folder, (_, training, parts, _)) in enumerate(zip(folders, members, strict=True)):
@@ -273,36 +256,7 @@ class Populations:
             for row in records.rows[k]:
                 for logger in parts.trainer.loggers:
                     logger.log_metrics({key: float(value) for key, value in row.items()}, int(row["step"]))
-            finish_trackers(parts.trainer, TrackerSummary(folder, folder.predictions_file, data, "val"))
+            finish_trackers(parts.trainer, TrackerSummary(folder, folder.predictions_file, parts.data, "val"))
         if interruption.received is not None:
             raise Interrupted(interruption.received)
         return outcomes
-
-    def _should_train_together(self, key: str, trainings: Sequence[Training]) -> bool:
-        """Return True for a given size; for "auto", measure a few steps, once for each `shared_model_key`."""
-        if key not in self._together and self._study.population == "auto":
-            try:
-                ratio = self._step_seconds(trainings[:1]) * len(trainings) / self._step_seconds(trainings)
-            except TrainAloneError:
-                raise
-            except Exception as error:
-                ratio = 0.0
-                self._display.print(f"{len(trainings)} trainings as one: {describe_error(error)}")
-            self._together[key] = ratio > 1
-            self._display.print(
-                f"{len(trainings)} trainings as one take {ratio:.1f} times fewer seconds a step than one by one: "
-                f"trained {'together' if ratio > 1 else 'one by one'}."
-            )
-        return self._together.get(key, True)
-
-    def _step_seconds(self, trainings: Sequence[Training]) -> float:
-        """Measure a step of several trainings as one population, or of one training alone."""
-        models: list[Any] = []
-        for training in trainings:
-            self._configure(training.setting, training.seed)
-            clock = Stopwatch()
-            trainer, model, data = self._command_line.build([clock], enable_checkpointing=False, **_QUIET)
-            models.append(model)
-        if len(models) == 1:
-            return clock.measure(trainer, models[0], data)
-        return clock.measure(trainer, Population(models), PopulationData(data, [t.seed for t in trainings]))

@@ -1,12 +1,12 @@
 """Where Optuna keeps a study: a journal file, or a database that may be away for a while."""
 
+import contextlib
 import functools
 import importlib.util
-import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,7 +22,7 @@ from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 
 from losslab.errors import UserError
 from losslab.run import stopping_at_once, study_name
-from losslab.study import Planned, StudyFile, planned_trials
+from losslab.study import StudyFile
 
 PATIENCE_SECONDS = 600.0
 """How long a database may be away."""
@@ -46,7 +46,7 @@ def open_storage(storage: str, folder: Path, wait: bool = False) -> "PatientStor
     if storage == "journal":
         journal = folder / "journal.log"
         repair_journal(journal)
-        return Journal(JournalFileBackend(str(journal), JournalLock(journal)))
+        return Journal(JournalFile(str(journal), JournalLock(journal)))
     url = _url(storage)
     if url.drivername == "postgresql":
         url = url.set(drivername=f"postgresql+{_postgres_driver()}")
@@ -107,10 +107,39 @@ def _postgres_driver() -> str:
     raise UserError("a PostgreSQL storage needs a driver: pip install 'losslab[postgres]'.")
 
 
+class JournalFile(JournalFileBackend):
+    """A journal's file, to which many entries can be written at once: each append waits for the disk."""
+
+    _held: list[dict[str, Any]] | None = None
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Append all that is logged inside at the end; after a kill, the whole lines of it count."""
+        self._held = held = list[dict[str, Any]]()
+        try:
+            yield
+        finally:
+            self._held = None
+            if held:
+                super().append_logs(held)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        if self._held is None:
+            super().append_logs(logs)
+        else:
+            self._held += logs
+
+
 class Journal(JournalStorage):
     """A journal file; it is never away."""
 
     is_away, answers_since = False, 0.0
+
+    def __init__(self, file: JournalFile) -> None:
+        super().__init__(file)
+        self.together = file.together
+        # The number that Optuna returns for a trial that is created, and not read back from the file yet.
+        self._replay_result.__dict__.setdefault("_last_created_trial_id_by_this_process", -1)
 
 
 class PatientStorage(RDBStorage):
@@ -125,6 +154,9 @@ class PatientStorage(RDBStorage):
 
     answers_since = 0.0
     """Time at which the server answered again, after it last was away."""
+
+    together = contextlib.nullcontext
+    """See `JournalFile.together`; a database stores each entry by itself."""
 
 
 def _connection_error(error: BaseException | None) -> BaseException | None:
@@ -267,24 +299,4 @@ def open_study(study: StudyFile, folder: Path, wait: bool = False) -> tuple[optu
     if known:
         # A seeded sampler would repeat the draws of an earlier process, or of another one.
         opened.sampler.reseed_rng()
-    if not study.is_search:
-        enqueue_trials(opened, study, planned_trials(study))
     return opened, storage
-
-
-def enqueue_trials(opened: optuna.Study, study: StudyFile, planned: Iterable[Planned]) -> None:
-    """Queue trials, each once, also if an earlier process died halfway. Call it under the study's lock."""
-    known = queued_trials(opened)
-    for parameters in (each.parameters(study) for each in planned):
-        if _key(parameters) not in known:
-            opened.enqueue_trial(parameters, {"queued": parameters})
-
-
-def queued_trials(opened: optuna.Study) -> set[str]:
-    """Return a key for each trial that was ever queued, once."""
-    queued = (trial.user_attrs.get("queued") for trial in opened.get_trials(deepcopy=False))
-    return {_key(parameters) for parameters in queued if parameters is not None}
-
-
-def _key(parameters: dict[str, Any]) -> str:
-    return json.dumps(parameters, sort_keys=True)

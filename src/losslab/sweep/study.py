@@ -1,6 +1,7 @@
 """The loop of a study, in one of its processes: ask Optuna for trials, train them at each seed, tell the results."""
 
 import contextlib
+import json
 import math
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from losslab.run import CommandLine, config_hash
 from losslab.study import (
     Setting,
     StudyFile,
-    grid_settings,
+    planned_trials,
     read_result,
     read_results,
     setting_from_parameters,
@@ -28,6 +29,7 @@ from losslab.study import (
     tuning_extensions,
 )
 from losslab.sweep.display import Display, TrainingProgress
+from losslab.sweep.eligibility import DATA_OF_MEMBERS, MEMBERS_OWN
 from losslab.sweep.identity import Identity, StudyChangedError
 from losslab.sweep.ownership import (
     LEASE_SECONDS,
@@ -38,10 +40,11 @@ from losslab.sweep.ownership import (
     requeue_lost,
     waits_for_another,
 )
-from losslab.sweep.population import PopulationData
+from losslab.sweep.population_data import PopulationData
 from losslab.sweep.populations import Failures, Populations, TimeLimitError
-from losslab.sweep.storage import enqueue_trials, open_study, queued_trials
+from losslab.sweep.storage import open_study
 from losslab.sweep.training import Pruning, Training, checkpoint_folders, describe_error, drop_checkpoints, train
+from losslab.sweep.trials import Trials
 
 POLL_SECONDS = 1.0
 """How often a process without work checks whether another one has finished, or died."""
@@ -64,6 +67,9 @@ class Study:
         self.base = command_line.resolved()
         self._lock = FileLock(folder / "lock")
         self.identity = Identity(study, folder, command_line, self._lock)
+        self._hashes: dict[str, str] = {}
+        self._shared: dict[str, str] = {}
+        self._folders: dict[tuple[str, int], set[Path]] = {}
 
     def open(self, wait: bool = False) -> None:
         """Open or create the Optuna study; `wait`: retry a database that does not answer (it has answered before).
@@ -72,21 +78,20 @@ class Study:
             UserError: the storage cannot be opened.
         """
         with self._lock:
-            self.optuna, storage = open_study(self.file, self.folder, wait)
-        self._lease = Lease(storage)
+            self.optuna, self._storage = open_study(self.file, self.folder, wait)
+            self.trials = Trials(self.optuna, self._storage, self.file)
+            if not self.file.is_search:
+                self.trials.enqueue(planned_trials(self.file))
+            self.trials.read()
+        self._lease = Lease(self._storage)
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False, states=states or None)
 
-    def total_trainings(self) -> int:
-        """Return the number of trainings that the study has so far; a search prunes some of them."""
-        trials = self.file.trials or 0 if self.file.is_search else len(queued_trials(self.optuna))
-        return trials if self.file.tunes_each_seed else trials * len(self.file.seeds)
-
     def run(self, display: Display, stop: Callable[[], bool] = lambda: False) -> None:
         """Run trials until the study is done or `stop` returns True; wait for the trials of other processes."""
-        populations = Populations(self.command_line, self.configure, self.file, display)
-        at_once = populations.size if self.file.tunes_each_seed else max(1, populations.size // len(self.file.seeds))
+        populations = Populations(self.command_line, self._prepare, self.file, display)
+        at_once = populations.size if self.file.trains_by_seed else max(1, populations.size // len(self.file.seeds))
         if self.file.time_limit is not None:
             # Twice: as a population that fails and then one by one. A longer trial counts as hung and is requeued.
             self._lease.seconds = 2 * self.file.time_limit * at_once + LEASE_SECONDS
@@ -106,44 +111,67 @@ class Study:
                 else:
                     break
                 waits = not trials
-            self._keep_best(display)
+            self._keep_best(display, at_end=True)
 
     def is_done(self) -> bool:
         """Whether no trial is left, waiting or running."""
         return not self._left() and not self._trials(TrialState.RUNNING)
 
     def _ask_for(self, most: int) -> list[Trial]:
-        """Return the next trials, marked as this process's; none if all are done or run by other processes."""
+        """Return the next trials, marked as this process's; none if all are done or run by other processes.
+
+        Several of a finite study may form a population with the first of them; what is left of those is divided evenly:
+        20 trials, at most 16 at once, are 10 and 10.
+        """
         trials: list[Trial] = []
         with self._lock:
             requeue_lost(self.optuna, self._lease)
             if self.file.lists and not self._trials(TrialState.WAITING, TrialState.RUNNING):
                 further = tuning_extensions(self.file, self._trials(TrialState.COMPLETE), self._trials())
-                enqueue_trials(self.optuna, self.file, sorted(further, key=lambda planned: planned.seed or 0))
-            of_seed = self._next_seed()
-            while len(trials) < most and self._left() and self._next_seed() == of_seed:
-                trial = self.optuna.ask()
+                self.trials.enqueue(sorted(further, key=lambda planned: planned.seed or 0))
+            waiting, left = self._trials(TrialState.WAITING), self._left()
+            chosen = most > 1 and self.file.trains_by_seed
+            if chosen and waiting:
+                waiting = [trial for trial in waiting if self._in_common(trial) == self._in_common(waiting[0])]
+                left = len(waiting)
+            for place in range(math.ceil(left / math.ceil(left / most)) if left else 0):
+                trial = self._take(waiting[place]) if chosen else self.optuna.ask()
                 self._lease.hold(trial)
                 # Stores the setting's hash before another process can ask, which thus sees that it is in training.
+                setting = suggest_setting(self.file, trial)
                 with contextlib.suppress(UserError):  # raised again when the setting is to be trained
-                    self._training(trial, trial_seeds(self.file, trial)[0])
+                    self._mark(trial, setting)
                 trials.append(trial)
         return sorted(trials, key=lambda trial: trial.number)
 
-    def _next_seed(self) -> int | None:
-        """Return the seed of the next trial, where each seed tunes; those of one seed may form a population."""
-        waiting = self._trials(TrialState.WAITING) if self.file.tunes_each_seed else []
-        return trial_seeds(self.file, waiting[0])[0] if waiting else None
+    def _take(self, waiting: FrozenTrial) -> Trial:
+        """Begin a waiting trial, as `optuna.Study.ask` does with the first of them. Call it under the study's lock."""
+        self._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING)
+        return Trial(self.optuna, waiting._trial_id)
 
-    def _left(self) -> bool:
-        if self._trials(TrialState.WAITING):
-            return True
-        return self.file.is_search and count_spent(self._trials()) < (self.file.trials or 0)
+    def _in_common(self, waiting: FrozenTrial) -> str:
+        """Return what the trainings of a population have in common, as far as their unparsed configurations show."""
+        setting = setting_from_parameters(waiting.user_attrs["queued"])
+        if repr(setting) not in self._shared:
+            config = setting.config(self.file, self.base, 0)
+            arguments = config["model"].get("init_args") or {}
+            arguments["optimizer"] = (arguments.get("optimizer") or {}).get("class_path")
+            of_data = config["data"].get("init_args") or {}
+            for given, names in ((arguments, {*MEMBERS_OWN} - {"optimizer"}), (of_data, DATA_OF_MEMBERS)):
+                for name in names:
+                    given.pop(name, None)
+            self._shared[repr(setting)] = json.dumps(config, sort_keys=True, default=repr)
+        return self._shared[repr(setting)]
+
+    def _left(self) -> int:
+        """Return the number of trials that are still to be asked for."""
+        left = len(self._trials(TrialState.WAITING))
+        return left + max(0, (self.file.trials or 0) - count_spent(self._trials())) if self.file.is_search else left
 
     def _train_together(self, trials: list[Trial], populations: Populations) -> Failures:
         """Train as populations; `_run_trial` then finds the results, and trains the rest one by one."""
         numbers = {trial.number for trial in trials}
-        others = [other for other in self._trials() if other.number not in numbers]
+        others = [other for other in self._trials(TrialState.RUNNING) if other.number not in numbers]
         ready = [
             trial
             for trial in trials
@@ -180,17 +208,23 @@ class Study:
 
         return LambdaCallback(setup=check_images, on_train_batch_end=check_leases_and_time)
 
-    def _training(self, trial: Trial, seed: int) -> Training:
-        setting = suggest_setting(self.file, trial)
-        setting_hash = self.configure(setting, seed)
-        self.identity.require_same_code()
+    def _mark(self, trial: Trial, setting: Setting) -> str:
+        """Return a setting's hash, and store it in its trial; the configuration is parsed once for all its seeds."""
+        setting_hash = self._hashes.get(repr(setting)) or self.configure(setting, trial_seeds(self.file, trial)[0])
         if trial.user_attrs.get("setting_hash") != setting_hash:
             trial.set_user_attr("setting_hash", setting_hash)
+        return setting_hash
+
+    def _training(self, trial: Trial, seed: int) -> Training:
+        setting = setting_from_parameters(trial.params)
+        setting_hash = self._mark(trial, setting)
         # A process that lost this setting and is still alive must not write into the same folder.
-        attempt = f"-trial-{trial.number}" if may_meet_another(self._trials(), trial) else ""
-        settings = [] if self.file.is_search else grid_settings(self.file)
-        order = settings.index(setting) if setting in settings else trial.number
-        return Training(self.folder, setting, setting_hash, seed, order, self.label(setting), attempt, self.file.stage)
+        meets = may_meet_another(self._trials(TrialState.RUNNING, TrialState.FAIL), trial)
+        attempt = f"-trial-{trial.number}" if meets else ""
+        order, label = self.trials.order(setting, trial), self.label(setting)
+        training = Training(self.folder, setting, setting_hash, seed, order, label, attempt, self.file.stage)
+        self._folders.setdefault(training.key, set()).add(training.run_path / "checkpoints")
+        return training
 
     def configure(self, setting: Setting, seed: int) -> str:
         """Parse the setting's configuration with a seed into the command line.
@@ -199,11 +233,17 @@ class Study:
             The setting's identity: twelve digits of the hash of the resolved configuration without its seed.
         """
         self.command_line.parse_config(setting.config(self.file, self.base, seed))
-        return config_hash(self.command_line.resolved(), with_seed=False)[:12]
+        self._hashes[repr(setting)] = config_hash(self.command_line.resolved(), with_seed=False)[:12]
+        return self._hashes[repr(setting)]
+
+    def _prepare(self, setting: Setting, seed: int) -> None:
+        """Parse a setting's configuration for a training, and require the code that the study began with."""
+        self.configure(setting, seed)
+        self.identity.require_same_code()
 
     def _run_trial(self, trial: Trial, failures: Failures, display: Display) -> None:
         """Train a trial's setting at each of its seeds, and tell Optuna the mean, or the failure."""
-        label = self.label(suggest_setting(self.file, trial), trial.params.get("seed"))
+        label = self._trial_label(trial.params)
         try:
             self._train_and_tell(trial, label, failures, display)
         except (LeaseLostError, UpdateFinishedTrialError):
@@ -218,7 +258,7 @@ class Study:
             if trial.user_attrs.get("retries", 0) > self.file.max_retry:
                 raise RuntimeError(f"its process died {self.file.max_retry + 1} times")
             # Two trials may have drawn the same setting: the second one waits, and finds the results.
-            while waits_for_another(self._trials(), trial, self._lease):
+            while waits_for_another(self._trials(TrialState.RUNNING), trial, self._lease):
                 self._lease.check(trial)
                 self._lease.extend(trial)
                 time.sleep(POLL_SECONDS)
@@ -257,6 +297,7 @@ class Study:
             return known["metrics"][self.file.monitor]
         if training.key in failures:
             raise failures[training.key]
+        self._prepare(training.setting, seed)
         first = seed == self.file.seeds[0]
         pruning = [Pruning(trial, self.file.monitor)] if first and self.file.pruner is not None else []
         result = train(self.command_line, training, [TrainingProgress(display, training.name), check, *pruning])
@@ -267,37 +308,38 @@ class Study:
         """Return the setting's name, with its arm if the study has several, and with a trial's own seed."""
         return setting.label(several_arms=len(self.file.arms) > 1) + ("" if seed is None else f" seed={seed}")
 
-    def _trial_label(self, trial: FrozenTrial) -> str:
-        return self.label(setting_from_parameters(trial.params), trial.params.get("seed"))
+    def _trial_label(self, params: dict[str, Any]) -> str:
+        return self.label(setting_from_parameters(params), params.get("seed"))
 
-    def show_best(self, display: Display) -> FrozenTrial | None:
-        """Show and return the completed trial with the best mean so far, if there is one."""
-        finished = self._trials(TrialState.COMPLETE)
-        best = max(finished, key=lambda trial: self.file.sign * float(trial.value), default=None)  # type: ignore[arg-type]
-        if best is not None:
-            display.best = f"{best.value:.4f} ({self._trial_label(best)})"
-        display.total = self.total_trainings()
-        return best
+    def show_best(self, display: Display) -> None:
+        """Show the best setting so far, and the number of trainings."""
+        self.trials.read()
+        if (best := self.trials.best()) is not None:
+            display.best = f"{best[1]:.4f} ({self.label(self.trials.setting(best[0]))})"
+        display.total = self.trials.total()
 
     def failures(self) -> list[tuple[str, str]]:
         """Return label and error of each failed trial."""
         failed = [trial for trial in self._trials(TrialState.FAIL) if "failure" in trial.user_attrs]
-        return [(self._trial_label(trial), trial.user_attrs["failure"]) for trial in failed]
+        return [(self._trial_label(trial.params), trial.user_attrs["failure"]) for trial in failed]
 
-    def _keep_best(self, display: Display) -> None:
-        # Listed first, so that a folder that another process makes meanwhile is not among them.
-        folders = checkpoint_folders(self.folder)
-        best = self.show_best(display)
+    def _keep_best(self, display: Display, at_end: bool = False) -> None:
+        """Drop the checkpoints of what is not the best and cannot become it; at the end those of other processes, too.
+
+        A setting that lacks seeds may still become the best.
+        """
+        if at_end:
+            # Listed first, so that a folder that another process makes meanwhile is not among them.
+            self._folders.clear()
+            for folder in checkpoint_folders(self.folder):
+                self._folders.setdefault((folder.parts[-3], int(folder.parts[-2].split("-")[1])), set()).add(folder)
+        self.show_best(display)
         if self.file.keep == "all":
             return
-        # A setting that is in training, or will be again, may still become the best.
-        kept = self._trials(TrialState.RUNNING, TrialState.WAITING)
-        if not self.file.tunes_each_seed:
-            hashes = {t.user_attrs.get("setting_hash") for t in (*kept, *([best] if best is not None else []))}
-            drop_checkpoints(folders, lambda setting_hash, _: setting_hash in hashes)
-            return
-        # Results after trials: a training that ends in between is in one of them.
-        chosen = self.file.replicates(read_results(self.folder))
-        runs = {tuple(Path(result.get("run", "")).parts[-2:]) for result in chosen}
-        trials = {(trial.user_attrs.get("setting_hash"), trial_seeds(self.file, trial)[0]) for trial in kept}
-        drop_checkpoints(folders, lambda h, run: (h, run) in runs or (h, int(run.split("-")[1])) in trials)
+        for key in self.trials.losers(self._folders):
+            drop_checkpoints(self._folders.pop(key), lambda *_: False)
+        if at_end and self.file.tunes_each_seed:  # of equal ones, and of several attempts, that which is reported
+            # Results after trials: a training that ends in between is in one of them.
+            runs = {result.get("run", "") for result in self.file.replicates(read_results(self.folder))}
+            over = [folder for key in self._folders if self.trials.is_over(*key) for folder in self._folders[key]]
+            drop_checkpoints(over, lambda setting_hash, run: f"runs/{setting_hash}/{run}" in runs)

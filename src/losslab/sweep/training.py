@@ -1,7 +1,7 @@
 """One setting at one seed: a fit whose last epoch becomes a result, exactly once; callbacks that may end it."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -157,7 +157,7 @@ def checkpoint_folders(study_folder: Path) -> list[Path]:
     return list(study_folder.glob("runs/*/seed-*/checkpoints"))
 
 
-def drop_checkpoints(folders: list[Path], kept: Callable[[str, str], bool]) -> None:
+def drop_checkpoints(folders: Iterable[Path], kept: Callable[[str, str], bool]) -> None:
     """Delete checkpoint folders, except those for which `kept` returns True.
 
     Args:

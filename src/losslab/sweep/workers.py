@@ -13,8 +13,9 @@ from filelock import FileLock, Timeout
 
 from losslab.errors import UserError
 from losslab.run import Interrupted, stopping_at_once
-from losslab.study import read_results
+from losslab.study import count_results
 from losslab.sweep.display import Display
+from losslab.sweep.speed import usable_cores
 from losslab.sweep.study import Study
 
 RESTARTS = 3
@@ -67,6 +68,7 @@ class Workers:
         self._restarts = [0] * number
         self._read = [0] * number
         self._received: int | None = None
+        self._results = count_results(study.folder)
 
     def run(self, display: Display) -> None:
         """Run the workers until the study is done.
@@ -142,6 +144,7 @@ class Workers:
         return any(self._processes)
 
     def _show_output(self, display: Display) -> None:
+        said = False
         for place, log in enumerate(self._logs):
             if not log.exists():
                 continue
@@ -150,10 +153,13 @@ class Workers:
                 new = file.read()
             new = new[: new.rfind(b"\n") + 1]
             self._read[place] += len(new)
+            said |= bool(new)
             for line in new.decode(errors="replace").splitlines():
                 display.print(f"[{place}] {line}")
         running = sum(process is not None for process in self._processes)
-        display.count_results(len(read_results(self._study.folder)), f"{running} workers")
+        if said:  # a line for each training that ended
+            self._results = count_results(self._study.folder)
+        display.count_results(self._results, f"{running} workers")
 
     def _signal(self, number: int) -> None:
         for process in self._processes:
@@ -182,8 +188,7 @@ def worker_environment(place: int, number: int, gpus: int) -> dict[str, str]:
     """
     share: dict[str, str] = {}
     if "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        share["OMP_NUM_THREADS"] = str(max(1, cores // number))
+        share["OMP_NUM_THREADS"] = str(max(1, usable_cores() // number))
     if gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(gpu) for gpu in range(gpus)]
