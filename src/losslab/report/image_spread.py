@@ -92,11 +92,15 @@ def metrics_of_draws(
     Returns:
         "acc", "f1/macro", and "precision/..." and "recall/..." of macro, the groups and the classes -> (B,).
     """
-    count, images = len(classes), np.flatnonzero(labels >= 0)
-    cells = labels[images] * count + predicted[images]
-    one_hot = sparse.csr_array((np.ones(len(images), np.float32), (cells, images)), (count * count, len(labels)))
-    matrices = (one_hot @ draws).reshape(count, count, -1).astype(float)  # (C, C, B): is, called
-    right, is_class, called = np.einsum("ccb->cb", matrices), matrices.sum(axis=1), matrices.sum(axis=0)  # (C, B) each
+
+    def count(by: np.ndarray, images: np.ndarray) -> np.ndarray:
+        one_hot = (np.ones(len(images), np.float32), (by[images], images))
+        counts: np.ndarray = (sparse.csr_array(one_hot, (len(classes), len(labels))) @ draws).astype(float)
+        return counts
+
+    images = np.flatnonzero(labels >= 0)
+    is_class, called = count(labels, images), count(predicted, images)  # (C, B) each
+    right = count(labels, np.flatnonzero((labels >= 0) & (labels == predicted)))  # (C, B)
     present = is_class + called > 0
     by_class = {
         "precision": right / np.maximum(called, 1),

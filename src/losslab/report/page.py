@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from plotly.offline import get_plotlyjs
 
 from losslab import __version__
@@ -17,6 +18,7 @@ from losslab.report.curves import learning_curves, loss_curves
 from losslab.report.figure import Figure, script_json
 from losslab.report.precision_recall import precision_recall_by_class, precision_recall_plane, varied_number
 from losslab.report.predictions import (
+    MOST_CLASSES,
     calibration,
     confusion,
     read_gallery,
@@ -33,6 +35,8 @@ from losslab.study import Result, SettingResults
 FILES = files("losslab.report") / "page_files"
 MOST_SHOWN = 8
 """Settings whose predictions and epochs are shown; a search has hundreds."""
+MOST_COMPARED = 200
+"""Settings in the tables of verdicts and of classes, and in the figures of precision and recall."""
 MOST_LISTED = 16
 """Settings in the first table; if there are more, only the best."""
 CONTENTS = (
@@ -75,8 +79,11 @@ def page_content(
     trials = read_trials(folder, study)
     listed = summary.ranked[:MOST_LISTED] if len(summary.settings) > MOST_LISTED else summary.settings
     # Without a varied number each setting has a colour, of which there are few.
-    placed = [_without_tuned(summary, s) for s in summary.settings]
-    placed = placed if varied_number(placed) else [_without_tuned(summary, s) for s in settings]
+    tabled = _select_settings(summary, MOST_COMPARED)
+    many = len(summary.settings) > MOST_COMPARED
+    classes_shown = _select_classes(tabled)
+    placed = [_without_tuned(summary, s, classes_shown) for s in (tabled if many else summary.settings)]
+    placed = placed if varied_number(placed) else [_without_tuned(summary, s, classes_shown) for s in settings]
     return {
         "summary": summary,
         "results": results,
@@ -89,9 +96,11 @@ def page_content(
         "only_best": len(listed) < len(summary.settings),
         "all_means": means_table(summary, summary.tried, ", %") if len(listed) < len(summary.tried) else None,
         "confirmations": [_confirmation_content(each, summary) for each in confirmations],
-        "verdicts": verdict_table(summary.family),
+        "tabled": len(tabled) if many else len(summary.settings),
+        "verdicts": verdict_table(summary.family, {setting.label for setting in tabled}),
         "like_training": bool(validation_text(folder)),
-        "by_class": class_differences(summary),
+        "by_class": class_differences(summary, tabled, classes_shown),
+        "classes_shown": len(classes_shown),
         "precision_recall": [precision_recall_by_class(placed), precision_recall_plane(placed)],
         "loss": _loss({g for s in settings if (g := focal_gamma(read_config(folder, s))) is not None}),
         "selected": len(settings),
@@ -124,20 +133,31 @@ def _confirmation_content(confirmation: Confirmation, search: Summary) -> dict[s
     }
 
 
-def _without_tuned(summary: Summary, setting: SettingResults) -> SettingResults:
-    """Return a setting without its tuned values, which are no axis of a figure."""
+def _without_tuned(summary: Summary, setting: SettingResults, classes: list[str]) -> SettingResults:
+    """Return a setting with these classes only, and without its tuned values, which are no axis of a figure."""
     values = summary.study.candidate(setting)
-    return dataclasses.replace(setting, varied={path: value for path, value in values.items() if path != "arm"})
+    varied = {path: value for path, value in values.items() if path != "arm"}
+    return dataclasses.replace(setting, varied=varied, classes=classes)
 
 
-def _select_settings(summary: Summary) -> list[SettingResults]:
-    """Return all settings or, of many, the baseline and the best, in the study's order."""
+def _select_classes(settings: Sequence[SettingResults]) -> list[str]:
+    """Return all classes or, of many, those whose mean recall differs most between the settings, in their order."""
+    classes = settings[0].classes
+    if len(classes) <= MOST_CLASSES:
+        return classes
+    means = [[setting.mean_sd(f"val/recall/{name}")[0] for name in classes] for setting in settings]
+    widest = np.argsort(-np.ptp(means, axis=0), kind="stable")[:MOST_CLASSES]
+    return [classes[index] for index in sorted(widest.tolist())]
+
+
+def _select_settings(summary: Summary, most: int = MOST_SHOWN) -> list[SettingResults]:
+    """Return all settings or, of more than `most`, the baseline and the best, in the study's order."""
     settings = summary.complete or summary.settings
-    if len(settings) <= MOST_SHOWN:
+    if len(settings) <= most:
         return settings
-    first = [summary.baseline] if summary.baseline is not None else []
-    kept = [*first, *(s for s in summary.ranked if s is not summary.baseline)][:MOST_SHOWN]
-    return [s for s in settings if any(s is k for k in kept)]
+    ranked = sorted(summary.ranked, key=lambda setting: setting is not summary.baseline)[:most]
+    kept = {id(setting) for setting in ranked}
+    return [setting for setting in settings if id(setting) in kept]
 
 
 def _loss(used: set[float]) -> Figure | None:

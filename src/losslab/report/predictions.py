@@ -17,7 +17,7 @@ from losslab.errors import UserError
 from losslab.losses import focal_to_probability
 from losslab.metrics import find_mistakes
 from losslab.report.figure import Choice, Figure, Table, Trace, axes, axis_layout, categories, escape_tags, marker
-from losslab.report.records import Predictions, image_identities, setting_predictions, split_images
+from losslab.report.records import TEST_PREDICTIONS, Predictions, image_identities, setting_predictions, split_images
 from losslab.report.statistics import Reliability, mean_and_spread, reliability
 from losslab.study import SettingResults
 
@@ -25,6 +25,11 @@ IN_TABLE = 12
 """Confusions of a setting in the table, the most frequent first."""
 MOST_IMAGES = 60
 """Mistakes of a setting in the gallery."""
+MOST_CLASSES = 40
+"""Classes in a figure; of more, only some are drawn."""
+TOO_LARGE = "the predictions of all seeds are too large to be read at once"
+LARGEST = 2_000_000_000
+"""Bytes of prediction files up to which those of all seeds are read."""
 MOST_NAMES = 12
 """Classes up to which the cells of a matrix hold their numbers."""
 
@@ -61,16 +66,18 @@ def shown_predictions(folder: Path, settings: Sequence[SettingResults]) -> Shown
         folder: the folder in which the runs' paths start.
         settings: the settings to show.
     """
-    if share_images(folder, settings):
+    if (shared := share_images(folder, settings)) and _are_small(folder, settings, "predictions.npz"):
         several = any(len(setting.seeds) > 1 for setting in settings)
         text = "Of the validation images, which all seeds share; their predictions are put together."
         return Shown(_read(folder, settings), text if several else "Of the validation images.")
-    common = sorted(set.intersection(*({*setting.seeds} for setting in settings)))
-    found = (
-        Shown(_read(folder, settings, seed), f"Of seed {seed} alone, since each seed has validation images of its own.")
-        for seed in common or settings[0].seeds
-    )
-    return max(found, key=lambda shown: len(shown.predictions))
+    reason = TOO_LARGE if shared else "each seed has validation images of its own"
+    best = Shown({}, "")
+    for seed in sorted(set.intersection(*({*setting.seeds} for setting in settings))) or settings[0].seeds:
+        shown = Shown(_read(folder, settings, seed), f"Of seed {seed} alone, since {reason}.")
+        best = max(best, shown, key=lambda each: len(each.predictions))
+        if len(best.predictions) == len(settings):
+            break
+    return best
 
 
 def shown_test_predictions(folder: Path, settings: Sequence[SettingResults]) -> Shown:
@@ -85,7 +92,16 @@ def shown_test_predictions(folder: Path, settings: Sequence[SettingResults]) -> 
         "validation images of its own. The predictions are those of the confirmation; showing them evaluates nothing, "
         "chooses nothing, and does not count as a further read of the test images."
     )
-    return Shown(_read(folder, settings, of_test=True), text, True)
+    if _are_small(folder, settings, TEST_PREDICTIONS):
+        return Shown(_read(folder, settings, of_test=True), text, True)
+    seed = settings[0].seeds[0]
+    return Shown(_read(folder, settings, seed, of_test=True), f"{text} Shown is seed {seed} alone: {TOO_LARGE}.", True)
+
+
+def _are_small(folder: Path, settings: Sequence[SettingResults], name: str) -> bool:
+    """Return whether the runs' files of this name together fit into memory."""
+    files = (folder / run / name for setting in settings for run in setting.runs)
+    return sum(file.stat().st_size for file in files if file.is_file()) <= LARGEST
 
 
 def _read(
@@ -115,37 +131,48 @@ def confusion(predictions: Mapping[str, Predictions], classes: Sequence[str], ba
     differences = {label: matrix - reference for label, matrix in matrices.items()} if reference is not None else {}
     diagonal = np.eye(len(classes), dtype=bool)  # (C, C)
     errors = {label: np.where(diagonal, 0, matrix) for label, matrix in matrices.items()}
+    by_class = sum(matrix.sum(axis=0) + matrix.sum(axis=1) for matrix in errors.values())  # (C,)
+    drawn = np.sort(np.argsort(-np.asarray(by_class), kind="stable")[:MOST_CLASSES])
     most = max(float(matrix.max()) for matrix in errors.values()) or 1.0
     widest = max((float(np.abs(matrix).max()) for matrix in differences.values()), default=1.0) or 1.0
-    names = [escape_tags(name) for name in classes]
+    drawn_classes = [classes[index] for index in drawn.tolist()]
+    names, cells = [escape_tags(name) for name in drawn_classes], np.ix_(drawn, drawn)
     traces: list[Trace] = []
     rows = []
     for label, matrix in matrices.items():
         off_diagonal = np.where(diagonal, np.nan, matrix)
-        traces.append(_heatmap(off_diagonal, names, label, "%{z:.1f}", [[0, "@heat0"], [1, "@heat1"]], (0, most), 0))
+        traces.append(
+            _heatmap(off_diagonal[cells], names, label, "%{z:.1f}", [[0, "@heat0"], [1, "@heat1"]], (0, most), 0)
+        )
         traces.append(
             {
                 "type": "scatter", "mode": "text", "x": names, "y": names, "meta": {"setting": label},
-                "text": list(map(_two_digits, np.diag(matrix).tolist())), "textfont": {"color": "@muted", "size": 11},
+                "text": list(map(_two_digits, np.diag(matrix)[drawn].tolist())),
+                "textfont": {"color": "@muted", "size": 11},
                 "hovertemplate": "%{x} recognised: %{text}<extra></extra>", "showlegend": False, **axes(0),
             }
         )  # fmt: skip
         if label in differences:
             scale = [[0, "@minus"], [0.5, "@heat0"], [1, "@plus"]]
-            traces.append(_heatmap(differences[label], names, label, "%{z:+.1f}", scale, (-widest, widest), 1))
+            traces.append(_heatmap(differences[label][cells], names, label, "%{z:+.1f}", scale, (-widest, widest), 1))
         ranked = np.argsort(-errors[label], axis=None, kind="stable")[:IN_TABLE]
         for true, predicted in zip(*np.unravel_index(ranked, matrix.shape), strict=True):
             if errors[label][true, predicted] > 0:
                 change = f"{differences[label][true, predicted]:+.1f}" if label in differences else "–"
                 rows.append([label, classes[true], classes[predicted], f"{matrix[true, predicted]:.1f}", change])
     titles = ["images, mean over seeds", *([f"minus {baseline}"] if differences else [])]
-    axis = categories(classes) | {"showgrid": False, "zeroline": False}
+    only = (
+        f" Drawn are the {len(drawn)} of {len(classes)} classes with the most mistakes."
+        if len(names) < len(classes)
+        else ""
+    )
+    axis = categories(drawn_classes) | {"showgrid": False, "zeroline": False}
     x, y = axis | {"title": {"text": "called"}}, axis | {"title": {"text": "is"}, "autorange": "reversed"}
     return Figure(
         "confusion", "Which class is taken for which",
         "The row is the class of the image, the column the class that it was called; the diagonal, in grey, is "
         "correct. In the difference, plus (orange) on the diagonal means more images recognised, and beside it more "
-        "mistakes.",
+        f"mistakes.{only}",
         traces, axis_layout(len(titles), x, y), Table(["setting", "is", "called", "images", "minus baseline"], rows),
         [Choice("setting", "Setting", list(predictions), len(predictions) - 1)],
         panels=titles, panel_width=330, panel_height=400,

@@ -20,6 +20,8 @@ ERROR = 0.05
 """Probability of any wrong statement in a family, of the sign test as of the intervals."""
 SKEWED_FROM = 2.0
 """Sample skewness, in its standard errors for normal data, from which differences count as skewed."""
+COLUMNS = 256
+"""Comparisons whose |t| are in memory at once, under each of the sign patterns."""
 MOST_SEEDS = 1000
 """The largest number that `seeds_needed` returns."""
 ROUNDING = 1e-9
@@ -63,13 +65,14 @@ def max_t(differences: np.ndarray, level: float = 0.95) -> MaxT:
     signs = sign_patterns(n)
     residuals = differences - mean  # (n, m)
     residuals[:, _is_constant(differences)] = 0  # equal differences have no spread, whatever rounding leaves
-    largest = [np.sort(_abs_t(matrix, signs).max(axis=1))[::-1] for matrix in (differences, residuals)]  # (B,) each
-    critical = max(ordered[int((1 - level) * len(signs) + ROUNDING)] for ordered in largest)
+    largest = [np.sort(_largest_t(matrix, signs)) for matrix in (differences, residuals)]  # (B,) each
+    critical = max(ordered[-1 - int((1 - level) * len(signs) + ROUNDING)] for ordered in largest)
     error = np.where(_is_constant(differences), 0, differences.std(axis=0, ddof=1)) / np.sqrt(n)
     half = np.full(len(mean), np.inf) if np.isinf(critical) else critical * error
     half = np.where((mean == 0) & (error == 0), 0, half)
     t = _abs_t(differences, signs[:1])[0]
-    p = np.max([[(ordered >= value * (1 - ROUNDING)).mean() for value in t] for ordered in largest], axis=0)
+    smaller = np.min([np.searchsorted(ordered, t * (1 - ROUNDING)) for ordered in largest], axis=0)  # patterns, (m,)
+    p = (len(signs) - smaller) / len(signs)
     touching = (np.abs(mean) <= half * (1 + ROUNDING)) & (half > 0)  # an interval that ends at zero includes it
     half = np.where(touching, np.maximum(half, np.abs(mean)), half)
     return MaxT(mean, mean - half, mean + half, p)
@@ -81,6 +84,12 @@ def sign_patterns(n: int) -> np.ndarray:
         return np.array(list(itertools.product((1.0, -1.0), repeat=n)))
     drawn = np.random.default_rng(0).choice((1.0, -1.0), size=(RANDOM_PATTERNS - 1, n))
     return np.vstack([np.ones(n), drawn])
+
+
+def _largest_t(differences: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    """Return the largest |t| of all columns under each pattern, (B,)."""
+    blocks = (differences[:, start : start + COLUMNS] for start in range(0, differences.shape[1], COLUMNS))
+    return functools.reduce(np.maximum, (_abs_t(block, signs).max(axis=1) for block in blocks))
 
 
 def _abs_t(differences: np.ndarray, signs: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """A study or a confirmation as settings, verdicts and an answer in three sentences."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from losslab.study import (
     short_names,
 )
 
+MOST_NAMED = 12
+"""Settings that a sentence of the answer names; the tables have all."""
 TEST_FOLDER = "test"
 """The folder of a confirmation with one result for each run that was evaluated on the test images."""
 
@@ -233,15 +236,22 @@ def _differences(family: Family) -> str:
         metrics = ", ".join(map(metric_title, family.metrics))
         return f"No difference between {against} and {family.baseline} is shown in {metrics}."
     parts = []
-    for setting in dict.fromkeys(verdict.setting for verdict in named):
+    groups: dict[str, list[Verdict]] = {}
+    for verdict in named:
+        groups.setdefault(verdict.setting, []).append(verdict)
+    for setting, verdicts in itertools.islice(groups.items(), MOST_NAMED):
         phrases = {}
         for word in get_args(Word):
-            if metrics := ", ".join(metric_title(v.metric) for v in named if (v.setting, v.word) == (setting, word)):
+            if metrics := ", ".join(metric_title(v.metric) for v in verdicts if v.word == word):
                 direction, _, less = word.partition(", ")
                 phrases[word] = f"{direction}{' in' * (word == 'alike')} {metrics}{f' ({less})' if less else ''}"
         alike = phrases.pop("alike", None)
         told = [f"has {' and '.join(phrases.values())}"] * bool(phrases) + [f"is {alike}"] * bool(alike)
         parts.append(f"{setting} {', and '.join(told)}")
+    if (more := len(groups) - MOST_NAMED) > 0:
+        parts.append(
+            f"and {more} more setting{'s differ or are' if more > 1 else ' differs or is'} alike, which report.md lists"
+        )
     rest = family.size - len(named)
     others = f"; the other {rest} of {family.size} comparisons {'is' if rest == 1 else 'are'} not shown" if rest else ""
     return f"Against {family.baseline}, {'; '.join(parts)}{others}."

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +108,13 @@ def choices_table(summary: Summary) -> Table | None:
     a confirmation's test results hold the chosen ones alone.
     """
     names = short_names(dict.fromkeys(path for setting in summary.settings for path in setting.choices))
+    if not names:
+        return None
+    groups = {str(summary.study.candidate(group[0])): group for group in summary.study.groups(summary.tried)}
     seeds = sorted({seed for setting in summary.settings for seed in setting.seeds})
     rows = []
     for setting in summary.settings:
-        candidate = summary.study.candidate(setting)
-        same = [s for s in summary.tried if not s.choices and summary.study.candidate(s) == candidate]
+        same = [s for s in groups.get(str(summary.study.candidate(setting)), []) if not s.choices]
         for path, values in setting.choices.items():
             cells = {}
             for seed, value in zip(setting.seeds, values, strict=True):
@@ -121,15 +123,15 @@ def choices_table(summary: Summary) -> Table | None:
                 cells[seed] = f"{value:.4g}{'*' * at_end}"
             chosen = [cells.get(seed, "–") for seed in seeds]
             rows.append([setting.label, names[path], *chosen, f"{setting.median_choices[path]:.4g}"])
-    return Table(["setting", "of", *(f"seed {seed}" for seed in seeds), "median"], rows) if rows else None
+    return Table(["setting", "of", *(f"seed {seed}" for seed in seeds), "median"], rows)
 
 
-def class_differences(summary: Summary) -> Table:
-    """Return one row per complete setting: Student's paired interval against the baseline for every class."""
+def class_differences(summary: Summary, settings: Sequence[SettingResults], classes: Sequence[str]) -> Table:
+    """Return one row per complete setting: Student's paired interval against the baseline for each class."""
     baseline = summary.baseline
     if baseline is None:
         return Table([], [])
-    keys = [f"{metric}/{name}" for name in baseline.classes for metric in ("precision", "recall")]
+    keys = [f"{metric}/{name}" for name in classes for metric in ("precision", "recall")]
 
     def cell(setting: SettingResults, key: str) -> str:
         difference = np.subtract(setting.values[key], baseline.values[key])  # (seeds,)
@@ -137,7 +139,7 @@ def class_differences(summary: Summary) -> Table:
         middle, low, high = (format_difference(key, end) for end in (mean, mean - half, mean + half))
         return middle if math.isnan(half) else f"{middle} [{low}, {high}]"
 
-    rows = [[s.label, *(cell(s, f"val/{key}") for key in keys)] for s in summary.complete if s is not baseline]
+    rows = [[s.label, *(cell(s, f"val/{key}") for key in keys)] for s in settings if s is not baseline]
     return Table(["setting", *(key.replace("/", " ", 1) for key in keys)], rows)
 
 
@@ -250,8 +252,12 @@ def verdict_notes(family: Family) -> str:
     return " ".join(filter(None, (better, collapse_text(family), images if family.images else "")))
 
 
-def verdict_table(family: Family | None) -> dict[str, Any] | None:
+def verdict_table(family: Family | None, shown: Container[str] | None = None) -> dict[str, Any] | None:
     """Return the fields of the page's verdict table, or None without a comparison.
+
+    Args:
+        family: of the study.
+        shown: the labels of the settings that have a row; None: all.
 
     Returns:
         `columns`: titles of the metrics; `rows`: label of the setting -> a cell for each metric, whose `bar` holds low,
@@ -263,7 +269,7 @@ def verdict_table(family: Family | None) -> dict[str, Any] | None:
     ends = [(v.metric, abs(end)) for v in family.verdicts for end in (v.low, v.high) if math.isfinite(end)]
     widest = {key: max((end for metric, end in ends if metric == key), default=0.0) for key in family.metrics}
     rows: dict[str, list[dict[str, Any]]] = {}
-    for verdict in family.verdicts:
+    for verdict in family.verdicts if shown is None else [v for v in family.verdicts if v.setting in shown]:
         rows.setdefault(verdict.setting, []).append(_verdict_cell(family, verdict, widest[verdict.metric]))
     margins = {verdict.metric: _format_margin(verdict) for verdict in family.verdicts if verdict.margin is not None}
     columns = [column_title(key) + (f", margin ±{margins[key]}" if key in margins else "") for key in family.metrics]

@@ -64,8 +64,7 @@ def read_trials(folder: Path, declared: StudyFile) -> Trials:
             warnings.simplefilter("ignore")
             meaningful = len(varying(trials)) > 1 and study.direction.name.lower() == declared.direction
             importance = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator()) if meaningful else {}
-        if declared.tunes_each_seed:  # a seed is no choice
-            importance.pop("seed", None)
+        if importance.pop("seed", None) is not None:  # which is no choice
             total = sum(importance.values()) or 1.0
             importance = {name: share / total for name, share in importance.items()} if len(importance) > 1 else {}
     except (RuntimeError, ValueError):  # too few trials
@@ -74,9 +73,9 @@ def read_trials(folder: Path, declared: StudyFile) -> Trials:
 
 
 def varying(trials: list[FrozenTrial]) -> list[str]:
-    """Return the parameters that have more than one value among the finished trials, in their order."""
+    """Return the parameters but the seed that have more than one value among the finished trials, in their order."""
     finished = finished_trials(trials)
-    names = dict.fromkeys(name for trial in finished for name in trial.params)
+    names = dict.fromkeys(name for trial in finished for name in trial.params if name != "seed")
     return [name for name in names if len({str(trial.params.get(name)) for trial in finished}) > 1]
 
 
@@ -121,7 +120,8 @@ def trial_figures(read: Trials, declared: StudyFile) -> list[Figure]:
     """Return the figures of the trials: none without a finished trial, one without a second parameter."""
     trials, shares, _ = read
     monitor, maximize = declared.monitor, declared.direction == "maximize"
-    figures = [history(trials, monitor, maximize, declared.tunes_each_seed)] if finished_trials(trials) else []
+    by_seed = any("seed" in trial.params for trial in trials)
+    figures = [history(trials, monitor, maximize, by_seed)] if finished_trials(trials) else []
     figures += [importance(shares)] if shares else []
     return figures + ([parallel_coordinates(trials, monitor, maximize)] if len(varying(trials)) > 1 else [])
 
