@@ -13,7 +13,7 @@ OPTIONS = $(if $(DATA),--data.root $(DATA)) $(ARGS)
 SWEEP = $(OPTIONS) $(if $(WORKERS),--workers $(WORKERS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fit sweep-gamma sweep-architecture results report runs test test-fast test-slow bench lint format clean
+.PHONY: help setup fit results report runs test test-fast test-slow bench bench-gpu lint format clean
 
 help:  ## list the commands
 	@awk 'BEGIN {FS = ":.*  ## "} /^[a-z%-]+:.*  ## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,11 +32,8 @@ fit: setup  ## train one experiment, then test it once
 	$(BIN)/losslab fit --config $(EXPERIMENT) $(OPTIONS) --name $(NAME)
 	$(BIN)/losslab test --run runs/$(NAME) $(if $(DATA),--data.root $(DATA))
 
-sweep-gamma: setup  ## the main job: what does focal's gamma do to each digit's precision and recall?
-	$(BIN)/losslab sweep --config sweeps/gamma.yaml $(SWEEP)
-
-sweep-architecture: setup  ## search over four networks, gamma and the learning rate
-	$(BIN)/losslab sweep --config sweeps/architecture.yaml $(SWEEP)
+sweep-%: setup  ## the study of sweeps/%.yaml; the main job is gamma: what does it do to each digit's precision and recall?
+	$(BIN)/losslab sweep --config sweeps/$*.yaml $(SWEEP)
 
 results: setup  ## write experiments/RESULTS.md and the README's table again from the kept records
 	$(BIN)/python -m experiments.results
@@ -60,8 +57,12 @@ test-fast: setup  ## the quicker tests (under 2 minutes on 2 cores)
 test-slow: setup  ## the slow tests
 	$(BIN)/pytest -m slow $(ARGS)
 
-bench: setup  ## measure losslab's speed and write tests/benchmarks/RESULTS.md (30 minutes; ARGS='epochs' for one table)
+bench: setup  ## measure losslab's speed and write tests/benchmarks/RESULTS.md (20 minutes; ARGS='epochs' for one table)
 	$(BIN)/python tests/benchmarks/bench.py $(ARGS)
+
+# Without setup and network: $(PYTHON) has torch, torchvision, torchmetrics and lightning, and PYTHONPATH the rest.
+bench-gpu:  ## try and measure losslab on a GPU within 10 minutes, into OUT=folder (PYTHON=.venv/bin/python after setup)
+	$(PYTHON) tests/benchmarks/gpu.py $(if $(OUT),$(OUT),$(error give the folder of the results: make bench-gpu OUT=folder))
 
 lint: setup  ## formatting, style and types
 	$(BIN)/ruff format --check .

@@ -1,10 +1,12 @@
 """`make bench`: measure everything, or the named tables, and keep the results.
 
-    make bench                          all tables, about 30 minutes on 2 cores
+    make bench                          all tables, about 20 minutes on 2 cores
     make bench ARGS='epochs studies'    these two; the others stay as they are
+    BENCH_SMALL=1 make bench            a few steps of everything on the embedded images: prints, and keeps nothing
 
-MNIST must be on disk (MNIST_DIR, else data/). Each table is kept as soon as it is there, in RESULTS.json with every
-repeat and in RESULTS.md for people. Tables made on a GPU stand beside those made on a CPU.
+MNIST must be on disk (MNIST_DIR, else data/). HYDRA_TEMPLATE=FOLDER, with github.com/ashleve/lightning-hydra-template
+in it, adds that template's row. Each table is kept as soon as it is there, in RESULTS.json with every repeat and in
+RESULTS.md for people. Tables made on a GPU stand beside those made on a CPU.
 """
 
 import os
@@ -12,19 +14,22 @@ import os
 os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler, read when it is imported
 
 import json
-import logging
 import sys
-import warnings
 from pathlib import Path
 
 from epoch import epochs, steps
 from losses import losses
-from measure import DEVICE, markdown
+from many_results import many_results
+from measure import DEVICE, SMALL, be_quiet, markdown
+from members import members
 from overheads import growth, start_up
 from study import studies
 from time_to_99 import time_to_99
 
-TABLES = {table.__name__: table for table in (epochs, steps, time_to_99, studies, start_up, growth, losses)}
+TABLES = {
+    table.__name__: table
+    for table in (epochs, steps, time_to_99, members, studies, start_up, growth, many_results, losses)
+}
 KEPT = Path(__file__).with_name("RESULTS.json")
 HEADING = """\
 # How fast losslab is
@@ -39,9 +44,11 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"bench: error: no table {', '.join(unknown)}; there are {', '.join(TABLES)}", file=sys.stderr)
         return 2
-    warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    be_quiet()
     for name in names or TABLES:
+        if SMALL:
+            print(markdown(TABLES[name]().record()), flush=True)
+            continue
         kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
         kept[f"{name} on {DEVICE.type}"] = TABLES[name]().record()
         KEPT.write_text(json.dumps(kept, indent=1) + "\n")

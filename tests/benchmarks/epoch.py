@@ -1,26 +1,30 @@
-"""How long an epoch takes: losslab's way, the conventional one, and a bare loop over tensors, which is the floor."""
+"""How long an epoch takes: losslab's way, the conventional ones, and a bare loop over tensors, which is the floor."""
 
 import os
-import statistics
+import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from measure import DEVICE, QUIET, Cell, Table, now, ratios, take_turns
+from measure import BATCH, DEVICE, QUIET, ROOT, SMALL, Cell, Table, mnist, now, ratios, take_turns
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
+from torchmetrics import Accuracy, MeanMetric, MetricCollection, Precision, Recall
 from torchvision import transforms
 from torchvision.datasets import MNIST
 
-from losslab.data import MNISTDataModule
+from losslab.data import LabelledImages, MNISTDataModule
 from losslab.losses import FocalLoss
 from losslab.models import CNN, MLP, Classifier
 
-REPEATS = 3
-BATCH = 128
+REPEATS = 1 if SMALL else 3
+TEMPLATE = os.environ.get("HYDRA_TEMPLATE")
+"""A folder that holds github.com/ashleve/lightning-hydra-template, which the user has fetched; None leaves it out."""
+
+Data = dict[str, Any]
+"""Arguments of Trainer.fit: loaders, or a data module."""
 
 
 class EpochSeconds(Callback):
@@ -48,11 +52,11 @@ def cnn() -> Classifier:
     return CNN(loss=FocalLoss(2.0), evaluate_train="never")
 
 
-def through_trainer(build: Callable[[], LightningModule], data: dict[str, Any], **trainer: Any) -> float:
-    """Seconds of the second of two epochs; of the only one, if `max_epochs` is 1."""
+def through_trainer(build: Callable[[], LightningModule], data: Callable[[], Data], **trainer: Any) -> float:
+    """Seconds of the second of two epochs."""
     clock = EpochSeconds()
-    Trainer(**{"max_epochs": 2, "callbacks": [clock], **QUIET, **trainer}).fit(build(), **data)
-    return clock.seconds[-1]
+    Trainer(**{"max_epochs": 2, "callbacks": [clock], **QUIET, **trainer}).fit(build(), **data())
+    return clock.seconds[1]
 
 
 def bare_loop(build: Callable[[], Classifier], data: MNISTDataModule, layout: torch.memory_format | None) -> float:
@@ -67,9 +71,8 @@ def bare_loop(build: Callable[[], Classifier], data: MNISTDataModule, layout: to
         start = now()
         network.train()
         order = torch.randperm(len(train[0])).to(DEVICE)
-        for first in range(0, len(order), BATCH):
-            chosen = order[first : first + BATCH]
-            value = loss(network(scaled(train[0][chosen])), train[1][chosen])
+        for chosen in order.split(BATCH):
+            value = loss(network(scaled(train[0].index_select(0, chosen))), train[1].index_select(0, chosen))
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
@@ -89,16 +92,45 @@ def scaled(images: Tensor) -> Tensor:
     return images.float().sub_(255 * 0.1307).div_(255 * 0.3081)
 
 
-def through_conventional(build: Callable[[], LightningModule], root: Path, workers: int) -> float:
-    """torchvision's data set, an image at a time through ToTensor and Normalize, and a DataLoader: seconds an epoch."""
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
-    images = MNIST(str(root), train=True, transform=transform)
-    options = {"num_workers": workers, "persistent_workers": workers > 0}
-    loaders = {
-        "train_dataloaders": DataLoader(Subset(images, range(55_000)), BATCH, shuffle=True, **options),
-        "val_dataloaders": DataLoader(Subset(images, range(55_000, 60_000)), 500, **options),
+def loaders(train: Dataset[Any], val: Dataset[Any], workers: int) -> Data:
+    """DataLoaders as one writes them: shuffled, pinned for a GPU, workers kept from one epoch to the next."""
+    common = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": DEVICE.type == "cuda"}
+    return {
+        "train_dataloaders": DataLoader(train, BATCH, shuffle=True, **common),
+        "val_dataloaders": DataLoader(val, 500, **common),
     }
-    return through_trainer(build, loaders, max_epochs=1)
+
+
+def conventional(data: MNISTDataModule) -> dict[str, Callable[[], Data]]:
+    """The usual ways to load the same images, by name."""
+    splits = [data.split(name) for name in ("train", "val")]
+    pictures = [_of_torchvision(split) for split in splits]
+    tensors = [TensorDataset(scaled(split.images), split.labels) for split in splits]
+
+    def by_batch() -> Data:
+        """One index a batch: the quickest that a DataLoader can do with tensors."""
+        order = BatchSampler(RandomSampler(tensors[0]), BATCH, drop_last=False)
+        pinned = DEVICE.type == "cuda"
+        first = DataLoader(tensors[0], batch_size=None, sampler=order, pin_memory=pinned)
+        return loaders(*tensors, 0) | {"train_dataloaders": first}
+
+    ways = {
+        f"torchvision's MNIST, {workers} DataLoader workers": partial(loaders, *pictures, workers)
+        for workers in dict.fromkeys((0, 2, os.cpu_count() or 1))
+    }
+    return ways | {
+        "a TensorDataset in memory": partial(loaders, *tensors, 0),
+        "a TensorDataset, read by the batch": by_batch,
+    }
+
+
+def _of_torchvision(split: LabelledImages) -> MNIST:
+    """torchvision's data set with a split's images: an image at a time, through ToTensor and Normalize."""
+    images = MNIST.__new__(MNIST)  # its __init__ would read all of MNIST, not this split
+    images.data, images.targets = split.images[:, 0], split.labels
+    images.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+    images.target_transform = None
+    return images
 
 
 class PlainModule(LightningModule):
@@ -125,64 +157,130 @@ class QuietModule(PlainModule):
         return self.loss(self.network(batch[0]), batch[1])
 
 
+class TorchmetricsModule(PlainModule):
+    """The same with torchmetrics: loss and accuracy of each epoch, precision and recall of each class in validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        ten: dict[str, Any] = {"task": "multiclass", "num_classes": 10}
+        self.train_acc, self.val_acc = Accuracy(**ten), Accuracy(**ten)
+        self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
+        each: dict[str, Any] = ten | {"average": "none"}
+        self.of_classes = MetricCollection({"precision": Precision(**each), "recall": Recall(**each)})
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        logits = self.network(batch[0])
+        value = self.loss(logits, batch[1])
+        self.train_loss(value)
+        self.train_acc(logits.argmax(dim=1), batch[1])
+        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
+        self.log("train/acc", self.train_acc, on_step=False, on_epoch=True)
+        return value
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        logits = self.network(batch[0])
+        self.val_loss(self.loss(logits, batch[1]))
+        self.val_acc(logits.argmax(dim=1), batch[1])
+        self.of_classes.update(logits, batch[1])
+        self.log("val/loss", self.val_loss, on_step=False, on_epoch=True)
+        self.log("val/acc", self.val_acc, on_step=False, on_epoch=True)
+
+    def on_validation_epoch_end(self) -> None:
+        for name, values in self.of_classes.compute().items():
+            self.log_dict({f"val/{name}/{digit}": value for digit, value in enumerate(values)})
+        self.of_classes.reset()
+
+
+def template() -> tuple[Callable[[], LightningModule], Callable[[], Data]]:
+    """lightning-hydra-template's MNIST module with its own network, and its data module, as its configuration has them.
+
+    Its data module has 0 workers there, and adds the test images to the training images before it splits them.
+    """
+    assert TEMPLATE is not None
+    sys.path.insert(0, TEMPLATE)
+    from src.data.mnist_datamodule import MNISTDataModule as TemplateData
+    from src.models.components.simple_dense_net import SimpleDenseNet
+    from src.models.mnist_module import MNISTLitModule
+
+    def module() -> LightningModule:
+        torch.manual_seed(0)
+        return MNISTLitModule(
+            net=SimpleDenseNet(784, 64, 128, 64, 10), optimizer=partial(torch.optim.Adam, lr=0.001),
+            scheduler=partial(torch.optim.lr_scheduler.ReduceLROnPlateau, mode="min", factor=0.1, patience=10),
+            compile=False,
+        )  # fmt: skip
+
+    return module, lambda: {"datamodule": TemplateData(data_dir=str(ROOT), batch_size=BATCH)}
+
+
 def epochs() -> Table:
     """Seconds an epoch."""
-    root = Path(os.environ.get("MNIST_DIR") or "data").resolve()
-    data = MNISTDataModule(root=root, batch_size=BATCH, source="full")
-    data.setup("fit")
+    data = mnist()
+    rows: list[list[Cell]] = []
     networks: list[tuple[str, Callable[[], Classifier], dict[str, Any]]] = [
         ("MLP", mlp, {}),
         ("CNN", cnn, {}),
-        ("CNN, bf16", cnn, {"precision": "bf16-mixed"}),
+        ("CNN in bf16", cnn, {"precision": "bf16-mixed"}),
     ]
-    rows: list[list[Cell]] = []
     for name, build, trainer in networks:
         contenders = {
-            "losslab": partial(through_trainer, build, {"datamodule": data}, **trainer),
-            "bare": partial(bare_loop, build, data, None),
+            "losslab": partial(through_trainer, build, lambda: {"datamodule": data}, **trainer),
         }
-        if build is cnn:
-            contenders["channels first"] = partial(bare_loop, build, data, torch.contiguous_format)
         if not trainer:
-            contenders |= {f"{n} workers": partial(through_conventional, build, root, n) for n in (0, 2)}
-        seconds = take_turns(contenders, REPEATS)
-        ours, bare, first = seconds["losslab"], seconds["bare"], seconds.get("channels first")
-        loaders = [taken for contender, taken in seconds.items() if contender.endswith("workers")]
-        other = min(loaders, key=statistics.median) if loaders else None
-        rows.append(
-            [
-                name, ours, bare, other or "", ratios(other, ours) if other else "", ratios(ours, bare),
-                ratios(first, ours) if first else "",
-            ]
-        )  # fmt: skip
+            contenders["bare loop"] = partial(bare_loop, build, data, None)
+        if name == "CNN":
+            contenders["bare loop, channels first"] = partial(bare_loop, build, data, torch.contiguous_format)
+        ways = {} if trainer else conventional(data)
+        loaded = {way: partial(through_trainer, build, given) for way, given in ways.items()}
+        others = {}
+        if name == "MLP" and TEMPLATE:
+            module, its_data = template()
+            others["lightning-hydra-template's own"] = partial(through_trainer, module, its_data)
+        once = take_turns({"losslab": contenders["losslab"]} | loaded | others, 1) if loaded else {}
+        best = min(loaded, key=lambda way: once[way][0], default="")
+        if best:
+            contenders[f"**{best}**"] = loaded[best]
+        if name == "MLP":
+            contenders["Lightning with torchmetrics, loaded as in bold"] = partial(
+                through_trainer, TorchmetricsModule, ways[best]
+            )
+        seconds = take_turns(contenders, REPEATS if build is mlp else max(1, REPEATS - 1))
+        rows += [[f"{name}: {way}", taken, ratios(taken, seconds["losslab"])] for way, taken in seconds.items()]
+        rows += [
+            [f"{name}: {way}", taken, ratios(taken, once["losslab"])]
+            for way, taken in once.items()
+            if way not in ("losslab", best)
+        ]
+    counts = " and ".join(f"{len(data.split(part).labels):,}" for part in ("train", "val"))
+    absent = "" if TEMPLATE else " lightning-hydra-template was not there (HYDRA_TEMPLATE, a folder that holds it)."
     return Table(
         "An epoch",
-        f"Seconds of the second epoch, {len(data.split('train').labels):,} training images and validation on "
-        f"{len(data.split('val').labels):,}, batch {BATCH}, Adam, focal loss. losslab: through the Trainer, with "
-        "precision and recall of each class. Bare: a loop over tensors in float32, channels last, validated by its "
-        "accuracy. Conventional: torchvision's data set, ToTensor and Normalize, the better of 0 and 2 DataLoader "
-        f"workers, the same module and Trainer. Median [lowest, highest] of {REPEATS} interleaved repeats.",
-        ["network", "losslab", "bare loop", "conventional", "conventional / losslab", "losslab / bare",
-         "bare channels-first / losslab"],
+        f"Seconds of the second of two epochs on all sides, {counts} training and validation images, batch {BATCH}, "
+        "Adam, focal loss. losslab: through the Trainer, with precision and recall of each class. Bare: a loop over "
+        "tensors in float32, channels last unless said otherwise, validated by its accuracy. The conventional ways "
+        "differ in the loader: losslab's module, the same images and the same Trainer, workers that stay from epoch to "
+        "epoch, pinned memory where a GPU is. The quickest of them in a first round, in bold, takes as many "
+        "turns as losslab; it also feeds a plain LightningModule with torchmetrics and `self.log`, as tutorials write "
+        f"it. Median [lowest, highest] of {REPEATS} interleaved repeats (CNN: {REPEATS - 1}), without brackets one."
+        f"{absent}",
+        ["network and way", "seconds", "of losslab's"],
         rows,
-    )  # fmt: skip
+    )
 
 
 def steps() -> Table:
     """What the Trainer adds to a step."""
-    root = Path(os.environ.get("MNIST_DIR") or "data").resolve()
-    data = MNISTDataModule(root=root, batch_size=BATCH, source="full")
-    data.setup("fit")
-    count = len(data.train_dataloader())
+    data = mnist()
+    count = 3 if SMALL else len(data.train_dataloader())
     no_validation = {"limit_val_batches": 0}
+    modules = {"losslab": mlp, "log": PlainModule, "nothing": QuietModule}
     seconds = take_turns(
-        {
-            "bare": partial(bare_loop, mlp, data, None),
-            "losslab": partial(through_trainer, mlp, {"datamodule": data}, **no_validation),
-            "log": partial(through_trainer, PlainModule, {"datamodule": data}, **no_validation),
-            "nothing": partial(through_trainer, QuietModule, {"datamodule": data}, **no_validation),
+        {"bare": partial(bare_loop, mlp, data, None)}
+        | {
+            name: partial(through_trainer, build, lambda: {"datamodule": data}, **no_validation)
+            for name, build in modules.items()
         },
-        5,
+        REPEATS + 2,
     )
     added = {
         name: [1e3 * (own - bare) / count for own, bare in zip(values, seconds["bare"], strict=True)]
@@ -199,7 +297,7 @@ def steps() -> Table:
     return Table(
         "The Trainer's overhead",
         f"Milliseconds a step above the bare loop, the MLP at batch {BATCH}, {count} steps. Median [lowest, highest] "
-        "of 5 interleaved repeats.",
+        f"of {REPEATS + 2} interleaved repeats.",
         ["training step", "ms above the bare loop", "of `self.log`'s"],
         rows,
     )

@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from measure import Cell, Table, ratios, shown, take_turns
+from measure import SMALL, Cell, Table, ratios, shown, take_turns
 from torch import Tensor, nn
 
 from losslab.losses import (
@@ -28,9 +28,9 @@ from losslab.losses import (
 )
 from losslab.models import CNN
 
-REPEATS = 9
+REPEATS = 1 if SMALL else 5
 CLASSES = 10
-LARGE, SMALL = 65_536, 256
+LARGE, FEW = 4_096 if SMALL else 65_536, 256
 
 BASELINE, NAIVE = "F.cross_entropy", "naive (1 - p)**gamma * ce"
 
@@ -119,7 +119,7 @@ def cnn_step_seconds() -> list[float]:
     torch.manual_seed(0)
     network = CNN().train()
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
-    images, label = torch.rand(SMALL, 1, 28, 28), torch.randint(CLASSES, (SMALL,))
+    images, label = torch.rand(FEW, 1, 28, 28), torch.randint(CLASSES, (FEW,))
 
     def step() -> None:
         optimizer.zero_grad()
@@ -132,7 +132,7 @@ def cnn_step_seconds() -> list[float]:
 def losses() -> Table:
     """Each loss's own time and memory."""
     every = contenders()
-    large, small = batch(LARGE), batch(SMALL)
+    large, small = batch(LARGE), batch(FEW)
     eager = in_turns({name: forward_backward(loss, *large) for name, loss in every.items()}, 5)
     memory = {name: peak_bytes(forward_backward(loss, *large)) for name, loss in every.items()}
     in_step = in_turns({name: forward_backward(loss, *small) for name, loss in every.items()}, 50)
@@ -154,9 +154,9 @@ def losses() -> Table:
         "What a loss costs",
         f"Forward and backward, float32, {CLASSES} classes, on CPU, as ratios to torch's eager `F.cross_entropy`, "
         f"which takes {1e3 * statistics.median(eager[BASELINE]):.1f} ms for {LARGE:,} images. The last column is the "
-        f"loss's own time on {SMALL} images, forward and backward, as a share of a CNN's training step on them, "
+        f"loss's own time on {FEW} images, forward and backward, as a share of a CNN's training step on them, "
         f"{1e3 * cnn:.1f} ms. Median [lowest, highest] of {REPEATS} interleaved repeats. FocalLoss takes "
         f"{shown(ratios(eager[focal], eager[NAIVE]))} of the naive one's time, eager.",
-        ["loss", f"eager, {LARGE:,} images", "compiled", "peak memory", f"eager, {SMALL} images", "% of a CNN's step"],
+        ["loss", f"eager, {LARGE:,} images", "compiled", "peak memory", f"eager, {FEW} images", "% of a CNN's step"],
         rows,
     )

@@ -1,4 +1,4 @@
-"""How many trainings a minute a study makes: one after the other, in two processes, as a population."""
+"""How many trainings a minute a study makes: one by one, in two processes, as a population, and by the default."""
 
 import os
 import subprocess
@@ -8,26 +8,15 @@ import time
 from functools import partial
 from pathlib import Path
 
-from measure import DEVICE, Cell, Table, ratios, take_turns
+from measure import DEVICE, ROOT, SMALL, Cell, Table, ratios, take_turns
 
 from losslab.study import read_results
 
-REPEATS = 3
-LOSSLAB = [sys.executable, "-m", "losslab", "sweep", "--config"]
+REPEATS = 1 if SMALL else 2
 
-EXPERIMENT = """\
-model:
-  class_path: losslab.models.{network}
-  init_args:
-    {arguments}
-    loss: {{class_path: losslab.losses.FocalLoss}}
-data:
-  class_path: losslab.data.MNISTDataModule
-  init_args: {{source: full, batch_size: 128}}
-trainer: {{max_epochs: 1}}
-"""
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 STUDY = """\
-experiment: experiment.yaml
+experiment: EXPERIMENT
 arms:
   focal: {model.init_args.loss: {class_path: losslab.losses.FocalLoss}}
 grid:
@@ -36,55 +25,90 @@ seeds: SEEDS
 """
 
 
-def minutes(network: str, arguments: str, gammas: int, seeds: int, processes: int, population: int) -> float:
-    """Wall time of one study from nothing to its tables, start-up included."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "experiment.yaml").write_text(EXPERIMENT.format(network=network, arguments=arguments))
-        values = [round(5 * i / gammas, 3) for i in range(gammas)]
-        (Path(folder) / "gamma.yaml").write_text(
-            STUDY.replace("GAMMAS", str(values)).replace("SEEDS", str(list(range(seeds))))
-        )
-        environment = os.environ | {"MNIST_DIR": str(Path(os.environ.get("MNIST_DIR") or "data").resolve())}
-        if processes > 1 and DEVICE.type == "cpu":
-            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
-        command = [*LOSSLAB, "gamma.yaml", "--population", str(population)]
+def run_study(
+    experiment: str, gammas: int, seeds: int, options: list[str], epochs: int = 1, limit: float | None = None
+) -> tuple[float, int]:
+    """Run `losslab sweep` from nothing to its tables.
+
+    Args:
+        experiment: the name of a shipped one.
+        gammas, seeds: their numbers; the study has their product of trainings.
+        options: of the command.
+        epochs: of a training.
+        limit: seconds after which the command is stopped.
+
+    Returns:
+        Seconds, start-up included, and the number of trainings that are on disk.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        values = {
+            "EXPERIMENT": EXPERIMENTS / f"{experiment}.yaml",
+            "GAMMAS": [round(5 * i / gammas, 3) for i in range(gammas)],
+            "SEEDS": list(range(seeds)),
+        }
+        study = STUDY
+        for word, value in values.items():
+            study = study.replace(word, str(value))
+        (folder / "gamma.yaml").write_text(study)
+        length = ["--trainer.max_epochs", str(epochs), "--data.source", "embedded" if SMALL else "full"]
+        if SMALL:
+            length += ["--trainer.limit_train_batches", "3"]
+        command = [sys.executable, "-m", "losslab", "sweep", "--config", "gamma.yaml", *length, *options]
         start = time.perf_counter()
-        running = [
-            subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            for _ in range(processes)
-        ]
-        failed = [process.wait() for process in running]
-        seconds = time.perf_counter() - start
-        results = len(read_results(Path(folder) / "runs" / "gamma"))
-        assert not any(failed), failed
-        assert results == gammas * seeds, results
-    return seconds / 60
+        with (folder / "output").open("w+") as output:
+            running = subprocess.Popen(
+                command, cwd=folder, env=os.environ | {"MNIST_DIR": str(ROOT)}, stdout=output, stderr=output
+            )
+            try:
+                running.wait(limit)
+            except subprocess.TimeoutExpired:
+                running.terminate()
+                running.wait()
+            else:
+                assert running.returncode == 0, (folder / "output").read_text()[-2000:]
+            seconds = time.perf_counter() - start
+        return seconds, len(read_results(folder / "runs" / "gamma"))
+
+
+def rate(experiment: str, gammas: int, seeds: int, options: list[str]) -> float:
+    """Trainings a minute of a whole study."""
+    seconds, results = run_study(experiment, gammas, seeds, options)
+    assert results == gammas * seeds, results
+    return 60 * results / seconds
 
 
 def studies() -> Table:
     """Trainings a minute."""
-    networks = [("MLP, 784-10-10", "MLP", "hidden: [10]", 16, 2, 16)]
-    if DEVICE.type == "cuda":
-        networks.append(("CNN", "CNN", "dropout: 0.1", 32, 2, 64))
+    many, seeds = DEVICE.type == "cuda", 2
+    studied = [
+        ("MLP, 784-10-10", "mlp", 2 if SMALL else 16),
+        ("CNN, augmented", "cnn", 2 if SMALL else 16 if many else 3),
+    ]
     rows: list[list[Cell]] = []
-    for label, network, arguments, gammas, seeds, size in networks:
-        study = partial(minutes, network, arguments, gammas, seeds)
-        wall = take_turns(
+    for label, experiment, count in studied:
+        size = count * seeds // (1 if many else 2)
+        rates = take_turns(
             {
-                "one after the other": partial(study, 1, 1),
-                "two processes": partial(study, 2, 1),
-                f"a population of {size}": partial(study, 1, size),
+                way: partial(rate, experiment, count, seeds, options)
+                for way, options in {
+                    "one by one": ["--workers", "1", "--population", "1"],
+                    "two processes": ["--workers", "2", "--population", "1"],
+                    f"a population of {size}": ["--workers", "1", "--population", str(size)],
+                    "by default": [],
+                }.items()
             },
             REPEATS,
         )
-        for name, taken in wall.items():
-            rate = [gammas * seeds / one for one in taken]
-            rows.append([f"{label}: {name}", rate, ratios(wall["one after the other"], taken)])
+        rows += [
+            [f"{label}, {count * seeds} trainings: {way}", taken, ratios(taken, rates["one by one"])]
+            for way, taken in rates.items()
+        ]
     return Table(
         "A study",
-        "Trainings a minute of `losslab sweep` over focal's gamma, one epoch of 55,000 images at batch 128 each, from "
-        "the start of the command to its tables. Each member of a population has its own order of the images. 32 "
-        f"trainings of the MLP (64 of the CNN). Median [lowest, highest] of {REPEATS} interleaved repeats.",
-        ["study", "trainings a minute", "of one after the other's"],
+        "Trainings a minute of `losslab sweep` over focal's gamma with two seeds, experiments/mlp.yaml and cnn.yaml "
+        "with one epoch of 55,000 images at batch 128 each, from the start of the command to its tables. By default "
+        f"the command measures a few steps and chooses. Median [lowest, highest] of {REPEATS} interleaved repeats.",
+        ["study", "trainings a minute", "of one by one's"],
         rows,
     )
