@@ -88,9 +88,11 @@ def _import(name: str) -> ModuleType:
     """Import a module, and leave the million objects that stay to no garbage collection, which takes half a second."""
     if name not in sys.modules:
         gc.disable()
-        importlib.import_module(name)
-        gc.freeze()
-        gc.enable()
+        try:
+            importlib.import_module(name)
+            gc.freeze()
+        finally:
+            gc.enable()
         atexit.register(gc.unfreeze)  # else libraries in C++ report their objects as leaks
     return sys.modules[name]
 

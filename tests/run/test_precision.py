@@ -115,6 +115,27 @@ def test_a_run_records_what_it_used_and_goes_on_only_where_that_is_the_same(
     assert main([*fit, "--run", str(run)]) == 0
 
 
+def test_a_study_whose_arm_says_auto_goes_on_only_where_that_means_the_same(
+    machine: Machine, tiny_mlp: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its text is the same everywhere, and one setting would become two."""
+    Path("study.yaml").write_text(
+        "experiment: tiny.yaml\narms: {plain: {}, auto: {trainer.precision: auto}}\n"
+        "grid: {data.init_args.batch_size: [50]}\nseeds: [0]\n"
+    )
+    sweep = ["sweep", "--config", "study.yaml", "--trainer.max_epochs", "1"]
+    machine(WITH)
+    assert main(sweep) == 0
+    machine(WITHOUT)
+    capsys.readouterr()
+    assert main(sweep) == 2
+    assert "precision.auto: bf16-mixed -> 32-true" in capsys.readouterr().err
+    assert main(["confirm", "runs/study", "--seeds", "1"]) == 2
+    assert "what precision: auto means on this machine" in capsys.readouterr().err
+    machine(WITH)
+    assert main(sweep) == 0
+
+
 def test_a_precision_that_does_not_exist_gets_the_allowed_ones(
     tiny_mlp: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

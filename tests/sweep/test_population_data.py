@@ -158,6 +158,21 @@ def test_members_of_other_images_or_sizes_share_no_population() -> None:
         assert error.value.rest == [[0, 2], [1, 3]]
 
 
+class ScaledByItsSplit(TinyDigits):
+    """Of mean 0 over its own training images."""
+
+    def scale(self, images: Tensor) -> Tensor:
+        return images.float() - self.split("train").images.float().mean()
+
+
+def test_members_that_scale_their_images_by_their_own_splits_share_no_population() -> None:
+    datas = [ScaledByItsSplit(seed=seed) for seed in (0, 1, 0)]
+    with pytest.raises(TrainAloneError, match=r"^the scale of ScaledByItsSplit differ between members$") as error:
+        PopulationData(list(datas)).setup("fit")
+    assert error.value.rest == [[0, 2]]
+    PopulationData([datas[0], datas[2]]).setup("fit")
+
+
 def test_members_of_different_splits_tails_and_labels_are_trained_as_if_alone() -> None:
     """The loss takes the class counts of each member's own training images."""
 

@@ -26,14 +26,24 @@ from losslab.sweep.speed import (
     Stopwatch,
     Way,
     choose_way,
+    free_bytes,
     most_processes,
     seconds_by_way,
     steps_of_training,
+    usable_cores,
 )
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "seconds", "steps"), [(4, 0.01, WARM_UP + MEASURED), (100, 0.01, 2), (4, 2.0, 3), (100, 2.0, 2)]
+    ("batch_size", "seconds", "steps"),
+    [
+        (4, 0.01, WARM_UP + MEASURED),
+        (100, 0.01, 2),
+        (4, 2.0, 3),
+        (100, 2.0, 2),
+        (200, 0.01, WARM_UP + MEASURED),  # of one step an epoch
+        (200, 2.0, 3),
+    ],
 )
 def test_it_leaves_the_first_steps_out_and_ends_when_it_knows(
     batch_size: int, seconds: float, steps: int, monkeypatch: pytest.MonkeyPatch
@@ -41,8 +51,8 @@ def test_it_leaves_the_first_steps_out_and_ends_when_it_knows(
     """By a clock on which the first step takes 100 seconds longer than any other one."""
     clock = Stopwatch()
     trainer = Trainer(
-        max_epochs=9, accelerator="cpu", callbacks=[clock], logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        max_epochs=90, accelerator="cpu", callbacks=[clock], logger=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
     monkeypatch.setattr("losslab.sweep.speed.time.perf_counter", lambda: 100 + seconds * trainer.global_step)
     assert clock.measure(trainer, MLP(), TinyDigits(batch_size=batch_size)) == pytest.approx(seconds)
@@ -162,6 +172,31 @@ def test_what_is_measured_decides_what_was_not_given(
     assert capsys.readouterr().out.startswith(said)
 
 
+def test_a_study_that_goes_on_keeps_its_way_as_far_as_the_machine_carries_it(
+    first: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(speed, "measure")
+    monkeypatch.setattr(speed, "most_processes", lambda *_: 2)
+    assert choose_way(study(), "auto", first, 8, [1, 16]) == Way(1, 16)
+    assert choose_way(study("auto"), "auto", first, 8, [4, 1]) == Way(2, 1)
+    assert choose_way(study(), 3, first, 8, [1, 16]) == Way(3, 16)
+    assert choose_way(study(2), "auto", first, 8, [1, 16]) == Way(1, 2)
+
+
+def test_a_container_may_use_what_its_control_group_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "CONTAINER", tmp_path)
+    monkeypatch.setattr(speed.os, "sched_getaffinity", lambda _: range(64), raising=False)
+    monkeypatch.setattr(speed.psutil, "virtual_memory", lambda: SimpleNamespace(available=64e9))
+    assert (usable_cores(), free_bytes()) == (64, 64e9)
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert (usable_cores(), free_bytes()) == (64, 64e9)
+    (tmp_path / "cpu.max").write_text("250000 100000\n")
+    (tmp_path / "memory.max").write_text("4000000000\n")
+    (tmp_path / "memory.current").write_text("1000000000\n")
+    assert (usable_cores(), free_bytes()) == (2, 3e9)
+
+
 def test_on_another_device_it_is_a_population(first: Parts, capsys: pytest.CaptureFixture[str]) -> None:
     trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda")))
     assert choose_way(study(), "auto", first._replace(trainer=trainer), 8) == Way(1, 16)
@@ -191,6 +226,56 @@ def test_the_default_command_measures_says_what_it_chose_and_trains_so(
     assert rates.size == 4
     assert capsys.readouterr().out.count("Trained as populations of 4: its steps take about 0 s, against ") == 1
     assert [result["population"]["size"] for result in read_results(Path("runs/study"))] == [4] * 4
+
+
+FAILS = """\
+import torch
+from losslab.models import MLP
+
+class Fails(MLP):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images[:, :, :1])
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("trainer.callbacks: [{class_path: lightning.pytorch.callbacks.ModelCheckpoint}]", "Trained "),
+        ("model: {class_path: fails.Fails}", "The steps of the first setting could not be measured: "),
+    ],
+    ids=["a ModelCheckpoint", "a network that fails"],
+)
+def test_what_cannot_be_measured_or_writes_files_neither_stops_a_study_nor_leaves_any(
+    given: str, said: str, tiny_mlp: list[str], own_folder: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (own_folder / "fails.py").write_text(FAILS)
+    good = "model.init_args.loss: {class_path: losslab.losses.DiceLoss}"
+    (own_folder / "study.yaml").write_text(
+        f"experiment: tiny.yaml\narms: {{own: {{{given}}}, good: {{{good}}}}}\n"
+        "grid: {data.init_args.batch_size: [50]}\nseeds: [0]\n"
+    )
+    monkeypatch.setattr(speed, "START_SECONDS", 0.0)
+    monkeypatch.setattr(speed, "most_processes", lambda *_: 1)
+    before = {*own_folder.iterdir()}
+    assert main(["sweep", "--config", "study.yaml", "--trainer.max_epochs", "1"]) == 0
+    assert said in capsys.readouterr().out
+    assert {each.name for each in {*own_folder.iterdir()} - before} <= {"runs", "__pycache__"}
+    assert "good" in {result["setting"]["arm"] for result in read_results(Path("runs/study"))}
+
+
+@pytest.mark.parametrize(
+    "arm",
+    ["model.init_args.optimizer: torch.optim.Adam", "model: losslab.models.MLP"],
+)
+@pytest.mark.usefixtures("tiny_mlp")
+def test_a_class_path_alone_is_trained_in_a_population(arm: str, own_folder: Path) -> None:
+    (own_folder / "study.yaml").write_text(
+        f"experiment: tiny.yaml\narms: {{own: {{{arm}}}}}\ngrid: {{data.init_args.batch_size: [50]}}\nseeds: [0, 1]\n"
+    )
+    assert main(["sweep", "--config", "study.yaml", "--trainer.max_epochs", "1", "--population", "2"]) == 0
+    assert [result["population"]["size"] for result in read_results(Path("runs/study"))] == [2, 2]
 
 
 @pytest.mark.slow

@@ -118,6 +118,25 @@ def test_members_with_equal_schedules_but_other_functions_keep_their_own(starts:
     assert rates.tolist() == pytest.approx([0.1, 0.2, 0.3])
 
 
+def test_what_a_schedule_keeps_in_the_parameter_group_tells_schedules_apart(starts: Tensor) -> None:
+    """OneCycleLR keeps its highest and lowest values there."""
+    makes = [functools.partial(SGD, lr=0.1, momentum=0.9)] * 3
+    cycle = functools.partial(schedules.OneCycleLR, total_steps=STEPS, pct_start=0.5)
+    differing: list[dict[str, Any]] = [
+        {"max_lr": 0.1}, {"max_lr": 0.1, "final_div_factor": 10}, {"max_lr": 0.2, "div_factor": 50},
+    ]  # fmt: skip
+    own = [("step", functools.partial(cycle, base_momentum=0.85, **each)) for each in differing]
+    together = train_together(starts, values_of(starts, makes, own))
+    alone = [train_alone(start, make, each) for start, make, each in zip(starts, makes, own, strict=True)]
+    torch.testing.assert_close(together, torch.stack(alone), rtol=1e-10, atol=1e-12)
+    momenta = [("step", functools.partial(cycle, max_lr=0.1, base_momentum=low)) for low in (0.85, 0.5, 0.1)]
+    assert values_of(starts, makes, momenta).table[:, 1].amin(dim=0).tolist() == pytest.approx([0.85, 0.5, 0.1])
+
+
+def test_parameters_in_less_than_float32_have_no_values(starts: Tensor) -> None:
+    assert values_of(starts.bfloat16(), [functools.partial(Adam, lr=0.1)] * 3, None) is None
+
+
 def test_some_members_values_are_theirs(starts: Tensor) -> None:
     values = values_of(starts, [OPTIMIZERS["Adam with decay of some"](k) for k in range(3)], None)
     some = values.of([2, 0])
@@ -142,6 +161,10 @@ class Halves(schedules.LRScheduler):
         ([functools.partial(Adam, weight_decay=0.1, decoupled_weight_decay=k > 0) for k in range(3)], None),
         ([lambda p: Adam([{"params": p}, {"params": [torch.zeros(1)]}])] * 3, None),
         ([functools.partial(SGD, lr=0.1)] * 3, Halves),
+        (
+            [functools.partial(SGD, lr=0.1, momentum=0.9)] * 3,
+            functools.partial(schedules.OneCycleLR, max_lr=0.1, total_steps=STEPS, base_momentum=0.0, pct_start=0.5),
+        ),
         ([functools.partial(SGD, lr=0.1)] * 3, schedules.ReduceLROnPlateau),
         ([functools.partial(SGD, lr=0.1)] * 3, lambda o: schedules.SequentialLR(o, [Halves(o), Halves(o)], [1])),
     ],
@@ -154,6 +177,7 @@ class Halves(schedules.LRScheduler):
         "decoupled of some",
         "two groups",
         "a user's schedule",
+        "momentum that passes through 0",
         "ReduceLROnPlateau",
         "a user's schedules one after the other",
     ],

@@ -324,7 +324,7 @@ def test_the_shipped_studies_run(name: str, repository: Path) -> None:
     study = ["sweep", "--config", str(repository / "sweeps" / f"{name}.yaml"), "--data", "tiny_digits.TinyDigits"]
     trials_option = ["--trials", "4", "--seeds", "0"] if name == "architecture" else ["--seeds", "0"]
     assert main([*study, *trials_option, "--trainer.max_epochs", "2"]) == 0
-    assert len(trials(name)) == {"gamma": 6, "architecture": 4}[name]
+    assert len(trials(name)) == {"gamma": 4, "architecture": 4}[name]
     assert main(["fit", "--config", f"runs/{name}/best.yaml", "--trainer.enable_progress_bar", "false"]) == 0
     assert main(["test", "--run", "runs/best"]) == 0
     (checkpoint,) = Path("runs/best").glob("*/checkpoints/last.ckpt")

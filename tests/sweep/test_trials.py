@@ -58,6 +58,23 @@ def test_the_best_setting_has_the_best_mean_among_those_with_the_most_seeds() ->
     assert known.setting("hash of 1").values == {"gamma": 1}
 
 
+def test_of_equal_settings_the_first_is_the_best_whatever_their_hashes() -> None:
+    """As in tables, so that the checkpoints that stay are those of the setting that the page names."""
+    study, known = trials(grid())
+    for gamma, name in ((0, "z"), (1, "a"), (2, "b")):
+        for seed in (1, 0):
+            params = {"arm": "focal", "gamma": gamma, "seed": seed}
+            attributes = {"queued": params, "setting_hash": name}
+            distributions = {name: RANGES[name] for name in params}
+            value = (0.1, 0.2)[seed] if gamma < 2 else 0.1
+            study.add_trial(
+                create_trial(value=value, params=params, distributions=distributions, user_attrs=attributes)
+            )
+    known.read()
+    assert known.best() == ("z", pytest.approx(0.15))
+    assert known.losers([("z", 0), ("a", 0), ("b", 1)]) == [("a", 0), ("b", 1)]
+
+
 def test_where_seeds_tune_the_best_of_each_stays_and_all_that_are_equal() -> None:
     study, known = trials(StudyFile("x.yaml", {"focal": {}}, [0, 1], tune={"gamma": [1, 2, 4]}, monitor="val/acc"))
     for gamma, values in {1: (0.5, 0.8), 2: (0.6, 0.8), 4: (0.5, 0.7)}.items():

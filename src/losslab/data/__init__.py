@@ -12,7 +12,7 @@ pictures: any picture as an image of a data set, or as one of MNIST
 from losslab.data.augmentation import Augmentation
 from losslab.data.batches import EpochOrder, EvaluationBatches, TrainingBatches
 from losslab.data.image_data import ImageDataModule
-from losslab.data.labelled_images import LabelledImages
+from losslab.data.labelled_images import LabelledImages, Split
 from losslab.data.mnist import MNISTDataModule
 from losslab.data.splits import label_noise, long_tail, validation_split
 
@@ -23,6 +23,7 @@ __all__ = [
     "ImageDataModule",
     "LabelledImages",
     "MNISTDataModule",
+    "Split",
     "TrainingBatches",
     "label_noise",
     "long_tail",

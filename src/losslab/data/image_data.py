@@ -107,7 +107,10 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def load_train(self) -> LabelledImages:
-        """Return the images to train and validate on, uint8 (N, *image_shape), with labels (N,) int64 in 0..C-1."""
+        """Return the images to train and validate on, uint8 (N, *image_shape), with labels (N,) int64 in 0..C-1.
+
+        Of MNIST's own, all data modules of a process share one tensor: change a copy.
+        """
 
     @abstractmethod
     def load_test(self) -> LabelledImages:

@@ -199,7 +199,6 @@ def population_metrics(
     class_names: Sequence[str],
     prefix: str,
     epoch: int,
-    values: Tensor | None = None,
 ) -> list[dict[str, float] | Exception]:
     """Return the numbers of `split_metrics` for each of K members, counted for all of them at once.
 
@@ -212,14 +211,12 @@ def population_metrics(
         class_names: C names.
         prefix: "val" or "test".
         epoch: the number to name where a number is not finite.
-        values: the losses over the split, (K,), if they are known already.
 
     Returns:
         By member: its numbers, or the error that `split_metrics` raises for it; one for want of memory is raised.
     """
     labels = labels.expand(logits.shape[:2])  # (K, N)
-    if values is None:
-        values = torch.stack([_value_or_nan(*given) for given in zip(losses, logits, labels, strict=True)])
+    values = torch.stack([_value_or_nan(*given) for given in zip(losses, logits, labels, strict=True)])
     ignored = [IGNORED if (label := ignored_label(loss)) is None else label for loss in losses]
     has_ignored = (labels == torch.tensor(ignored, device=labels.device)[:, None]).any(dim=1)  # (K,)
     finite = evaluation_logits(logits.amax(dim=-1)).sum(dim=-1).isfinite() & values.isfinite()  # (K,)

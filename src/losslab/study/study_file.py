@@ -73,8 +73,8 @@ class StudyFile:
         max_retry: how often a training whose process died is run again before it counts as failed.
         time_limit: seconds that a training may take before it counts as failed, or all of a setting that is a trial
             (see `trains_by_seed`); None: no limit.
-        keep: "best" deletes the checkpoints of all but the best setting or, where each seed tunes, of all but each
-            seed's best; "all" keeps them.
+        keep: "best" deletes the checkpoints of all but the best setting, of each other one at its last seed, or, where
+            each seed tunes, of all but each seed's best; "all" keeps them.
         stage: "confirm" in the files that `losslab confirm` writes; trackers log it.
     """
 

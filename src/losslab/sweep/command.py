@@ -175,7 +175,8 @@ def run_study(
     study.open()
     done, total = count_results(study.folder), study.trials.total()
     _announce(study, done, checked.parameters, checked.data)
-    way = choose_way(study, options.workers, checked.first, total - done)
+    way = choose_way(study, options.workers, checked.first, total - done, study.identity.recorded("way"))
+    study.identity.note(way=list(way))
     study.file.population = way.population
     with Display(total, done) as display:
         if way.workers == 1:
@@ -195,12 +196,14 @@ class Checked(NamedTuple):
         data: the experiment's data.
         parameters: number of parameters of the largest model.
         first: the parts of the first setting, with its data set up.
+        precision: of each arm's Trainer.
         code: digests of all settings' code.
     """
 
     data: ImageDataModule
     parameters: int
     first: Parts
+    precision: dict[str, str]
     code: dict[str, str]
 
 
@@ -218,6 +221,7 @@ def prepare_study(
         "declared": study.file.declared() | storage,
         "command": command,
         "code": checked.code,
+        "precision": checked.precision,
     }
     study.identity.write_record(record, options.accept_code_change, origin)
     study.identity.require_images_of_results()
@@ -236,6 +240,7 @@ def _check_settings(study: Study) -> Checked:
     code = dict[str, str]()
     endpoints = (file.monitor, *file.family)
     first: list[Parts] = []
+    precision = dict[str, str]()
     largest, dropped, losses, labels = 0, dict[str, list[str]](), dict[str, str](), dict[str, str]()
     ignored = dict[int | None, str]()
     for setting in settings_to_check(file):
@@ -244,6 +249,7 @@ def _check_settings(study: Study) -> Checked:
             identity = study.configure(setting, file.seeds[0])
             config = command_line.resolved()
             code |= code_digests(config)
+            precision.setdefault(setting.arm, str(config["trainer"]["precision"]))
             parts = command_line.build()
             require_complete(config, parts, as_result=True)
             own_data = data if config["data"] == data_config else parts.data
@@ -285,7 +291,7 @@ def _check_settings(study: Study) -> Checked:
             f"({' and '.join([*losses.values()][:2])}), and losses are on different scales. Give another metric, such "
             "as val/f1/macro."
         )
-    return Checked(data, largest, first[0], code)
+    return Checked(data, largest, first[0], precision, code)
 
 
 def _weighs_by_frequency(model: Any) -> bool:

@@ -149,7 +149,8 @@ def _require_same_settings(
         varied = setting.varied | tuned
         trained = next(each.setting_hash for each in tried if (each.arm, each.varied) == (setting.arm, varied))
         if study.configure(Setting(setting.label, tuned), study.file.seeds[0]) != trained:
-            advice = f"Leave out {' '.join(changes)}" if changes else "The code has changed since: sweep again"
+            advice = "The code, or what precision: auto means on this machine, has changed since: sweep again"
+            advice = f"Leave out {' '.join(changes)}" if changes else advice
             raise UserError(f"{setting.label} is not configured as the sweep had it. {advice}.")
 
 

@@ -124,14 +124,21 @@ def shared_model_key(config: Config, parts: Parts) -> str:
         config: the training's resolved configuration.
         parts: Trainer, model and data built from it; the data are set up for a fit.
     """
-    shared = copy.deepcopy({key: value for key, value in config.items() if key != SEED})
-    optimizer = (shared["model"]["init_args"].get("optimizer") or {}).get("class_path")
-    for part, names in (("model", MEMBERS_OWN), ("data", DATA_OF_MEMBERS)):
-        for name in names:
-            shared[part]["init_args"].pop(name, None)
-    shared["trainer"].pop("logger")
     sizes = [len(parts.data.evaluation_dataloader(name).split.labels) for name in ("train", "val")]
-    return json.dumps([shared, optimizer, member_attributes(parts.model), sizes], sort_keys=True, default=repr)
+    return json.dumps([shared_config(config), member_attributes(parts.model), sizes], sort_keys=True)
+
+
+def shared_config(config: Config) -> str:
+    """Return what the configurations of a population's trainings have in common; `config` may be unparsed."""
+    shared = copy.deepcopy({key: value for key, value in config.items() if key != SEED})
+    kind = None
+    for part, names in (("model", MEMBERS_OWN), ("data", DATA_OF_MEMBERS)):
+        arguments = shared[part].get("init_args") if isinstance(shared[part], dict) else None  # else a class path
+        own = {name: arguments.pop(name, None) for name in names} if arguments else {}
+        if optimizer := own.get("optimizer"):
+            kind = optimizer.get("class_path") if isinstance(optimizer, dict) else optimizer
+    shared["trainer"].pop("logger", None)
+    return json.dumps([shared, kind], sort_keys=True, default=repr)
 
 
 @functools.cache

@@ -4,6 +4,7 @@ import functools
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -54,14 +55,15 @@ class Identity:
         """Write study.json.
 
         Args:
-            record: study, experiment, data, declared and command, and `code`: the digests of the settings' code.
+            record: study, experiment, data, declared and command; `code`, the digests of the settings' code; and
+                `precision`, by arm, which may depend on the machine.
             accept_code: go on although code changed, and note it in `code_changes`.
             origin: the folder of the study that this one confirms.
 
         Raises:
             UserError: the folder holds another study, or images or code changed since its last call, or since `origin`.
         """
-        record = json.loads(json.dumps(record))
+        record = {"precision": {}} | json.loads(json.dumps(record))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             former = json.loads(self._file.read_text()) if self._file.exists() else None
@@ -71,9 +73,11 @@ class Identity:
             ) from None
         if former is not None:
             former["data"] = record["data"] | former["data"]  # of before test images were recorded
+            former.setdefault("precision", record["precision"])
+            record |= {"way": former["way"]} if "way" in former else {}
             changed = [
                 f"{part}.{line}"
-                for part in ("study", "experiment", "data")
+                for part in ("study", "experiment", "data", "precision")
                 for line in differences(former[part], record[part])
                 if part != "study" or not line.startswith(MAY_CHANGE)
             ]
@@ -104,6 +108,17 @@ class Identity:
         record |= continue_code(known, record["code"], where, instead, accept_code)
         if record != former:
             write_whole(self._file, json.dumps(record, indent=1) + "\n")
+
+    def recorded(self, key: str) -> Any:
+        """Return what study.json has under a key, or None."""
+        return (read_record(self._file) or {}).get(key)
+
+    def note(self, **values: Any) -> None:
+        """Write values into study.json."""
+        with self._lock:
+            record = read_record(self._file) or {}
+            if record | values != record:
+                write_whole(self._file, json.dumps(record | values, indent=1) + "\n")
 
     def _known_code(self, record: Config) -> dict[str, str]:
         """Return the digests of study.json, and those of results that differ, unless the user has accepted them."""

@@ -137,7 +137,10 @@ class Population(LightningModule):
         self._random_state: str | None = _random_state()
         self._schedules: list[Any] = [[] for _ in self.members]  # those that are stepped in the training
         steps = int(self.trainer.estimated_stepping_batches)
-        values = step_values(optimizers, schedules, steps, int(self.trainer.num_training_batches))
+        values = None
+        own = zip(optimizers, self.members, strict=True)
+        if all(len(optimizer.param_groups[0]["params"]) == len([*m.parameters()]) for optimizer, m in own):
+            values = step_values(optimizers, schedules, steps, int(self.trainer.num_training_batches))
         self._stacked: StackedOptimizer | None = None
         if values is not None:
             stacks = [(rows, values) for rows in self.network.rows if rows.requires_grad]

@@ -1,5 +1,7 @@
 """The batches of a population: each member's own images, gathered, scaled and augmented in one go."""
 
+import hashlib
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -157,4 +159,7 @@ def _in_common(data: ImageDataModule) -> dict[str, object]:
     """Return what the data of members, once set up, must have in common."""
     sizes = {f"the size of {name}": len(data.evaluation_dataloader(name).split.labels) for name in ("train", "val")}
     settings = ("data_name", "class_names", "batch_size", "eval_batch_size", "augmentation", "pixel_mean", "pixel_std")
-    return {"images": data.hashes["train"]} | sizes | {name: getattr(data, name) for name in settings}
+    pixels = torch.arange(math.prod(data.image_shape)).remainder(256).byte().reshape(1, *data.image_shape)
+    scaled = hashlib.sha256(data.scale(pixels).contiguous().numpy().data).hexdigest()
+    own = {name: getattr(data, name) for name in settings}
+    return {"images": data.hashes["train"]} | sizes | own | {"the scale": scaled}

@@ -1,18 +1,22 @@
 """How a study is trained: one by one, as populations, or by several processes; decided by measuring a few steps."""
 
+import contextlib
 import itertools
 import math
 import os
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
 from losslab.data import ImageDataModule
-from losslab.run import Parts
+from losslab.run import Interrupted, Interruption, Parts
 from losslab.study import settings_to_check
 from losslab.sweep.eligibility import shared_model_key, why_alone
 from losslab.sweep.population import Population
@@ -27,7 +31,7 @@ PATIENCE = 1.0
 """Seconds after which it leaves out no more steps, and measures no more."""
 
 LONG_STEP, FEWER = 0.01, 4
-"""Seconds of a step of which little is overhead; and the members by which a population of such is measured."""
+"""Seconds of a step of which little is overhead; and members of a population of such, which gains little by more."""
 
 AUTO_SIZE = 16
 """Members of a population, unless a number is given."""
@@ -37,6 +41,9 @@ START_SECONDS = 10.0
 
 PROCESS_GIGABYTES = 1.0
 """Free memory that a process needs."""
+
+CONTAINER = Path("/sys/fs/cgroup")
+"""Where Linux says what a container may use."""
 
 SHARE = 0.8
 """Speed of one of several processes, against a process of one thread alone: they share caches and memory. (Two are
@@ -78,8 +85,11 @@ class _MeasuredError(Exception):
     """Ends a training that was started to measure its speed."""
 
 
-class Stopwatch(Callback):
-    """Measures seconds a step in the first epoch, which must have two steps or more. Give it to the Trainer."""
+class Stopwatch(Checkpoint):
+    """Measures seconds a step in the first epoch, or in several of one step each. Give it to the Trainer.
+
+    It is a Checkpoint so that Lightning adds none of its own.
+    """
 
     _start: tuple[float, int] | None
     """Time and place of the step behind which the measured ones begin."""
@@ -90,22 +100,23 @@ class Stopwatch(Callback):
             trainer.fit(model, datamodule=data)
         except _MeasuredError:
             return self._seconds
-        raise AssertionError("the epoch had no second step")
+        raise AssertionError("the training had no second step")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        last = min(WARM_UP + MEASURED, int(trainer.num_training_batches)) - 1
+        batches, step = int(trainer.num_training_batches), trainer.global_step - 1
+        last = (min(WARM_UP + MEASURED, batches) if batches > 1 else WARM_UP + MEASURED) - 1
         first = max(min(WARM_UP, last) - 1, 0)
-        if batch_idx in (first, last) and pl_module.device.type == "cuda":
+        if step in (first, last) and pl_module.device.type == "cuda":
             torch.cuda.synchronize()
         now = time.perf_counter()
-        if batch_idx == 0:
+        if step == 0:
             self._begun, self._start = now, None
-        if self._start is None and (batch_idx == first or now - self._begun > PATIENCE):
-            self._start = now, batch_idx
-        elif self._start is not None and (batch_idx == last or now - self._start[0] > PATIENCE):
-            self._seconds = (now - self._start[0]) / (batch_idx - self._start[1])
+        if self._start is None and (step == first or now - self._begun > PATIENCE):
+            self._start = now, step
+        elif self._start is not None and (step == last or now - self._start[0] > PATIENCE):
+            self._seconds = (now - self._start[0]) / (step - self._start[1])
             raise _MeasuredError
 
 
@@ -137,11 +148,30 @@ def most_processes(cores: int, threads: int, free_bytes: float, trainings: int) 
 
 
 def usable_cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of CPU cores that this process may use, by its affinity and by its container's limit."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, *period = _of_container("cpu.max").split()
+    return min(cores, max(1, int(quota) // int(period[0]))) if quota.isdecimal() and period else cores
 
 
-def choose_way(study: Study, processes: int | str, first: Parts, trainings: int) -> Way:
+def free_bytes() -> float:
+    """Return the memory that is free, on the machine and within the container's limit."""
+    limit, used = _of_container("memory.max"), _of_container("memory.current")
+    free = psutil.virtual_memory().available
+    return min(free, int(limit) - int(used)) if limit.isdecimal() and used.isdecimal() else free
+
+
+def _of_container(name: str) -> str:
+    """Return what Linux' control group says of the container that this process runs in; "max" without a limit."""
+    try:
+        return (CONTAINER / name).read_text().strip() or "max"
+    except OSError:
+        return "max"
+
+
+def choose_way(
+    study: Study, processes: int | str, first: Parts, trainings: int, known: Sequence[int] | None = None
+) -> Way:
     """Return how to train a study, and print why if it was measured.
 
     A given number is obeyed. On a GPU it is a population. On a CPU a few steps of the study's first setting and, as a
@@ -152,8 +182,13 @@ def choose_way(study: Study, processes: int | str, first: Parts, trainings: int)
         processes: their number, or "auto".
         first: data, set up, model and Trainer of the first setting.
         trainings: trainings that are left.
+        known: the `Way` of an earlier call, which a continued study keeps: the masks of dropout depend on it.
     """
     given, workers = study.file.population, processes if isinstance(processes, int) else None
+    if known is not None and not isinstance(given, int):
+        former = Way(*known)
+        most = most_processes(usable_cores(), _threads(), free_bytes(), trainings)
+        return Way(workers or min(former.workers, most), former.population)
     if isinstance(given, int) or trainings == 0 or (given is None and workers is not None):
         return Way(workers or 1, given if isinstance(given, int) else 1)
     if first.trainer.strategy.root_device.type != "cpu":
@@ -163,9 +198,8 @@ def choose_way(study: Study, processes: int | str, first: Parts, trainings: int)
     if steps * roughly_a_step(first) < START_SECONDS:
         print("Little is left to train: one by one.")
         return Way(workers or 1, 1)
-    threads = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else 1
-    most = most_processes(usable_cores(), threads, psutil.virtual_memory().available, trainings)
-    seconds = seconds_by_way(measure(study, min(AUTO_SIZE, trainings), threads), most, steps)
+    most = most_processes(usable_cores(), _threads(), free_bytes(), trainings)
+    seconds = seconds_by_way(measure(study, min(AUTO_SIZE, trainings), _threads()), most, steps)
     if workers is not None:  # whether each of them forms populations
         seconds = {way: each for way, each in seconds.items() if way.workers == 1}
     if not seconds:
@@ -177,6 +211,11 @@ def choose_way(study: Study, processes: int | str, first: Parts, trainings: int)
     return best if workers is None else Way(workers, best.population)
 
 
+def _threads() -> int:
+    """Return the threads of one of several processes."""
+    return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else 1
+
+
 def steps_of_training(trainer: Trainer, data: ImageDataModule) -> int:
     """Return the optimiser steps of one training; of one without a limit 1."""
     limit, batches = trainer.limit_train_batches, math.ceil(int(data.class_counts.sum()) / data.batch_size)
@@ -186,14 +225,20 @@ def steps_of_training(trainer: Trainer, data: ImageDataModule) -> int:
 
 
 def roughly_a_step(parts: Parts) -> float:
-    """Return about the seconds of a step: three times those of the network's output for a batch, and some overhead."""
-    model, weight = parts.model, next(parts.model.parameters())
-    images = torch.zeros(parts.data.batch_size, *parts.data.image_shape, dtype=weight.dtype)  # (N, *image_shape)
-    model.eval()
-    with torch.no_grad():
-        model(images[:1])
-        started = time.perf_counter()
-        model(images)
+    """Return about the seconds of a step: three times those of the network's output for a batch, and some overhead.
+
+    They are infinite where the network fails, of which its training says more.
+    """
+    model = parts.model.eval()
+    try:
+        weight = next(model.parameters())
+        images = torch.zeros(parts.data.batch_size, *parts.data.image_shape, dtype=weight.dtype)  # (N, *image_shape)
+        with torch.no_grad():
+            model(images[:1])
+            started = time.perf_counter()
+            model(images)
+    except Exception:
+        return math.inf
     return 3 * (time.perf_counter() - started) + 0.001
 
 
@@ -205,27 +250,48 @@ def measure(study: Study, size: int, threads: int) -> Rates:
         size: members of the population, at most.
         threads: threads of one of several processes.
     """
-    clock, all_threads = Stopwatch(), torch.get_num_threads()
-    alone = one_thread = _rate(_members(study, 1, clock), clock)
+    all_threads = torch.get_num_threads()
+    alone, _ = _rate(study, 1)
+    one_thread = alone
     if threads != all_threads:
         try:
             torch.set_num_threads(threads)
-            one_thread = _rate(_members(study, 1, clock), clock)
+            one_thread, _ = _rate(study, 1)
         finally:
             torch.set_num_threads(all_threads)
-    fewer = min(size, FEWER) if 0 < alone < 1 / LONG_STEP else size
-    together = _members(study, fewer, clock)
-    size = size if len(together) == fewer else len(together)
-    return Rates(alone, one_thread, _rate(together, clock) if len(together) > 1 else 0.0, size)
+    return Rates(alone, one_thread, *_rate(study, min(size, FEWER) if 0 < alone < 1 / LONG_STEP else size))
 
 
-def _members(study: Study, size: int, clock: Stopwatch) -> list[Parts]:
+def _rate(study: Study, size: int) -> tuple[float, int]:
+    """Measure the first training alone, or a population of it and those that may join it.
+
+    Returns:
+        The steps a second of all together, 0 if they fail, and how many they are.
+    """
+    clock, interruption = Stopwatch(), Interruption(None)
+    rate, members = 0.0, list[Parts]()
+    # What Lightning or a user's callbacks write goes where it is deleted.
+    with tempfile.TemporaryDirectory() as folder, interruption, contextlib.suppress(Exception):
+        members = _members(study, size, [clock, interruption], folder)
+        trainer, model, data = members[-1]
+        if size == 1:
+            rate = 1 / clock.measure(trainer, model, data)
+        elif len(members) > 1:
+            population = Population([each.model for each in members])  # type: ignore[misc]
+            together = PopulationData([each.data for each in members])
+            rate = len(members) / clock.measure(trainer, population, together)
+    if interruption.received is not None:
+        raise Interrupted(interruption.received)
+    return rate, len(members)
+
+
+def _members(study: Study, size: int, callbacks: Sequence[Callback], folder: str) -> list[Parts]:
     """Build the first training, and up to `size` in all that may form a population with it."""
     members: list[Parts] = []
     key = ""
     for seed, setting in itertools.islice(itertools.product(study.file.seeds, settings_to_check(study.file)), 2 * size):
         study.configure(setting, seed)
-        parts = study.command_line.build([clock], enable_checkpointing=False, **QUIET)
+        parts = study.command_line.build(callbacks, default_root_dir=folder, **QUIET)
         config = study.command_line.resolved()
         if size == 1:
             return [parts]
@@ -235,15 +301,3 @@ def _members(study: Study, size: int, clock: Stopwatch) -> list[Parts]:
         if len(members) == size:
             break
     return members
-
-
-def _rate(members: Sequence[Parts], clock: Stopwatch) -> float:
-    """Return the steps a second of one training, or of a population's members together; 0 if they fail."""
-    trainer, model, data = members[-1]
-    try:
-        if len(members) == 1:
-            return 1 / clock.measure(trainer, model, data)
-        population = Population([each.model for each in members])  # type: ignore[misc]
-        return len(members) / clock.measure(trainer, population, PopulationData([each.data for each in members]))
-    except Exception:  # the study's own trainings say what is wrong
-        return 0.0

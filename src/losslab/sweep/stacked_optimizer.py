@@ -42,9 +42,9 @@ def step_values(
 ) -> StepValues | None:
     """Run the members' schedules to the training's end, and return what they set; None where that is not enough.
 
-    A schedule of torch knows nothing but how often it was called and its optimiser's parameter groups; so it sets in
-    advance what it would set in the training. ReduceLROnPlateau and a user's own schedules may look at more. The
-    optimisers and schedules are used up, except where None is returned at once.
+    A schedule of torch depends on how often it was called and on its optimiser's parameter group, in which it may keep
+    numbers of its own; so it sets in advance what it would set in the training. ReduceLROnPlateau and a user's own
+    schedules may look at more. The optimisers and schedules are used up.
 
     Args:
         optimizers: one for each member, not stepped yet.
@@ -54,8 +54,9 @@ def step_values(
 
     Returns:
         None if the optimisers are not all of one class in `KINDS`, have several parameter groups or variants
-        (amsgrad, maximize), or a schedule is not of torch, watches a metric, or sets other values than a learning
-        rate, a momentum or beta 1.
+        (amsgrad, maximize), or parameters in less than float32, to which the values would be rounded; if a schedule is
+        not of torch, watches a metric, or sets other values than a learning rate, a momentum or beta 1; or if a
+        momentum is 0 in some steps only, in which torch would leave its buffer as it is.
     """
     kind = type(optimizers[0])
     if kind not in KINDS or any(type(each) is not kind or len(each.param_groups) > 1 for each in optimizers):
@@ -64,22 +65,29 @@ def step_values(
     variants = [tuple(map(group.get, ("nesterov", "decoupled_weight_decay"))) for group in groups]
     if len(set(variants)) > 1 or any(group.get("amsgrad") or group["maximize"] for group in groups):
         return None
+    if any(parameter.dtype.itemsize < 4 for group in groups for parameter in group["params"]):
+        return None
     if not all(_is_function_of_steps(each["scheduler"]) for own in schedules for each in own):
         return None
     constants = [_constants(group) for group in groups]
     found: dict[str, Tensor] = {}
     columns = []
-    for optimizer, own, before in zip(optimizers, schedules, constants, strict=True):
-        key = repr((before, _settings(own), _values(optimizer.param_groups[0])))
+    for optimizer, own in zip(optimizers, schedules, strict=True):
+        group = {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
+        key = repr((_plain(group), _settings(own)))
         if key not in found:
             found[key] = _run_ahead(optimizer.param_groups[0], own, steps, steps_per_epoch)
         columns.append(found[key])
     if any(_constants(group) != before for group, before in zip(groups, constants, strict=True)):
         return None
+    table = torch.stack(columns, dim=-1)
+    is_zero = table[:, 1] == 0  # (steps, K)
+    if kind is SGD and bool((is_zero.any(dim=0) & ~is_zero.all(dim=0)).any()):
+        return None
     nesterov, is_decoupled = map(bool, variants[0])
     return StepValues(
         AdamW if is_decoupled else kind,
-        torch.stack(columns, dim=-1),
+        table,
         {name: torch.tensor([each[name] for each in constants], dtype=torch.float64) for name in constants[0]},
         nesterov,
     )

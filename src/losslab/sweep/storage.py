@@ -124,10 +124,10 @@ class JournalFile(JournalFileBackend):
                 super().append_logs(held)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        if self._held is None:
+        if (held := self._held) is None:
             super().append_logs(logs)
         else:
-            self._held += logs
+            held.extend(logs)
 
 
 class Journal(JournalStorage):

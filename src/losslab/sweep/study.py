@@ -1,7 +1,6 @@
 """The loop of a study, in one of its processes: ask Optuna for trials, train them at each seed, tell the results."""
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from losslab.study import (
     tuning_extensions,
 )
 from losslab.sweep.display import Display, TrainingProgress
-from losslab.sweep.eligibility import DATA_OF_MEMBERS, MEMBERS_OWN
+from losslab.sweep.eligibility import shared_config
 from losslab.sweep.identity import Identity, StudyChangedError
 from losslab.sweep.ownership import (
     LEASE_SECONDS,
@@ -136,6 +135,8 @@ class Study:
                 left = len(waiting)
             for place in range(math.ceil(left / math.ceil(left / most)) if left else 0):
                 trial = self._take(waiting[place]) if chosen else self.optuna.ask()
+                if trial is None:
+                    continue
                 self._lease.hold(trial)
                 # Stores the setting's hash before another process can ask, which thus sees that it is in training.
                 setting = suggest_setting(self.file, trial)
@@ -144,23 +145,20 @@ class Study:
                 trials.append(trial)
         return sorted(trials, key=lambda trial: trial.number)
 
-    def _take(self, waiting: FrozenTrial) -> Trial:
-        """Begin a waiting trial, as `optuna.Study.ask` does with the first of them. Call it under the study's lock."""
-        self._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING)
-        return Trial(self.optuna, waiting._trial_id)
+    def _take(self, waiting: FrozenTrial) -> Trial | None:
+        """Begin a waiting trial, as `optuna.Study.ask` does with the first of them; None if another process has it.
+
+        Call it under the study's lock, which not all file systems keep.
+        """
+        is_ours = self._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING)
+        return Trial(self.optuna, waiting._trial_id) if is_ours else None
 
     def _in_common(self, waiting: FrozenTrial) -> str:
         """Return what the trainings of a population have in common, as far as their unparsed configurations show."""
         setting = setting_from_parameters(waiting.user_attrs["queued"])
         if repr(setting) not in self._shared:
             config = setting.config(self.file, self.base, 0)
-            arguments = config["model"].get("init_args") or {}
-            arguments["optimizer"] = (arguments.get("optimizer") or {}).get("class_path")
-            of_data = config["data"].get("init_args") or {}
-            for given, names in ((arguments, {*MEMBERS_OWN} - {"optimizer"}), (of_data, DATA_OF_MEMBERS)):
-                for name in names:
-                    given.pop(name, None)
-            self._shared[repr(setting)] = json.dumps(config, sort_keys=True, default=repr)
+            self._shared[repr(setting)] = shared_config(config)
         return self._shared[repr(setting)]
 
     def _left(self) -> int:

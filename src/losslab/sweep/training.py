@@ -78,8 +78,7 @@ class Training(NamedTuple):
     def remove_remains(self) -> None:
         """Remove the files of a killed process.
 
-        The training starts from the beginning: it takes minutes, and the result of an undisturbed process is the same
-        wherever it runs.
+        The training starts from the beginning: it takes minutes, and its result is that of an undisturbed process.
         """
         self.result_path.unlink(missing_ok=True)  # an existing file is incomplete
         shutil.rmtree(self.run_path, ignore_errors=True)

@@ -2,10 +2,10 @@
 
 import json
 import math
-import statistics
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -38,6 +38,7 @@ class Trials:
         self._trainings = 0
         self._first: dict[str, int] = {}
         self._settings: dict[str, Setting] = {}
+        self._orders: dict[str, int] = {}
         self._values: dict[str, dict[int, float | None]] = {}
         self._bests: dict[tuple[str, int], tuple[float, set[tuple[str, int]]]] = {}
 
@@ -62,6 +63,7 @@ class Trials:
             return
         value = trial.value if trial.state == TrialState.COMPLETE else None
         setting = self._settings.setdefault(setting_hash, setting_from_parameters(trial.params))
+        self._orders.setdefault(setting_hash, self.order(setting, trial))
         seeds = trial_seeds(self._study, trial)
         self._values.setdefault(setting_hash, {}).update(dict.fromkeys(seeds, value))
         if self._study.tunes_each_seed and value is not None:
@@ -87,7 +89,7 @@ class Trials:
         """Return the number of trainings that the study has, as last read; a search prunes some of them."""
         return (self._study.trials or 0) * len(self._study.seeds) if self._study.is_search else self._trainings
 
-    def order(self, setting: Setting, trial: Trial) -> int:
+    def order(self, setting: Setting, trial: Trial | FrozenTrial) -> int:
         """Return a setting's place in tables, the same for all its seeds."""
         queued = trial.user_attrs.get("queued", {})
         return self._places.get(setting, self._first.get(_key(queued, without_seed=True), trial.number))
@@ -95,13 +97,13 @@ class Trials:
     def best(self) -> tuple[str, float] | None:
         """Return the hash of the best setting so far and its mean over the seeds, among those with the most seeds."""
         values = {
-            setting_hash: [value for value in by_seed.values() if value is not None]
+            setting_hash: [value for _, value in sorted(by_seed.items()) if value is not None]
             for setting_hash, by_seed in self._values.items()
         }
         most = max(map(len, values.values()), default=0)
-        means = {key: statistics.fmean(each) for key, each in values.items() if len(each) == most > 0}
-        # Of equal ones the smallest hash, so that all processes choose the same.
-        best = min(means, key=lambda key: (-self._study.sign * means[key], key), default=None)
+        means = {key: float(np.mean(each)) for key, each in values.items() if len(each) == most > 0}
+        # Of equal ones the first, as in tables.
+        best = min(means, key=lambda key: (-self._study.sign * means[key], self._orders[key]), default=None)
         return None if best is None else (best, means[best])
 
     def setting(self, setting_hash: str) -> Setting:
