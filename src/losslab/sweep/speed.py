@@ -46,8 +46,7 @@ CONTAINER = Path("/sys/fs/cgroup")
 """Where Linux says what a container may use."""
 
 SHARE = 0.8
-"""Speed of one of several processes, against a process of one thread alone: they share caches and memory. (Two are
-1.58 times as fast as one training at a time on two cores.)"""
+"""Speed of one of several processes, against a process of one thread alone: they share caches and memory."""
 
 
 class Way(NamedTuple):
