@@ -311,7 +311,10 @@ def out_of_memory_stage() -> None:
 
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 600 * 2**20,) * 2)
-    fit = ["fit", "--config", CNN_FILE, *SOURCE, "--data.batch_size", "3500" if SMALL else "50000", "--name", "memory"]
+    huge = (
+        ["--data.batch_size", "3500", "--model.widths", "[64, 128, 256]"] if SMALL else ["--data.batch_size", "50000"]
+    )
+    fit = ["fit", "--config", CNN_FILE, *SOURCE, *huge, "--name", "memory"]
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         status = main(fit)

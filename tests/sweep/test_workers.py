@@ -111,7 +111,7 @@ def test_ctrl_c_stops_all_and_keeps_what_was_finished(
     assert process.returncode == 130, printed
     assert "the same command goes on from here" in printed
     assert not any(worker.is_running() for worker in workers)
-    assert main(SWEEP) == 0
+    assert main([*SWEEP, "--workers", "1"]) == 0
     assert trained("study") == GRID_PLANNED
 
 
@@ -124,7 +124,7 @@ def test_when_the_parent_is_killed_its_workers_end_and_the_same_command_goes_on(
     workers = workers_of(process)
     process.kill()
     process.wait()
-    assert main(SWEEP) == 0  # joins them while they finish what they have in hand
+    assert main([*SWEEP, "--workers", "1"]) == 0  # joins them while they finish what they have in hand
     assert trained("study") == GRID_PLANNED
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert not alive
