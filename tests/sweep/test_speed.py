@@ -78,6 +78,15 @@ def test_the_quickest_way_is_chosen(rates: Rates, processes: int, steps: int, be
     assert min(seconds, key=seconds.__getitem__) == best
 
 
+@pytest.mark.parametrize(("steps_a_second", "together"), [(101.0, (900.0, 16)), (99.0, (0.0, 1))])
+def test_a_population_is_measured_where_steps_are_short(
+    steps_a_second: float, together: tuple[float, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "_rate", lambda _, size: (steps_a_second, 1) if size == 1 else (900.0, size))
+    rates = speed.measure(study(), 16, torch.get_num_threads())
+    assert rates == Rates(steps_a_second, steps_a_second, *together)
+
+
 def test_what_cannot_be_measured_is_no_way() -> None:
     assert seconds_by_way(Rates(0, 0, 0, 1), 8, 100) == {}
     assert seconds_by_way(Rates(10, 10, 0, 1), 1, 100) == {ONE_BY_ONE: 10}

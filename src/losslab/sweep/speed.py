@@ -30,8 +30,9 @@ WARM_UP, MEASURED = 5, 20
 PATIENCE = 1.0
 """Seconds after which it leaves out no more steps, and measures no more."""
 
-LONG_STEP, FEWER = 0.01, 4
-"""Seconds of a step of which little is overhead; and members of a population of such, which gains little by more."""
+LONG_STEP = 0.01
+"""Seconds of a step of which little is overhead on a CPU, so that a population has nothing to save. (The steps of a CNN
+are about as quick in one, and whole studies are slower: tests/benchmarks/RESULTS.md.)"""
 
 AUTO_SIZE = 16
 """Members of a population, unless a number is given."""
@@ -242,7 +243,7 @@ def roughly_a_step(parts: Parts) -> float:
 
 
 def measure(study: Study, size: int, threads: int) -> Rates:
-    """Measure the first setting alone, and a population of the first trainings that may form one with it.
+    """Measure the first setting alone and, if its steps are short, a population of the first ones that may join it.
 
     Args:
         study: the study; its command line holds another configuration afterwards.
@@ -258,7 +259,7 @@ def measure(study: Study, size: int, threads: int) -> Rates:
             one_thread, _ = _rate(study, 1)
         finally:
             torch.set_num_threads(all_threads)
-    return Rates(alone, one_thread, *_rate(study, min(size, FEWER) if 0 < alone < 1 / LONG_STEP else size))
+    return Rates(alone, one_thread, *((0.0, 1) if 0 < alone < 1 / LONG_STEP else _rate(study, size)))
 
 
 def _rate(study: Study, size: int) -> tuple[float, int]:
